@@ -1,0 +1,191 @@
+"""Teams of ranks: the only file that imports mpi4py.
+
+A ``Team`` is what every engine talks through: who am I, how many are we, and a handful of collective calls. A process
+that no launcher started gets a team of one that never touches MPI, so a laptop needs none. Messages are cut into
+pieces below every 32-bit count. Everything marked *collective* must be called by all ranks of the team.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from qsimenv.errors import QSimEnvError, from_code
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+PIECE_BYTES = 64 << 20
+"""The largest single message."""
+
+_LAUNCHER_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS")
+
+
+class Team:
+    """One rank alone; the MPI team below has the same calls. Rank 0 of a team speaks for it."""
+
+    rank: int = 0
+    size: int = 1
+
+    def barrier(self) -> None:
+        """Wait for all. *Collective.*"""
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        """The element-wise sum over the ranks, on every rank, bit for bit the same there. *Collective.*"""
+        return array
+
+    def minimum(self, value: float) -> float:
+        """The smallest value of all ranks. *Collective.*"""
+        return value
+
+    def maximum(self, value: float) -> float:
+        """The largest value of all ranks. *Collective.*"""
+        return value
+
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        """The arrays of all ranks, equal in shape, one after the other on a new first axis, everywhere. *Collective.*"""
+        return array[np.newaxis]
+
+    def broadcast(self, data: bytes, root: int = 0) -> bytes:
+        """The bytes of rank ``root``, on every rank. *Collective.*"""
+        return data
+
+    def exchange(self, partner: int, send: np.ndarray, receive: np.ndarray) -> None:
+        """Swap contiguous arrays of one size with ``partner``, which makes the same call. *Collective for the two.*"""
+        raise ValueError("a team of one has no partner")
+
+    def subteam(self, ranks: Sequence[int]) -> Team:
+        """The team of the given ranks, numbered in that order. *Collective* over those ranks only; kept and reused."""
+        return self
+
+    def agree(self, error: QSimEnvError | None) -> None:
+        """Raise the same error on every rank where any rank brings one (that of the lowest rank). *Collective.*"""
+        if error is not None:
+            raise error
+
+    def abort(self, message: str) -> None:
+        """End every process of the MPI job: for the rank that cannot go on while others would wait for it forever."""
+        raise SystemExit(message)
+
+
+class MPITeam(Team):
+    """A team over an MPI communicator."""
+
+    def __init__(self, communicator: MPI.Intracomm) -> None:
+        self._communicator = communicator
+        self.rank = communicator.Get_rank()
+        self.size = communicator.Get_size()
+        self._subteams: dict[tuple[int, ...], Team] = {}
+
+    def barrier(self) -> None:
+        self._communicator.Barrier()
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        # Reduce and broadcast: an all-reduce may add in another order on every rank, and outcomes must agree.
+        total = np.empty_like(array)
+        flat, flat_total = array.reshape(-1), total.reshape(-1)
+        step = PIECE_BYTES // array.itemsize
+        for start in range(0, flat.size, step):
+            self._communicator.Reduce(flat[start : start + step], flat_total[start : start + step])
+            self._communicator.Bcast(flat_total[start : start + step])
+        return total
+
+    def minimum(self, value: float) -> float:
+        from mpi4py import MPI
+
+        smallest = np.array([value], dtype=np.float64)
+        self._communicator.Allreduce(MPI.IN_PLACE, smallest, op=MPI.MIN)
+        return float(smallest[0])
+
+    def maximum(self, value: float) -> float:
+        return -self.minimum(-value)
+
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        flat = np.ascontiguousarray(array).reshape(-1)
+        gathered = np.empty((self.size, flat.size), dtype=array.dtype)
+        step = PIECE_BYTES // array.itemsize
+        for owner in range(self.size):
+            if owner == self.rank:
+                gathered[owner] = flat
+            for start in range(0, flat.size, step):
+                self._communicator.Bcast(gathered[owner, start : start + step], root=owner)
+        return gathered.reshape(self.size, *array.shape)
+
+    def broadcast(self, data: bytes, root: int = 0) -> bytes:
+        length = np.array([len(data)], dtype=np.int64)
+        self._communicator.Bcast(length, root=root)
+        mine = self.rank == root
+        buffer = np.frombuffer(data, dtype=np.uint8).copy() if mine else np.empty(length[0], dtype=np.uint8)
+        for start in range(0, int(length[0]), PIECE_BYTES):
+            self._communicator.Bcast(buffer[start : start + PIECE_BYTES], root=root)
+        return buffer.tobytes()
+
+    def exchange(self, partner: int, send: np.ndarray, receive: np.ndarray) -> None:
+        step = PIECE_BYTES // send.itemsize
+        for start in range(0, send.size, step):
+            piece = slice(start, start + step)
+            self._communicator.Sendrecv(send[piece], partner, 0, receive[piece], partner, 0)
+
+    def subteam(self, ranks: Sequence[int]) -> Team:
+        key = tuple(ranks)
+        if key == tuple(range(self.size)):
+            return self
+        if key not in self._subteams:
+            self._subteams[key] = Team() if len(key) == 1 else self._create(key)
+        return self._subteams[key]
+
+    def _create(self, ranks: tuple[int, ...]) -> Team:
+        group = self._communicator.Get_group().Incl(ranks)
+        tag = hash(ranks) % 32767  # the standard grants tags up to 32767 on every MPI
+        return MPITeam(self._communicator.Create_group(group, tag))
+
+    def agree(self, error: QSimEnvError | None) -> None:
+        worst = int(self.minimum(self.rank if error is not None else self.size))
+        if worst == self.size:
+            return
+        mine = msgspec.msgpack.encode((error.code, error.message)) if error is not None else b""
+        code, message = msgspec.msgpack.decode(self.broadcast(mine, root=worst))
+        raise error if self.rank == worst and error is not None else from_code(code, message)
+
+    def abort(self, message: str) -> None:
+        os.write(2, f"{message}\n".encode())
+        self._communicator.Abort(1)
+
+
+def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether an MPI launcher started this process, as far as its environment tells."""
+    return any(name in environ for name in _LAUNCHER_VARIABLES)
+
+
+_world: Team | None = None
+
+
+def world() -> Team:
+    """The team of all ranks that were launched together. The first call initialises MPI (*collective* then)."""
+    global _world  # noqa: PLW0603 - MPI itself is one per process
+    if _world is None:
+        _world = _mpi_world() if is_launched() else Team()
+    return _world
+
+
+def _mpi_world() -> Team:
+    from mpi4py import MPI
+
+    communicator = MPI.COMM_WORLD
+    return MPITeam(communicator) if communicator.Get_size() > 1 else Team()
+
+
+def library_version() -> str:
+    """The MPI library in one line. Initialises MPI."""
+    from mpi4py import MPI
+
+    return MPI.Get_library_version().split("\n")[0].strip()
+
+
+def wrap(communicator: Any) -> Team:
+    """A team over the caller's own mpi4py communicator (which stays the caller's to free)."""
+    return MPITeam(communicator) if communicator.Get_size() > 1 else Team()

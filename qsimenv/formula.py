@@ -1,0 +1,136 @@
+"""Formulas of free parameters: the angles of a parametric gate.
+
+An angle is a float, or a short text over ``p0, p1, …`` (indices into ``Circuit.parameters``), for example
+``"2*p0 + 0.5"``. Text is compact, hashable and readable in a plan; it is parsed once by Python's own parser,
+checked against a white list, and evaluated with NumPy, so one call serves a whole array of parameter values.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qsimenv.errors import InvalidArgumentError
+
+Angle = float | str
+"""A number of radians, or a formula of the circuit's free parameters."""
+
+MAX_LENGTH = 4096
+_MAX_DEPTH = 64
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    name: getattr(np, name)
+    for name in ("sin", "cos", "tan", "arcsin", "arccos", "arctan", "exp", "log", "sqrt", "abs", "sign", "conj")
+} | {"asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "pow": np.power}
+
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: np.add,
+    ast.Sub: np.subtract,
+    ast.Mult: np.multiply,
+    ast.Div: np.true_divide,
+    ast.Pow: np.power,
+    ast.USub: np.negative,
+    ast.UAdd: np.positive,
+}
+_CONSTANTS = {"pi": math.pi, "e": math.e}
+_PARAMETER = re.compile(r"p(\d+)\Z")
+
+
+def negate(angle: Angle) -> Angle:
+    """Minus the angle."""
+    return f"-({angle})" if isinstance(angle, str) else -angle
+
+
+def shift(angle: Angle, offset: float) -> Angle:
+    """The angle plus ``offset`` radians."""
+    return f"({angle}) + {offset!r}" if isinstance(angle, str) else angle + offset
+
+
+def indices(formula: str) -> frozenset[int]:
+    """Which parameters the formula reads. Raises InvalidArgumentError where the text is not a formula."""
+    return _parse(formula)[1]
+
+
+def evaluate(angle: Angle, values: Sequence[float] | npt.NDArray[np.float64]) -> Any:
+    """The angle in radians for ``values``, whose *last* axis numbers the parameters: shape (P,) or (B, P)."""
+    if not isinstance(angle, str):
+        return angle
+    columns = np.asarray(values, dtype=np.float64)
+    tree, _ = _parse(angle)
+    return _value(tree, columns)
+
+
+def substitute(formula: str, replacements: Sequence[Angle]) -> Angle:
+    """The formula with parameter ``k`` replaced by ``replacements[k]``; a float where no parameter is left."""
+    tree, _ = _parse(formula)
+
+    class Replace(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - the name is ast's
+            match = _PARAMETER.match(node.id)
+            if match is None:
+                return node
+            return ast.parse(f"({replacements[int(match[1])]!s})", mode="eval").body
+
+    text = ast.unparse(Replace().visit(ast.parse(formula, mode="eval")))
+    return float(_value(tree, np.asarray(replacements))) if not indices(text) else text
+
+
+@lru_cache(maxsize=4096)
+def _parse(formula: str) -> tuple[ast.expr, frozenset[int]]:
+    if len(formula) > MAX_LENGTH:
+        raise InvalidArgumentError(f"angle: a formula of {len(formula)} characters, {MAX_LENGTH} are allowed")
+    try:
+        tree = ast.parse(formula, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise InvalidArgumentError(f"angle: {formula!r} is not a formula ({error})") from None
+    found: set[int] = set()
+    _check(tree, formula, found, _MAX_DEPTH)
+    return tree, frozenset(found)
+
+
+def _check(node: ast.expr, formula: str, found: set[int], depth: int) -> None:
+    """Refuse whatever is not arithmetic on parameters and numbers."""
+    if depth == 0:
+        raise InvalidArgumentError(f"angle: {formula!r} is nested more than {_MAX_DEPTH} deep")
+    match node:
+        case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
+            return
+        case ast.Name(id=name) if name in _CONSTANTS:
+            return
+        case ast.Name(id=name) if _PARAMETER.match(name):
+            found.add(int(name[1:]))
+            return
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            _check(left, formula, found, depth - 1)
+            _check(right, formula, found, depth - 1)
+            return
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
+            _check(operand, formula, found, depth - 1)
+            return
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
+            for argument in args:
+                _check(argument, formula, found, depth - 1)
+            return
+    raise InvalidArgumentError(f"angle: {ast.unparse(node)!r} in {formula!r} is not arithmetic on p0, p1, … and numbers")
+
+
+def _value(node: ast.expr, columns: npt.NDArray[np.float64]) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return float(value)  # type: ignore[arg-type]
+        case ast.Name(id=name):
+            return _CONSTANTS[name] if name in _CONSTANTS else columns[..., int(name[1:])]
+        case ast.BinOp(left=left, op=op, right=right):
+            return _OPERATORS[type(op)](_value(left, columns), _value(right, columns))
+        case ast.UnaryOp(op=op, operand=operand):
+            return _OPERATORS[type(op)](_value(operand, columns))
+        case ast.Call(func=ast.Name(id=name), args=args):
+            return _FUNCTIONS[name](*(_value(argument, columns) for argument in args))
+    raise AssertionError("unreachable: _check lets nothing else through")

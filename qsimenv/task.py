@@ -1,0 +1,293 @@
+"""Task and Result: the two values between whoever asks and whatever simulates.
+
+The same Task goes through ``qs.run`` in one process, under ``mpirun`` and through the service; the same Result
+comes back. Both travel as msgpack (arrays as raw bytes with type and shape, never as text, never as pickle).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from qsimenv.circuit import Assign, Circuit, Measure, Register, walk
+from qsimenv.errors import InvalidArgumentError
+
+Precision = Literal["double", "single"]
+Save = Literal["statevector"]
+AMPLITUDE_BYTES: dict[Precision, int] = {"double": 16, "single": 8}
+MAX_SHOTS = 1 << 31
+
+
+class Observable(msgspec.Struct, frozen=True):
+    """A real sum of Pauli strings, ``((string, coefficient), …)``; the rightmost letter is qubit 0, as in Qiskit."""
+
+    terms: tuple[tuple[str, float], ...]
+
+
+ObservableLike = str | Mapping[str, float] | Observable | Iterable[tuple[str, float]]
+
+
+def observable(value: ObservableLike) -> Observable:
+    """An Observable from ``"ZZ"``, ``{"XX": 0.5, "ZI": -1.0}``, pairs, or anything with ``to_list()`` (SparsePauliOp)."""
+    if isinstance(value, Observable):
+        return value
+    if isinstance(value, str):
+        return Observable(((value.upper(), 1.0),))
+    pairs = value.items() if isinstance(value, Mapping) else getattr(value, "to_list", lambda: value)()
+    return Observable(tuple((str(pauli).upper(), _real(pauli, coefficient)) for pauli, coefficient in pairs))
+
+
+def _real(pauli: str, coefficient: complex) -> float:
+    if abs(complex(coefficient).imag) > 1e-12 * max(1.0, abs(coefficient)):
+        raise InvalidArgumentError(f"observable: the coefficient {coefficient} of {pauli} is complex, real is needed")
+    return float(complex(coefficient).real)
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """One circuit with what is to be done with it. Checked by ``validate``; see ``task`` for the friendly constructor.
+
+    ``parameters`` holds values of the circuit's free parameters, shape (P,) for one run or (B, P) for B runs.
+    ``unwritten_registers="zero"`` lets a classical register that nothing writes read as zeros, as Qiskit does.
+    """
+
+    circuit: Circuit
+    shots: int | None = None
+    seed: int | None = None
+    observables: tuple[Observable, ...] = ()
+    parameters: np.ndarray | None = None
+    precision: Precision = "double"
+    engine: str = "auto"
+    save: Save | None = None
+    unwritten_registers: Literal["refuse", "zero"] = "refuse"
+    name: str = ""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """() for one run, (B,) for B of them."""
+        return () if self.parameters is None else tuple(self.parameters.shape[:-1])
+
+
+def task(  # noqa: PLR0917 - only the circuit is positional in practice
+    circuit: Circuit,
+    *,
+    shots: int | None = None,
+    seed: int | None = None,
+    observables: ObservableLike | Sequence[ObservableLike] = (),
+    parameters: npt.ArrayLike | Mapping[str, float] | None = None,
+    precision: str = "double",
+    engine: str = "auto",
+    save: str | None = None,
+    unwritten_registers: str = "refuse",
+    name: str = "",
+) -> Task:
+    """A checked Task. ``parameters`` is an array of shape (P,) or (B, P), or a mapping of names to numbers.
+
+    Raises InvalidArgumentError with what was found and what is needed.
+    """
+    made = Task(
+        circuit=circuit,
+        shots=shots,
+        seed=seed,
+        observables=_observables(observables),
+        parameters=_parameter_values(circuit, parameters),
+        precision=precision,  # type: ignore[arg-type]
+        engine=engine,
+        save=save,  # type: ignore[arg-type]
+        unwritten_registers=unwritten_registers,  # type: ignore[arg-type]
+        name=name or circuit.name,
+    )
+    validate(made)
+    return made
+
+
+def _observables(values: ObservableLike | Sequence[ObservableLike]) -> tuple[Observable, ...]:
+    if isinstance(values, str | Mapping | Observable) or hasattr(values, "to_list"):
+        return (observable(values),)  # type: ignore[arg-type]
+    return tuple(observable(value) for value in values)  # type: ignore[arg-type]
+
+
+def _parameter_values(circuit: Circuit, values: npt.ArrayLike | Mapping[str, float] | None) -> np.ndarray | None:
+    if values is None:
+        return None
+    if isinstance(values, Mapping):
+        unknown = sorted(set(values) - set(circuit.parameters))
+        if unknown:
+            raise InvalidArgumentError(f"parameters: {unknown[0]!r} is not one of the circuit's {list(circuit.parameters)}")
+        missing = [name for name in circuit.parameters if name not in values]
+        if missing:
+            raise InvalidArgumentError(f"parameters: {missing[0]!r} is left unbound; give it a value")
+        values = [float(values[name]) for name in circuit.parameters]
+    try:
+        return np.ascontiguousarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InvalidArgumentError("parameters: an array of numbers of shape (P,) or (B, P) is needed") from None
+
+
+def validate(task: Task) -> None:
+    """Raise InvalidArgumentError for the first thing about the task that cannot be done, whatever the engine."""
+    circuit = task.circuit
+    if task.shots is not None and not 1 <= task.shots <= MAX_SHOTS:
+        raise InvalidArgumentError(f"shots: {task.shots} found, 1 to {MAX_SHOTS} needed (leave shots out for exact values)")
+    if task.seed is not None and not 0 <= task.seed < 1 << 64:
+        raise InvalidArgumentError(f"seed: {task.seed} found, 0 to 2**64 - 1 needed")
+    if task.precision not in AMPLITUDE_BYTES:
+        raise InvalidArgumentError(f"precision: {task.precision!r} found, 'double' or 'single' needed")
+    if task.save not in (None, "statevector"):
+        raise InvalidArgumentError(f"save: {task.save!r} found, 'statevector' is what can be saved")
+    if task.unwritten_registers not in ("refuse", "zero"):
+        raise InvalidArgumentError(f"unwritten_registers: {task.unwritten_registers!r} found, 'refuse' or 'zero' needed")
+    if task.shots is None and not task.observables and task.save is None:
+        raise InvalidArgumentError("run: nothing is asked for; give shots, observables or save='statevector'")
+    _validate_parameters(task)
+    for value in task.observables:
+        _validate_observable(value, circuit.num_qubits)
+    if task.shots is not None:
+        _validate_registers(task)
+
+
+def _validate_parameters(task: Task) -> None:
+    needed = len(task.circuit.parameters)
+    if task.parameters is None:
+        if needed:
+            raise InvalidArgumentError(
+                f"parameters: {task.circuit.parameters[0]!r} is left unbound; give values for {needed} parameter(s)"
+            )
+        return
+    shape = task.parameters.shape
+    if len(shape) not in (1, 2) or shape[-1] != needed:
+        raise InvalidArgumentError(f"parameters: an array of shape {shape} found, ({needed},) or (B, {needed}) needed")
+    if not np.isfinite(task.parameters).all():
+        raise InvalidArgumentError("parameters: a value that is not a finite number found")
+
+
+def _validate_observable(value: Observable, num_qubits: int) -> None:
+    if not value.terms:
+        raise InvalidArgumentError("observable: it has no terms")
+    for pauli, coefficient in value.terms:
+        if len(pauli) != num_qubits:
+            raise InvalidArgumentError(
+                f"observable: {pauli!r} has {len(pauli)} letters, the circuit {num_qubits} qubits; write I where nothing acts"
+            )
+        if not re.fullmatch("[IXYZ]*", pauli):
+            raise InvalidArgumentError(f"observable: {pauli!r} has letters other than I, X, Y and Z")
+        if not math.isfinite(coefficient):
+            raise InvalidArgumentError(f"observable: the coefficient {coefficient} of {pauli} is not a finite number")
+
+
+def _validate_registers(task: Task) -> None:
+    circuit = task.circuit
+    if circuit.num_clbits == 0:
+        raise InvalidArgumentError(
+            "run: the circuit has no measurement, so there are no counts; "
+            "add one, or ask for observables or the statevector without shots"
+        )
+    if task.unwritten_registers == "zero":
+        return
+    written = written_clbits(circuit)
+    for register in circuit.registers:
+        if register.clbits and not written.intersection(register.clbits):
+            raise InvalidArgumentError(
+                f"run: the classical register {register.name!r} is never written; measure into it or remove it"
+            )
+
+
+def written_clbits(circuit: Circuit) -> frozenset[int]:
+    """The classical bits that a measurement or an assignment may write."""
+    written: set[int] = set()
+    for instruction in walk(circuit.instructions):
+        match instruction:
+            case Measure(clbit=clbit):
+                written.add(clbit)
+            case Assign(target=target) if hasattr(target, "clbits"):
+                written.update(target.clbits)
+    return frozenset(written)
+
+
+class Result(msgspec.Struct, dict=True, kw_only=True):
+    """What a task gave. Arrays have a leading axis B where the task had B sets of parameters.
+
+    ``samples``: uint8 of shape (…, shots, ceil(num_clbits / 8)), the classical bits of each shot as a big-endian
+    number (Qiskit's BitArray), in the order in which they were drawn. ``expectation_values``: float64 of shape
+    (…, observables). ``statevector``: complex of shape (…, 2**num_qubits), index bit q is qubit q.
+    ``metadata``: engine, ranks, precision, seconds by phase, peak bytes, and what the engine has to say.
+    """
+
+    num_clbits: int = 0
+    registers: tuple[Register, ...] = ()
+    shots: int | None = None
+    samples: np.ndarray | None = None
+    expectation_values: np.ndarray | None = None
+    statevector: np.ndarray | None = None
+    metadata: dict[str, Any] = {}
+
+    @property
+    def counts(self) -> Any:
+        """``{"00": 503, "11": 497}``, or a list of such dicts, one a set of parameters.
+
+        Registers are set apart by blanks, the last one first, the last bit of each first, as in Qiskit. Keys are
+        sorted. Raises InvalidArgumentError where no shots were asked for.
+        """
+        if self.samples is None:
+            raise InvalidArgumentError("counts: the task asked for no shots")
+        if self.samples.ndim == 2:
+            return self._counts_of(self.samples)
+        return [self._counts_of(samples) for samples in self.samples]
+
+    @property
+    def memory(self) -> Any:
+        """The outcome of each shot as text, in the order of drawing; a list of lists for several sets of parameters."""
+        if self.samples is None:
+            raise InvalidArgumentError("memory: the task asked for no shots")
+        if self.samples.ndim == 2:
+            return [self._key(row) for row in self.samples]
+        return [[self._key(row) for row in samples] for samples in self.samples]
+
+    def _counts_of(self, samples: np.ndarray) -> dict[str, int]:
+        rows = np.ascontiguousarray(samples).view(f"V{samples.shape[-1]}").ravel()
+        values, counts = np.unique(rows, return_counts=True)
+        keys = values.view(np.uint8).reshape(len(values), -1)
+        return dict(sorted((self._key(key), int(count)) for key, count in zip(keys, counts, strict=True)))
+
+    def _key(self, row: np.ndarray) -> str:
+        bits = f"{int.from_bytes(row.tobytes(), 'big'):0{self.num_clbits}b}"[::-1]
+        named = {clbit for register in self.registers for clbit in register.clbits}
+        loose = tuple(clbit for clbit in range(self.num_clbits) if clbit not in named)
+        groups = [*(register.clbits for register in self.registers), *((loose,) if loose else ())]
+        return " ".join("".join(bits[clbit] for clbit in reversed(group)) for group in reversed(groups) if group)
+
+
+class ArrayBytes(msgspec.Struct, frozen=True, array_like=True):
+    """An array on the wire."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+_DTYPES = ("|u1", "<f8", "<c8", "<c16")
+
+
+def encode_hook(value: Any) -> Any:
+    """For msgspec encoders: arrays as ArrayBytes."""
+    if isinstance(value, np.ndarray):
+        contiguous = np.ascontiguousarray(value)
+        return contiguous.dtype.str, contiguous.shape, contiguous.reshape(-1).view(np.uint8).data
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError(f"{type(value).__name__} does not travel")
+
+
+def decode_hook(kind: type, value: Any) -> Any:
+    """For msgspec decoders: ArrayBytes as read-only arrays. Raises ValueError where sizes do not agree."""
+    if kind is np.ndarray:
+        array = msgspec.convert(value, ArrayBytes)
+        if array.dtype not in _DTYPES or any(size < 0 for size in array.shape):
+            raise ValueError(f"an array of type {array.dtype!r} and shape {array.shape} does not travel")
+        return np.frombuffer(array.data, dtype=array.dtype).reshape(array.shape)
+    raise NotImplementedError(f"{kind.__name__} does not travel")
