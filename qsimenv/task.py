@@ -262,6 +262,15 @@ class Result(msgspec.Struct, dict=True, kw_only=True):
         return " ".join("".join(bits[clbit] for clbit in reversed(group)) for group in reversed(groups) if group)
 
 
+class Estimate(msgspec.Struct, frozen=True):
+    """What a task would need: engine, number of ranks, bytes on each of them, seconds."""
+
+    engine: str
+    ranks: int
+    bytes_per_rank: int
+    seconds: float
+
+
 class ArrayBytes(msgspec.Struct, frozen=True, array_like=True):
     """An array on the wire."""
 

@@ -3,12 +3,12 @@
 from qsimenv.qpm_plugin.api import (
     QPM,
     DeviceState,
-    Estimate,
     Event,
     Reservation,
     TaskRecord,
     TaskState,
 )
+from qsimenv.task import Estimate
 
 __all__ = ["QPM", "DeviceState", "Estimate", "Event", "Reservation", "TaskRecord", "TaskState", "connect"]
 

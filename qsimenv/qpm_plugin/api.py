@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from qsimenv.circuit import Circuit
-from qsimenv.task import Result, Task
+from qsimenv.task import Estimate, Result, Task
 
 
 class TaskState(enum.IntEnum):
@@ -93,15 +93,6 @@ class TaskRecord(msgspec.Struct, kw_only=True):
 
 def _difference(later: float | None, earlier: float | None) -> float | None:
     return None if later is None or earlier is None else later - earlier
-
-
-class Estimate(msgspec.Struct, frozen=True):
-    """What a task would need: engine, number of ranks, bytes on each of them, seconds."""
-
-    engine: str
-    ranks: int
-    bytes_per_rank: int
-    seconds: float
 
 
 class Reservation(msgspec.Struct, frozen=True):

@@ -1,0 +1,82 @@
+"""Engines: the ways to simulate, the registry they come from, and ``run``, where all paths meet.
+
+``qs.run``, ``mpirun … qsimenv run`` and a worker of the service all call ``run(task, team)``. Engines register under
+the entry point group ``qsimenv.engines``; this module imports none of them until one is needed, because the
+controller asks for estimates only and must stay light.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from importlib.metadata import entry_points
+
+from qsimenv import memory
+from qsimenv.comm import Team
+from qsimenv.errors import InvalidArgumentError, LibraryNotFoundError, NotSupportedError, QSimEnvError
+from qsimenv.task import Estimate, Result, Task, validate
+
+
+class Engine(ABC):
+    """A way to simulate. One object serves all tasks of a process and may keep plans and buffers between them."""
+
+    name: str
+
+    @abstractmethod
+    def estimate(self, task: Task, max_ranks: int, free_bytes_per_rank: int) -> Estimate:
+        """The smallest power-of-two team that holds the task, and what it would cost there. Imports no compiler.
+
+        Raises OutOfMemoryError where ``max_ranks`` ranks with ``free_bytes_per_rank`` do not hold it (the message
+        says what would), NotSupportedError where the engine cannot do it at all.
+        """
+
+    @abstractmethod
+    def run(self, task: Task, team: Team) -> Result:
+        """Simulate on the ranks of ``team``, a power of two. *Collective*; every rank returns the same result."""
+
+
+def names() -> tuple[str, ...]:
+    """The engines that are installed."""
+    return tuple(sorted(entry.name for entry in entry_points(group="qsimenv.engines")))
+
+
+@lru_cache
+def engine(name: str) -> Engine:
+    """The engine of that name. Raises InvalidArgumentError for an unknown one."""
+    for entry in entry_points(group="qsimenv.engines"):
+        if entry.name == name:
+            try:
+                made: Engine = entry.load()()
+            except ImportError as error:
+                raise LibraryNotFoundError(f"engine {name}: {error}; install what it needs") from error
+            return made
+    raise InvalidArgumentError(f"engine: {name!r} found, one of {', '.join(('auto', *names()))} needed")
+
+
+def evaluate(task: Task, max_ranks: int, free_bytes_per_rank: int) -> Estimate:
+    """What the task would need on a machine of ``max_ranks`` ranks with ``free_bytes_per_rank`` bytes free on each.
+
+    ``engine="auto"`` takes the fastest of those that can do it. Raises like ``Engine.estimate``.
+    """
+    if task.engine != "auto":
+        return engine(task.engine).estimate(task, max_ranks, free_bytes_per_rank)
+    estimates, refusals = [], list[QSimEnvError]()
+    for name in names():
+        try:
+            estimates.append(engine(name).estimate(task, max_ranks, free_bytes_per_rank))
+        except QSimEnvError as error:
+            refusals.append(error)
+    if estimates:
+        return min(estimates, key=lambda estimate: estimate.seconds)
+    raise refusals[0] if refusals else NotSupportedError("run: no engine is installed; reinstall qsimenv")
+
+
+def run(task: Task, team: Team) -> Result:
+    """Run a task on all ranks of ``team`` (a power of two). *Collective*; every rank returns the same result.
+
+    Raises, on every rank alike, InvalidArgumentError, NotSupportedError or OutOfMemoryError.
+    """
+    validate(task)
+    free = int(team.minimum(memory.free_bytes_per_process()))
+    chosen = evaluate(task, team.size, free)
+    return engine(chosen.engine).run(task, team)

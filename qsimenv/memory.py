@@ -1,0 +1,46 @@
+"""How much memory this process may take: the machine's, or what its control group and its neighbours leave of it."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+import psutil
+
+_RANKS_ON_THIS_NODE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "PMI_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
+
+
+def free_bytes() -> int:
+    """Bytes that this node (or the control group around us) can still hand out, swap not counted."""
+    return min(int(psutil.virtual_memory().available), _free_in_control_group())
+
+
+def free_bytes_per_process() -> int:
+    """This process's share of ``free_bytes`` where a launcher put several ranks on the node."""
+    return free_bytes() // ranks_on_this_node()
+
+
+def ranks_on_this_node() -> int:
+    """How many ranks of our job the launcher says it put here; 1 where it says nothing."""
+    for name in _RANKS_ON_THIS_NODE:
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    return 1
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held at once (its resident set)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _free_in_control_group() -> int:
+    try:
+        group = Path("/proc/self/cgroup").read_text(encoding="ascii").strip().rpartition("::")[2].splitlines()[0]
+        folder = Path("/sys/fs/cgroup") / group.lstrip("/")
+        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = (folder / "memory.current").read_text(encoding="ascii").strip()
+    except (OSError, IndexError):
+        return 1 << 62
+    return 1 << 62 if limit == "max" else max(0, int(limit) - int(used))
