@@ -1,0 +1,197 @@
+"""Command lines and environments for PRTE, as pure functions: they start nothing and are tested token by token.
+
+`dvm.py` and `spawn.py` run what is built here. What a rank needs (variables, folder, log, its death with its
+daemon) travels as one shell text in ONE variable, RANK_SETUP, because the bindings of PMIx 4.2.2 drop an app's
+environment and PRTE 3.0 keeps only one of several PMIX_SET_ENVAR; so it never shows in a process list either.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from qsimenv.errors import InvalidArgumentError, LibraryNotFoundError
+from qsimenv.launcher.allocation import Allocation
+
+RANK_SETUP = "QSIMENV_RANK_SETUP"
+RANK_SHELL = ("/bin/sh", "-c", f'eval "${RANK_SETUP}"', "qsimenv-rank")
+
+_INSTALL = "install it with `pip install 'qsimenv[mpi]'`, or load the site's PRTE (for example `module load prrte`)"
+_ROOT_SWITCHES = ("PRTE_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT")
+_PREFIXES = ("OPAL_PREFIX", "PRTE_PREFIX", "PMIX_PREFIX")
+# What belongs to the parent's own PMIx or MPI job, were it started in one; a new DVM must not see it.
+_FOREIGN = ("PMIX_", "PRTE_", "OMPI_COMM_WORLD_", "OMPI_UNIVERSE_")
+# Variables that differ from node to node or process to process: a rank keeps those of its own daemon.
+_LOCAL_NAMES = ("HOSTNAME", "PWD", "OLDPWD", "SHLVL", "_", "DISPLAY", "TMPDIR", RANK_SETUP)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LONGEST_VARIABLE = 128 * 1024 - len(RANK_SETUP) - 2  # Linux: MAX_ARG_STRLEN
+_LOCAL_PREFIXES = (*_FOREIGN, "SLURM_", "SSH_", "XDG_", "BASH_FUNC_")
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """What a site may need: a remote shell, PRTE's network (CIDR such as 10.0.0.0/24), binding, further MCA pairs."""
+
+    ssh_agent: str | None = None
+    network: str | None = None
+    bind_to: str = "none"
+    prte_mca: tuple[tuple[str, str], ...] = ()
+
+
+def find_program(name: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """`name` next to this Python, else on PATH. Raises LibraryNotFoundError that says what to install."""
+    beside = Path(sys.executable).parent / name
+    if os.access(beside, os.X_OK):
+        return beside
+    found = shutil.which(name, path=environ.get("PATH"))
+    if found is None:
+        raise LibraryNotFoundError(f"{name} was found neither beside {sys.executable} nor on PATH; {_INSTALL}")
+    return Path(found)
+
+
+def prte_command(
+    prte: Path,
+    allocation: Allocation,
+    *,
+    uri_file: Path,
+    pid_file: Path,
+    session_folder: Path,
+    options: LaunchOptions = LaunchOptions(),
+) -> list[str]:
+    """Tokens that start the DVM on `allocation`; it reports to the two files and keeps its sessions in the folder."""
+    return [
+        str(prte),
+        *("--report-uri", str(uri_file), "--report-pid", str(pid_file)),
+        *_dvm_tokens(allocation, session_folder, options),
+    ]
+
+
+def prterun_command(
+    prterun: Path,
+    allocation: Allocation,
+    *,
+    ranks: int,
+    ranks_per_node: int | None,
+    argv: tuple[str, ...],
+    session_folder: Path,
+    options: LaunchOptions = LaunchOptions(),
+) -> list[str]:
+    """Tokens that run one instance of `ranks` ranks of `argv` in a DVM of its own."""
+    return [
+        str(prterun),
+        *_dvm_tokens(allocation, session_folder, options),
+        *("--map-by", map_by(allocation, ranks, ranks_per_node), "--bind-to", options.bind_to),
+        *("-x", RANK_SETUP, "-n", str(ranks)),
+        *RANK_SHELL,
+        *argv,
+    ]
+
+
+def map_by(allocation: Allocation, ranks: int, ranks_per_node: int | None) -> str:
+    """PRTE's mapping text: node by node, more ranks than cores allowed. Raises InvalidArgumentError for no room."""
+    nodes = len(allocation.nodes)
+    if ranks < 1 or (ranks_per_node is not None and ranks_per_node < 1):
+        raise InvalidArgumentError(f"spawn: {ranks} ranks, {ranks_per_node} a node; both must be at least 1")
+    if ranks_per_node is None:
+        return "slot:OVERSUBSCRIBE"
+    if ranks > ranks_per_node * nodes:
+        raise InvalidArgumentError(
+            f"spawn: {ranks} ranks do not fit {nodes} nodes with {ranks_per_node} ranks each; "
+            f"ask for at most {ranks_per_node * nodes}"
+        )
+    return f"ppr:{ranks_per_node}:node:OVERSUBSCRIBE"
+
+
+def prte_environment(base: Mapping[str, str], prte: Path, uid: int | None = None) -> dict[str, str]:
+    """The environment of prte or prterun: `base` without a foreign PMIx job, with prefixes for a wheel's PRTE.
+
+    A prte beside this Python was built for another place and has to be told its prefix; any other finds itself.
+    """
+    environ = {name: value for name, value in base.items() if not name.startswith(_FOREIGN)}
+    if prte.parent == Path(sys.executable).parent:
+        environ |= dict.fromkeys(_PREFIXES, str(prte.parent.parent))
+    else:
+        environ |= {name: base[name] for name in _PREFIXES if name in base}
+    if (os.getuid() if uid is None else uid) == 0:
+        environ |= {f"{name}{end}": "1" for name in _ROOT_SWITCHES for end in ("", "_CONFIRM")}
+    return environ
+
+
+def tool_environment(base: Mapping[str, str], scratch: Path) -> dict[str, str]:
+    """The environment of pmix_tool: no PMIX_PREFIX (the bindings' libpmix is another one), native handshake only."""
+    environ = {n: v for n, v in base.items() if not n.startswith(_FOREIGN) and n not in _PREFIXES}
+    return python_environment(environ) | {"PMIX_MCA_psec": "native", "TMPDIR": str(scratch)}
+
+
+def python_environment(base: Mapping[str, str]) -> dict[str, str]:
+    """`base` with this package's parent folder first on PYTHONPATH, so that ``python -m qsimenv…`` finds it."""
+    parts = [str(Path(__file__).parents[2]), base.get("PYTHONPATH", "")]
+    return dict(base) | {"PYTHONPATH": os.pathsep.join(part for part in parts if part)}
+
+
+def rank_environment(base: Mapping[str, str], extra: Mapping[str, str], prte: Path) -> dict[str, str]:
+    """The variables to set in every rank on every node: those of `base` that hold everywhere, then `extra`."""
+    general = {n: v for n, v in base.items() if n not in _LOCAL_NAMES and not n.startswith(_LOCAL_PREFIXES)}
+    prefixes = dict.fromkeys(_PREFIXES, str(prte.parent.parent)) if prte.parent == Path(sys.executable).parent else {}
+    return {**general, **prefixes, **extra}
+
+
+def rank_setup(
+    environ: Mapping[str, str], *, cwd: str | None, log_path: Path, log_per_host: bool, memory_folder: Path
+) -> str:
+    """The shell text that RANK_SHELL evaluates on the node before it becomes the rank's program ("$@").
+
+    Output goes to `log_path` (with ``.host`` added when `log_per_host`, for O_APPEND is not atomic between nodes of a
+    network file system); where that cannot be opened it stays with PRTE. Open MPI's shared memory goes to
+    `memory_folder` where that exists, so that it can be removed whole. The rank dies with its daemon (setpriv).
+    """
+    log = shlex.quote(str(log_path)) + ('."$PMIX_HOSTNAME"' if log_per_host else "")
+    memory = shlex.quote(str(memory_folder))
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in environ.items() if _NAME.fullmatch(name)]
+    text = "\n".join(
+        [
+            f"unset {RANK_SETUP}",
+            *exports,
+            f"( : >>{log} ) 2>/dev/null && exec >>{log} 2>&1",
+            f"[ -d {memory} ] && export OMPI_MCA_btl_sm_backing_directory={memory}",
+            *([f"cd {shlex.quote(cwd)} || exit 72"] if cwd else []),
+            'setpriv --pdeathsig KILL true 2>/dev/null && exec setpriv --pdeathsig KILL "$@"',
+            'exec "$@"',
+        ]
+    )
+    if len(os.fsencode(text)) > _LONGEST_VARIABLE:
+        raise InvalidArgumentError(
+            f"spawn: the ranks' environment takes {len(text)} bytes, {_LONGEST_VARIABLE} are possible; "
+            "unset large variables"
+        )
+    return text
+
+
+def _dvm_tokens(allocation: Allocation, session_folder: Path, options: LaunchOptions) -> list[str]:
+    mca = [("prte_local_tmpdir_base", str(session_folder)), *_slurm_mca(allocation)]
+    if options.ssh_agent:
+        mca.append(("plm_ssh_agent", options.ssh_agent))
+    if options.network:
+        mca.append(("prte_if_include", options.network))
+    tokens = [token for name, value in (*mca, *options.prte_mca) for token in ("--prtemca", name, value)]
+    return tokens + _host_tokens(allocation)
+
+
+def _slurm_mca(allocation: Allocation) -> list[tuple[str, str]]:
+    if allocation.source != "slurm" or allocation.het_group is None:
+        return []
+    return [("ras", "^slurm"), ("plm", "slurm"), ("plm_slurm_args", f"--het-group {allocation.het_group}")]
+
+
+def _host_tokens(allocation: Allocation) -> list[str]:
+    if allocation.source == "machine":  # localhost: the machine's own name need not resolve
+        return ["--host", f"localhost:{allocation.nodes[0].cores}"]
+    if allocation.source == "slurm" and allocation.het_group is None:  # PRTE reads the allocation itself
+        return []
+    return ["--host", ",".join(f"{node.name}:{node.cores}" for node in allocation.nodes)]

@@ -1,0 +1,127 @@
+"""The controller's two doors: a ROUTER socket on the asyncio loop, and the guard that checks keys.
+
+A ``Port`` reads all that has come, hands each frame on, and then says once that it has: no task, future or thread per
+message. ZeroMQ tells of news by an edge on a file descriptor, which a send may swallow, so every send looks again.
+The guard (ZAP) lets a key through at the door that it belongs to, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import zmq
+import zmq.auth.asyncio
+
+from qsimenv.qpm_plugin.messages import MAX_FRAME_BYTES
+
+HEARTBEAT_MS = 2000
+SILENCE_MS = 8000
+"""A peer that has been silent for so long is gone. ZeroMQ's own threads ask and answer, however busy Python is."""
+_READ_AT_ONCE = 1000
+_log = logging.getLogger("qsimenv.controller")
+
+
+class Guard:
+    """Lets through exactly one key at each door (ZAP domain)."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allowed: dict[str, str]) -> None:
+        self._authenticator = zmq.auth.asyncio.AsyncioAuthenticator(context)
+        self._authenticator.start()
+        for domain, key in allowed.items():
+            self._authenticator.configure_curve_callback(domain, credentials_provider=_OneKey(key))
+
+    def close(self) -> None:
+        self._authenticator.stop()
+
+
+class _OneKey:
+    def __init__(self, key: str) -> None:
+        self._key = key.encode()
+
+    def callback(self, domain: str, key: bytes) -> bool:  # the name and arguments are pyzmq's
+        return key == self._key
+
+
+class Port:
+    """A ROUTER socket with CURVE at ``tcp://host:*``. ``receive(sender, frame)`` and ``drained()`` must not raise."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        host: str,
+        domain: str,
+        secret_key: str,
+        receive: Callable[[bytes, bytes], None],
+        drained: Callable[[], None],
+    ) -> None:
+        self._receive, self._drained = receive, drained
+        self._loop = asyncio.get_running_loop()
+        self._socket = socket = context.socket(zmq.ROUTER)
+        socket.curve_server = True
+        socket.curve_secretkey = secret_key.encode()
+        socket.zap_domain = domain.encode()
+        socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        socket.set(zmq.ROUTER_MANDATORY, 1)
+        socket.set(zmq.ROUTER_HANDOVER, 1)
+        socket.set(zmq.SNDHWM, 10_000)
+        socket.set(zmq.BACKLOG, 4096)
+        set_heartbeat(socket)
+        socket.bind(f"tcp://{host}:*")
+        self.address = socket.get_string(zmq.LAST_ENDPOINT)
+        self._scheduled = False
+        self._loop.add_reader(socket.fileno(), self._schedule)
+        self._schedule()
+
+    def send(self, receiver: bytes, frame: bytes) -> bool:
+        """Send one frame; False where the receiver is gone or does not read. Never waits."""
+        if self._socket.closed:
+            return False
+        try:
+            self._socket.send_multipart([receiver, frame], zmq.NOBLOCK)
+        except (zmq.Again, zmq.ZMQError):
+            return False
+        finally:
+            self._look_again()
+        return True
+
+    def close(self, linger_ms: int = 1000) -> None:
+        """Stop reading; what was sent still goes out for ``linger_ms``."""
+        if not self._socket.closed:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close(linger=linger_ms)
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._drain)
+
+    def _look_again(self) -> None:
+        if not self._scheduled and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+            self._schedule()
+
+    def _drain(self) -> None:
+        self._scheduled = False
+        for _ in range(_READ_AT_ONCE):
+            if self._socket.closed:
+                return
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            if len(frames) == 2:
+                self._receive(frames[0], frames[1])
+            else:
+                _log.warning("a message of %d frames was dropped, 2 are needed", len(frames))
+        self._drained()
+        if not self._socket.closed:
+            self._look_again()
+
+
+def set_heartbeat(socket: zmq.Socket[bytes]) -> None:
+    """Make a dead peer show as a broken connection after SILENCE_MS."""
+    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.set(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
+    socket.set(zmq.HANDSHAKE_IVL, 30_000)

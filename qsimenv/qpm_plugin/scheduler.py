@@ -1,0 +1,280 @@
+"""Who runs next, and on which ranks: a value and pure functions of it, without clock, sockets or tasks' contents.
+
+Ranks are handed out in aligned blocks of a power of two, the tightest gap that fits, so that wide gaps stay whole.
+Tasks start in order of submission. Where the first in line finds no block, it *holds* the block that has the fewest
+busy ranks: nobody else gets a rank of it, so it only empties and the wide task cannot starve; later tasks that fit
+go around it on the other ranks. Sets of ranks are integers, bit k for rank k: a search costs a few operations on them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from qsimenv.errors import NotFoundError, OutOfRangeError
+
+BUNDLE_TASKS = 32
+BUNDLE_SECONDS = 0.02
+SMALL_SECONDS = 0.005
+"""One-rank tasks estimated below this travel together, as many as a rank does in BUNDLE_SECONDS."""
+ALONE_ATTEMPTS = 2
+"""A task that was running at this many deaths of instances runs next with nothing beside it: is it to blame?"""
+
+
+class Item(NamedTuple):
+    """A task as the scheduler sees it. ``order`` is unique and grows with submission; ``width`` is a power of two."""
+
+    task_id: str
+    order: int
+    client: str
+    width: int
+    seconds: float = 0.0
+    attempts: int = 0
+    pinned: tuple[int, ...] = ()
+
+    @property
+    def lane(self) -> Lane:
+        """The queue in which it waits; what shares a lane fits where the others of it fit."""
+        small = self.width == 1 and self.seconds < SMALL_SECONDS and not self.attempts and not self.pinned
+        return Lane(self.client, self.width, small, self.attempts >= ALONE_ATTEMPTS, self.pinned)
+
+
+class Lane(NamedTuple):
+    client: str
+    width: int
+    small: bool
+    alone: bool
+    pinned: tuple[int, ...]
+
+
+class Placement(NamedTuple):
+    """Start these tasks, one after the other, on the team of these ranks."""
+
+    task_ids: tuple[str, ...]
+    ranks: tuple[int, ...]
+
+
+class Claim(NamedTuple):
+    """The ranks (a set as a number) kept for ``client`` until ``expires``."""
+
+    client: str
+    ranks: int
+    expires: float
+
+
+@dataclass(eq=False)
+class _Occupation:
+    """Ranks that work until the last of ``left`` has ended."""
+
+    ranks: int
+    left: set[str]
+
+
+@dataclass
+class Schedule:
+    """The whole state: ``size`` ranks, which are ``free``, what waits (by lane) and what runs, and the claims."""
+
+    size: int = 0
+    free: int = 0
+    waiting: dict[str, Item] = field(default_factory=dict)
+    lanes: dict[Lane, list[tuple[int, str]]] = field(default_factory=dict)
+    running: dict[str, _Occupation] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
+
+    def restart(self, size: int) -> None:
+        """A new instance of ``size`` ranks, all free; 0 while there is none. What ran is forgotten, what waits waits."""
+        self.size, self.free = size, (1 << size) - 1
+        self.running.clear()
+
+    @property
+    def max_width(self) -> int:
+        """The widest team there can be; 0 without an instance."""
+        return 1 << (self.size.bit_length() - 1) if self.size else 0
+
+    def add(self, item: Item) -> None:
+        """Let a task wait; one that comes back keeps its ``order`` and so goes to the front. O(log n)."""
+        self.waiting[item.task_id] = item
+        heapq.heappush(self.lanes.setdefault(item.lane, []), (item.order, item.task_id))
+
+    def withdraw(self, task_id: str) -> bool:
+        """Take a waiting task out; whether it waited. O(1)."""
+        return self.waiting.pop(task_id, None) is not None
+
+    def finish(self, task_id: str) -> None:
+        """A running task has ended: its ranks are free when the last of its bundle has. Unknown tasks are ignored."""
+        occupation = self.running.pop(task_id, None)
+        if occupation is None:
+            return
+        occupation.left.discard(task_id)
+        if not occupation.left:
+            self.free |= occupation.ranks
+
+    def claim(self, claim_id: str, client: str, ranks: int, expires: float) -> Claim:
+        """Keep ``ranks`` ranks for ``client``, idle ones first; busy ones are kept once their task ends.
+
+        OutOfRangeError where so many are not there or already kept for somebody.
+        """
+        open_ranks = (1 << self.size) - 1 & ~self._claimed_by_others("")
+        if not 0 < ranks <= open_ranks.bit_count():
+            raise OutOfRangeError(
+                f"reserve: {ranks} ranks asked for, {open_ranks.bit_count()} of {self.size} can be reserved now"
+            )
+        width = 1 << (ranks - 1).bit_length()
+        start = next((b for usable in (open_ranks & self.free, open_ranks) if (b := _gap(usable, width)) is not None), 0)
+        chosen = _lowest((open_ranks >> start) << start, ranks)
+        missing = ranks - chosen.bit_count()
+        chosen |= _lowest(open_ranks & ~chosen, missing)
+        self.claims[claim_id] = Claim(client, chosen, expires)
+        return self.claims[claim_id]
+
+    def renew(self, claim_id: str, expires: float) -> Claim:
+        """Move the end of a claim. NotFoundError where it has ended."""
+        if claim_id not in self.claims:
+            raise NotFoundError(f"renew: reservation {claim_id!r} is not known or has expired; reserve again")
+        self.claims[claim_id] = self.claims[claim_id]._replace(expires=expires)
+        return self.claims[claim_id]
+
+    def release(self, claim_id: str) -> None:
+        """End a claim. NotFoundError where it has ended."""
+        if self.claims.pop(claim_id, None) is None:
+            raise NotFoundError(f"release: reservation {claim_id!r} is not known or has expired")
+
+    def expire(self, now: float) -> list[str]:
+        """End the claims whose time is over; which they were."""
+        over = [claim_id for claim_id, claim in self.claims.items() if claim.expires <= now]
+        for claim_id in over:
+            del self.claims[claim_id]
+        return over
+
+    def next_launches(self) -> list[Placement]:
+        """Start what can start now; the state then says that it runs. O(lanes + launches), each times a log."""
+        heads = [(order, lane) for lane in list(self.lanes) if (order := self._first(lane)) is not None]
+        heapq.heapify(heads)
+        launches: list[Placement] = []
+        held = 0
+        while heads and self.free & ~held:
+            _, lane = heapq.heappop(heads)
+            usable = self.free & ~held & ~self._claimed_by_others(lane.client)
+            ranks = self._find(lane, usable)
+            if ranks is None:
+                held = held or self._hold(lane)
+                continue
+            launches.append(self._start(lane, ranks, usable.bit_count()))
+            order = self._first(lane)
+            if order is not None:
+                heapq.heappush(heads, (order, lane))
+        return launches
+
+    def _first(self, lane: Lane) -> int | None:
+        """The order of the lane's first task; forgets those that were withdrawn, and an empty lane."""
+        heap = self.lanes.get(lane, [])
+        while heap:
+            if heap[0][1] in self.waiting:
+                return heap[0][0]
+            heapq.heappop(heap)
+        self.lanes.pop(lane, None)
+        return None
+
+    def _find(self, lane: Lane, usable: int) -> tuple[int, ...] | None:
+        if lane.pinned:
+            wanted = _mask(lane.pinned)
+            return lane.pinned if usable & wanted == wanted else None
+        if lane.alone and self.running:
+            return None
+        own = usable & self._claimed_by(lane.client)
+        for ranks in (own, usable) if own else (usable,):
+            start = _gap(ranks, lane.width)
+            if start is not None:
+                return tuple(range(start, start + lane.width))
+        return None
+
+    def _hold(self, lane: Lane) -> int:
+        """The ranks that nobody else gets so that the first in line will find its block; 0 where claims are in the way."""
+        allowed = (1 << self.size) - 1 & ~self._claimed_by_others(lane.client)
+        if lane.pinned:
+            wanted = _mask(lane.pinned)
+            return wanted if allowed & wanted == wanted else 0
+        if lane.alone:
+            return (1 << self.size) - 1
+        block = (1 << lane.width) - 1
+        blocks = (block << start for start in range(0, self.size - lane.width + 1, lane.width))
+        open_blocks = (ranks for ranks in blocks if ranks & allowed == ranks)
+        return min(open_blocks, key=lambda ranks: (ranks & ~self.free).bit_count(), default=0)
+
+    def _start(self, lane: Lane, ranks: tuple[int, ...], idle: int) -> Placement:
+        task_ids = self._bundle(lane, idle)
+        occupied = self.free if lane.alone else _mask(ranks)
+        occupation = _Occupation(occupied, set(task_ids))
+        self.free &= ~occupied
+        self.running.update(dict.fromkeys(task_ids, occupation))
+        return Placement(task_ids, ranks)
+
+    def _bundle(self, lane: Lane, idle: int) -> tuple[str, ...]:
+        """The lane's first task, and where tasks are small its fair share of those behind it."""
+        most = min(BUNDLE_TASKS, -(-len(self.lanes[lane]) // idle)) if lane.small else 1
+        taken: list[str] = []
+        seconds = 0.0
+        while len(taken) < most and seconds < BUNDLE_SECONDS and self._first(lane) is not None:
+            task_id = heapq.heappop(self.lanes[lane])[1]
+            seconds += self.waiting.pop(task_id).seconds
+            taken.append(task_id)
+        return tuple(taken)
+
+    def _claimed_by(self, client: str) -> int:
+        return _union(claim.ranks for claim in self.claims.values() if claim.client == client)
+
+    def _claimed_by_others(self, client: str) -> int:
+        return _union(claim.ranks for claim in self.claims.values() if claim.client != client)
+
+
+def ranks_of(mask: int) -> tuple[int, ...]:
+    """The ranks of a set, in order."""
+    return tuple(rank for rank in range(mask.bit_length()) if mask >> rank & 1)
+
+
+def _mask(ranks: tuple[int, ...]) -> int:
+    return sum(1 << rank for rank in ranks)
+
+
+def _union(sets: Iterable[int]) -> int:
+    total = 0
+    for ranks in sets:
+        total |= ranks
+    return total
+
+
+def _lowest(mask: int, count: int) -> int:
+    chosen = 0
+    for _ in range(min(count, mask.bit_count())):
+        chosen |= (mask & -mask) & ~chosen
+        mask &= mask - 1
+    return chosen
+
+
+def _gap(usable: int, width: int) -> int | None:
+    """The first rank of an aligned block of ``width`` usable ranks, inside the tightest gap there is; None if none is."""
+    blocks, span = usable, 1
+    while span < width:
+        blocks = _merged(blocks, span)
+        span *= 2
+    while blocks:
+        wider = _merged(blocks, span)
+        tight = blocks & ~(wider | wider << span)
+        if tight:
+            return (tight & -tight).bit_length() - 1
+        blocks, span = wider, span * 2
+    return None
+
+
+def _merged(blocks: int, span: int) -> int:
+    """From the starts of usable blocks of ``span`` to those of twice the span, aligned."""
+    pairs = blocks & blocks >> span
+    return pairs & _aligned(pairs.bit_length(), span * 2)
+
+
+def _aligned(length: int, span: int) -> int:
+    """Bits 0, span, 2 span, … below ``length`` rounded up."""
+    count = -(-length // span)
+    return ((1 << count * span) - 1) // ((1 << span) - 1)

@@ -1,0 +1,190 @@
+"""The state-vector engine: the door of this package.
+
+Chooses how many ranks of a team hold the state, prepares the circuit, runs it for every row of parameter values, and
+says in the metadata what was done. Nothing that needs a compiler is imported before the first run.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from qsimenv import memory
+from qsimenv.circuit import Circuit, Gate, walk
+from qsimenv.comm import Team
+from qsimenv.engines import Engine
+from qsimenv.errors import NotSupportedError, OutOfMemoryError
+from qsimenv.statevec.plan import mixed_qubits
+from qsimenv.task import AMPLITUDE_BYTES, Estimate, Precision, Result, Task, decode_hook, encode_hook
+
+NAME = "statevector"
+MAX_QUBITS = 60
+_OVERHEAD_BYTES = 64 << 20
+"""Exchange buffers, scratch blocks and tables beside the planes."""
+_SECONDS_A_BYTE = 2 / 20e9
+"""A sweep reads and writes every byte once, at a bandwidth most machines have."""
+
+
+class StateVectorEngine(Engine):
+    """All 2**n amplitudes, exactly."""
+
+    name = NAME
+
+    def estimate(self, task: Task, max_ranks: int, free_bytes_per_rank: int) -> Estimate:
+        circuit, ranks = task.circuit, 1
+        most = 1 << (max(1, max_ranks).bit_length() - 1)
+        while ranks < most and _bytes_per_rank(task, ranks) > free_bytes_per_rank:
+            ranks *= 2
+        needed = _bytes_per_rank(task, ranks)
+        if needed > free_bytes_per_rank or circuit.num_qubits > MAX_QUBITS:
+            raise OutOfMemoryError(_refusal(task, most, free_bytes_per_rank))
+        gates = sum(isinstance(instruction, Gate) for instruction in walk(circuit.instructions))
+        runs = int(np.prod(task.batch_shape)) if task.batch_shape else 1
+        seconds = runs * (1e-4 + gates * 1e-6 + (1 + gates / 5) * needed * _SECONDS_A_BYTE)
+        return Estimate(NAME, ranks, needed, seconds)
+
+    def run(self, task: Task, team: Team) -> Result:
+        ranks = usable_ranks(task.circuit, team.size)
+        if ranks == team.size:
+            return _run(task, team)
+        result = None
+        if team.rank < ranks:
+            result = _run(task, team.subteam(range(ranks)))
+        data = _ENCODER.encode(result) if team.rank == 0 else b""
+        return _DECODER.decode(team.broadcast(data))
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=encode_hook)
+_DECODER = msgspec.msgpack.Decoder(Result, dec_hook=decode_hook)
+
+
+def usable_ranks(circuit: Circuit, ranks: int) -> int:
+    """How many of ``ranks`` can share the state: every gate must find the qubits it mixes in one rank's memory."""
+    reach = max((len(mixed_qubits(i)) for i in walk(circuit.instructions) if isinstance(i, Gate)), default=0)
+    while ranks > 1 and circuit.num_qubits - (ranks.bit_length() - 1) < max(reach, 1):
+        ranks //= 2
+    return ranks
+
+
+def _bytes_per_rank(task: Task, ranks: int) -> int:
+    state = (AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits) // ranks
+    whole = AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits if task.save else 0
+    return state + state // 8 + 3 * whole + _OVERHEAD_BYTES
+
+
+def _refusal(task: Task, ranks: int, free: int) -> str:
+    """What was asked for, what there is, and at which number of ranks or precision it would fit."""
+    qubits = task.circuit.num_qubits
+    total = AMPLITUDE_BYTES[task.precision] << qubits
+    if qubits > MAX_QUBITS:
+        return f"run: {qubits} qubits found, a state vector has at most {MAX_QUBITS}; use another engine"
+    needed = ranks
+    while _bytes_per_rank(task, needed) > free and needed < 1 << qubits:
+        needed *= 2
+    single = msgspec.structs.replace(task, precision="single")
+    advice = f"use {needed} ranks like these"
+    if task.precision == "double" and _bytes_per_rank(single, ranks) <= free:
+        advice += " or precision='single'"
+    if task.save:
+        advice += ", or do not ask for the whole statevector on every rank"
+    return (
+        f"run: {qubits} qubits in {task.precision} precision need {readable(total)}, "
+        f"{ranks} rank(s) have {readable(free)} free each; {advice}"
+    )
+
+
+def readable(num_bytes: float) -> str:
+    """``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if num_bytes < 1024 or unit == "PiB":
+            break
+        num_bytes /= 1024
+    return f"{num_bytes:.0f} {unit}" if num_bytes >= 10 or unit == "B" else f"{num_bytes:.1f} {unit}"
+
+
+def set_threads() -> int:
+    """Give this rank its share of the cores. Returns the number of threads."""
+    import numba
+
+    cores = len(os.sched_getaffinity(0))
+    threads = max(1, min(cores // memory.ranks_on_this_node(), numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(threads)
+    return threads
+
+
+def _run(task: Task, team: Team) -> Result:
+    from qsimenv.statevec.simulate import Run, phases, prepare
+    from qsimenv.statevec.state import Work
+
+    began, cpu_threads, work = time.perf_counter(), set_threads(), Work()
+    num_local = task.circuit.num_qubits - (team.size.bit_length() - 1)
+    prepared = prepare(task.circuit, num_local, task.precision)
+    if not prepared.program.is_static and (task.observables or task.save):
+        raise NotSupportedError(
+            "run: observables and the statevector are those of one pure state, but this circuit measures, resets or "
+            "branches in the middle; ask for shots instead, or move the measurements to the end"
+        )
+    seed = _agree_on_seed(task, team)
+    spare = _spare_states(team, num_local, task.precision) if not prepared.program.is_static else 0
+    rows = np.zeros((1, 0)) if task.parameters is None else np.atleast_2d(task.parameters)
+    outcomes = []
+    for number, values in enumerate(rows):
+        run = Run(prepared, team, values, seed, number, task.shots or 0, spare, work)
+        outcomes.append(_run_one(task, run))
+    result = _join(task, outcomes)
+    result.metadata = {
+        "engine": NAME, "ranks": team.size, "threads": cpu_threads, "precision": task.precision, "seed": seed,
+        "stages": work.stages, "sweeps": work.sweeps, "exchanges": work.exchanges,
+        "bytes_exchanged": int(team.sum(np.array([work.bytes_exchanged]))[0]),
+        "seconds": {**phases(work), "total": round(time.perf_counter() - began, 6)},
+        "peak_bytes": int(team.maximum(memory.peak_bytes())),
+    }  # fmt: skip
+    return result
+
+
+def _run_one(task: Task, run: Any) -> Result:
+    """One row of parameter values."""
+    from qsimenv.statevec.expectation import expectation_values
+
+    result = Result()
+    if not (task.observables or task.save):
+        result.samples = run.sample()
+        return result
+    state = run.final_state()
+    if task.observables:
+        result.expectation_values = expectation_values(state, task.observables)
+    if task.shots is not None:
+        result.samples = np.zeros((task.shots, max(1, (task.circuit.num_clbits + 7) // 8)), dtype=np.uint8)
+        run.draw(state, result.samples)
+    if task.save:
+        result.statevector = state.amplitudes()
+    return result
+
+
+def _join(task: Task, outcomes: list[Result]) -> Result:
+    """The results of all rows as one, with a leading axis where the task had one."""
+    joined = Result(num_clbits=task.circuit.num_clbits, registers=task.circuit.registers, shots=task.shots)
+    for name in ("samples", "expectation_values", "statevector"):
+        arrays = [getattr(outcome, name) for outcome in outcomes]
+        if arrays and arrays[0] is not None:
+            setattr(joined, name, np.stack(arrays) if task.batch_shape else arrays[0])
+    return joined
+
+
+def _agree_on_seed(task: Task, team: Team) -> int:
+    if task.seed is not None:
+        return task.seed
+    if team.size == 1:
+        return secrets.randbits(63)
+    return int.from_bytes(team.broadcast(secrets.randbits(63).to_bytes(8, "little")), "little")
+
+
+def _spare_states(team: Team, num_local: int, precision: Precision) -> int:
+    """How many copies of the state branches may hold at once, so that half of the free memory stays free."""
+    free = team.minimum(memory.free_bytes_per_process())
+    return int(free / 2 // (AMPLITUDE_BYTES[precision] << num_local))

@@ -1,0 +1,287 @@
+"""Running a program: one pass over the state where nothing is measured in the middle, a tree of branches where it is.
+
+All shots travel together. At a measurement in the middle they split into those that get 0 and those that get 1; only
+where both occur is the state copied, and where there is no memory for a copy the branch is run again from the start
+with its outcomes prescribed. Ten thousand shots of a circuit with one measurement cost two runs, not ten thousand.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from qsimenv.circuit import Assign, Circuit, Measure, Reset, Variable
+from qsimenv.comm import Team
+from qsimenv.errors import TimedOutError
+from qsimenv.statevec import program as code
+from qsimenv.statevec.encode import EncodedSweep, encode, is_constant
+from qsimenv.statevec.layout import Layout, identity
+from qsimenv.statevec.plan import Plan, choose_start, make_plan
+from qsimenv.statevec.program import Program, evaluate
+from qsimenv.statevec.random_numbers import uniforms
+from qsimenv.statevec.sampling import Draw, sample
+from qsimenv.statevec.state import BLOCK_BITS, State, Work
+from qsimenv.task import Precision
+
+CERTAIN = 1e-9
+"""A probability closer to 0 or 1 than this is rounding; the other outcome never happens."""
+
+Encoded = tuple[tuple[EncodedSweep, ...], ...]
+
+
+class Prepared:
+    """A circuit made ready for teams of one size: its program, and the plans of its segments as they are needed."""
+
+    def __init__(self, circuit: Circuit, num_local: int, precision: Precision) -> None:
+        self.circuit = circuit
+        self.num_local = num_local
+        self.precision = precision
+        self.program: Program = code.lower(circuit)
+        self._plans: dict[tuple[int, Layout], Plan] = {}
+        self._encodings: dict[tuple[int, Layout], Encoded] = {}
+        self._constant = [is_constant(segment) for segment in self.program.segments]
+
+    def start(self) -> Layout:
+        """The layout in which |0…0> is made."""
+        first = next((s for s in self.program.code if isinstance(s, code.Apply)), None)
+        if first is None:
+            return identity(self.circuit.num_qubits, self.num_local)
+        return choose_start(self.program.segments[first.segment], self.circuit.num_qubits, self.num_local)
+
+    def plan(self, segment: int, layout: Layout) -> Plan:
+        """The plan of a segment from a layout; made once."""
+        key = (segment, layout)
+        if key not in self._plans:
+            self._plans[key] = make_plan(self.program.segments[segment], layout, BLOCK_BITS[self.precision])
+        return self._plans[key]
+
+    def encoding(self, segment: int, layout: Layout, values: npt.NDArray[np.float64]) -> Encoded:
+        """The arrays of that plan for parameter values; kept where there are no parameters."""
+        key = (segment, layout)
+        if not self._constant[segment]:
+            return encode(self.plan(segment, layout), values, self.precision)
+        if key not in self._encodings:
+            self._encodings[key] = encode(self.plan(segment, layout), values, self.precision)
+        return self._encodings[key]
+
+
+@lru_cache(maxsize=256)
+def prepare(circuit: Circuit, num_local: int, precision: Precision) -> Prepared:
+    """A prepared circuit, kept for the next time it is asked for."""
+    return Prepared(circuit, num_local, precision)
+
+
+@dataclass
+class Branch:
+    """Some of the shots, with all they have in common: the state, the classical bits and the place in the program.
+
+    ``history`` are the outcomes so far; a branch without a state is run again from the start along its history.
+    """
+
+    shots: npt.NDArray[np.int64]
+    state: State | None = None
+    place: int = 0
+    clbits: int = 0
+    variables: dict[str, int | float] = field(default_factory=dict)
+    turns: dict[int, int] = field(default_factory=dict)
+    history: tuple[int, ...] = ()
+    replayed: int = 0
+
+    def fork(self, shots: npt.NDArray[np.int64], state: State | None) -> Branch:
+        return Branch(
+            shots, state, self.place, self.clbits, dict(self.variables), dict(self.turns), self.history, self.replayed
+        )
+
+
+class Run:
+    """One run of a prepared circuit for one row of parameter values. *Collective* throughout."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        team: Team,
+        values: npt.NDArray[np.float64],
+        seed: int,
+        number: int,
+        shots: int,
+        spare_states: int,
+        work: Work,
+    ) -> None:
+        self._prepared, self._team, self._values = prepared, team, values
+        self._seed, self._number, self._shots = seed, number, shots
+        self._spare_states, self._work = spare_states, work
+        self._pending: list[Branch] = []
+
+    def final_state(self) -> State:
+        """The state at the end of a static program."""
+        state = self._fresh_state()
+        for step in self._prepared.program.code:
+            if isinstance(step, code.Apply):
+                self._apply(state, step.segment)
+        return state
+
+    def sample(self) -> npt.NDArray[np.uint8]:
+        """All shots of the program: uint8 of shape (shots, bytes), classical bits as a big-endian number."""
+        num_bytes = max(1, (self._prepared.circuit.num_clbits + 7) // 8)
+        samples = np.zeros((self._shots, num_bytes), dtype=np.uint8)
+        self._pending = [Branch(np.arange(self._shots))]
+        while self._pending:
+            branch = self._pending.pop()
+            self._follow(branch)
+            self._draw(branch, samples)
+        return samples
+
+    def draw(self, state: State, samples: npt.NDArray[np.uint8]) -> None:
+        """Draw the final measurements of all shots from one state."""
+        self._draw(Branch(np.arange(self._shots), state), samples)
+
+    # --- the steps of a program ---
+
+    def _follow(self, branch: Branch) -> None:
+        """Run one branch to its end, putting aside the branches that split off."""
+        if branch.state is None:
+            branch.state = self._fresh_state()
+            branch.place, branch.clbits, branch.replayed = 0, 0, 0
+            branch.turns = {}
+            branch.variables = dict.fromkeys(self._prepared.circuit.variables, 0)
+        steps = self._prepared.program.code
+        while branch.place < len(steps):
+            step = steps[branch.place]
+            branch.place += 1
+            self._step(branch, step)
+
+    def _step(self, branch: Branch, step: code.Code) -> None:
+        match step:
+            case code.Apply(segment=segment):
+                assert branch.state is not None  # noqa: S101 - tells mypy what _follow has seen to
+                self._apply(branch.state, segment)
+            case Measure(qubit=qubit, clbit=clbit):
+                outcome = self._measure(branch, qubit, lambda b, bit: _write_bit(b, clbit, bit))
+                _write_bit(branch, clbit, outcome)
+            case Reset(qubit=qubit):
+                outcome = self._measure(branch, qubit, lambda b, bit: _clear(b, qubit, bit))
+                _clear(branch, qubit, outcome)
+            case Assign(target=target, value=value):
+                _assign(branch, target, evaluate(value, branch.clbits, branch.variables))
+            case code.Jump(target=place):
+                branch.place = place
+            case code.JumpUnless(condition=condition, target=place):
+                if not evaluate(condition, branch.clbits, branch.variables):
+                    branch.place = place
+            case code.Choose(selector=selector, targets=targets, default=default):
+                value = evaluate(selector, branch.clbits, branch.variables)
+                branch.place = dict(targets).get(int(value), default)
+            case code.StartLoop(loop=loop):
+                branch.turns[loop] = 0
+            case code.CountTurn(loop=loop, max_iterations=limit):
+                _count_turn(branch, loop, limit)
+
+    def _apply(self, state: State, segment: int) -> None:
+        began = time.perf_counter()
+        plan = self._prepared.plan(segment, state.layout)
+        encoded = self._prepared.encoding(segment, state.layout, self._values)
+        self._work.add_seconds("plan", began)
+        state.run(plan, encoded)
+
+    def _measure(self, branch: Branch, qubit: int, settle: Callable[[Branch, int], None]) -> int:
+        """Measure a qubit; the shots that get the rarer outcome split off, settled, if both outcomes occur."""
+        state = branch.state
+        assert state is not None  # noqa: S101 - as above
+        began = time.perf_counter()
+        zero, one = state.weights(qubit)
+        if branch.replayed < len(branch.history):
+            outcome = branch.history[branch.replayed]
+        else:
+            outcome = self._split(branch, qubit, zero, one, settle)
+            branch.history = (*branch.history, outcome)
+        branch.replayed += 1
+        state.collapse(qubit, outcome, one if outcome else zero)
+        self._work.add_seconds("measure", began)
+        return outcome
+
+    def _split(
+        self, branch: Branch, qubit: int, zero: float, one: float, settle: Callable[[Branch, int], None]
+    ) -> int:
+        """The outcome that ``branch`` goes on with; a branch for the other one is put aside where shots take it."""
+        probability = one / (zero + one)
+        if probability < CERTAIN:
+            return 0
+        if probability > 1 - CERTAIN:
+            return 1
+        numbers = uniforms(self._seed, self._number, len(branch.history), self._shots)[branch.shots]
+        ones = numbers < probability
+        if ones.all() or not ones.any():
+            return int(ones[0])
+        self._put_aside(branch, branch.shots[ones], qubit, one, settle)
+        branch.shots = branch.shots[~ones]
+        return 0
+
+    def _put_aside(
+        self, branch: Branch, shots: npt.NDArray[np.int64], qubit: int, weight: float, settle: Callable[[Branch, int], None]
+    ) -> None:
+        """A branch for the shots that measured one."""
+        assert branch.state is not None  # noqa: S101 - as above
+        held = sum(other.state is not None for other in self._pending)
+        other = branch.fork(shots, branch.state.copy() if held < self._spare_states else None)
+        other.history = (*branch.history, 1)
+        if other.state is not None:
+            other.replayed += 1
+            other.state.collapse(qubit, 1, weight)
+            settle(other, 1)
+        self._pending.append(other)
+
+    def _fresh_state(self) -> State:
+        return State.zero(self._prepared.start(), self._team, self._prepared.precision, self._work)
+
+    def _draw(self, branch: Branch, samples: npt.NDArray[np.uint8]) -> None:
+        """Write the classical bits of the branch's shots, those measured at the end included."""
+        finals = self._prepared.program.final_measures
+        qubits = sorted({measure.qubit for measure in finals})
+        began = time.perf_counter()
+        outcomes = np.zeros(len(branch.shots), dtype=np.int64)
+        if qubits:
+            assert branch.state is not None  # noqa: S101 - as above
+            outcomes = sample(branch.state, qubits, Draw(self._seed, self._number, self._shots, branch.shots))
+        num_bytes = samples.shape[1]
+        known = np.frombuffer(branch.clbits.to_bytes(num_bytes, "big"), dtype=np.uint8)
+        rows = np.tile(known, (len(branch.shots), 1))
+        for measure in finals:
+            byte, bit = num_bytes - 1 - measure.clbit // 8, measure.clbit % 8
+            values = (outcomes >> qubits.index(measure.qubit) & 1).astype(np.uint8)
+            rows[:, byte] = rows[:, byte] & ~np.uint8(1 << bit) | values << bit
+        samples[branch.shots] = rows
+        self._work.add_seconds("sample", began)
+
+
+def _write_bit(branch: Branch, clbit: int, value: int) -> None:
+    branch.clbits = branch.clbits & ~(1 << clbit) | value << clbit
+
+
+def _clear(branch: Branch, qubit: int, outcome: int) -> None:
+    """Flip a qubit that a reset found in 1: the layout remembers it."""
+    if outcome and branch.state is not None:
+        branch.state.layout = branch.state.layout.flipped(qubit)
+
+
+def _assign(branch: Branch, target: object, value: int | float) -> None:
+    if isinstance(target, Variable):
+        branch.variables[target.name] = value
+        return
+    for k, clbit in enumerate(target.clbits):  # type: ignore[attr-defined]
+        _write_bit(branch, clbit, int(value) >> k & 1)
+
+
+def _count_turn(branch: Branch, loop: int, limit: int) -> None:
+    branch.turns[loop] += 1
+    if branch.turns[loop] > limit:
+        raise TimedOutError(f"run: a while loop turned more than {limit} times in one shot; it may never end")
+
+
+def phases(work: Work) -> Mapping[str, float]:
+    """Seconds by phase, rounded for people."""
+    return {phase: round(seconds, 6) for phase, seconds in work.seconds.items()}

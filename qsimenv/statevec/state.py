@@ -1,0 +1,139 @@
+"""State: the amplitudes of one rank as two real planes, the layout that says what they mean, and what can be done to them.
+
+Methods marked *collective* must be called by every rank of the team. Nothing here needs a second copy of the state
+but ``copy`` and ``amplitudes``, which say so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from qsimenv.comm import Team
+from qsimenv.errors import OutOfMemoryError, QSimEnvError
+from qsimenv.statevec import kernels_numba as kernels
+from qsimenv.statevec.encode import REAL_TYPE, EncodedSweep
+from qsimenv.statevec.exchange import trade_bits
+from qsimenv.statevec.layout import Layout
+from qsimenv.statevec.plan import Plan
+from qsimenv.task import AMPLITUDE_BYTES, Precision
+
+BLOCK_BITS: dict[Precision, int] = {"double": 15, "single": 16}
+"""A block of two planes fills half of a 1 MiB second-level cache."""
+
+
+@dataclass
+class Work:
+    """What was done, for the metadata of a result."""
+
+    stages: int = 0
+    sweeps: int = 0
+    exchanges: int = 0
+    bytes_exchanged: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add_seconds(self, phase: str, since: float) -> None:
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - since
+
+
+class State:
+    """2**n amplitudes over the ranks of ``team``; ``re`` and ``im`` are this rank's planes of ``2**num_local`` reals."""
+
+    def __init__(self, re: np.ndarray, im: np.ndarray, layout: Layout, team: Team, work: Work | None = None) -> None:
+        self.re, self.im, self.layout, self.team = re, im, layout, team
+        self.work = work or Work()
+        self.precision: Precision = "double" if re.dtype == np.float64 else "single"
+        self._scratch: np.ndarray | None = None
+
+    @classmethod
+    def zero(cls, layout: Layout, team: Team, precision: Precision, work: Work | None = None) -> State:
+        """|0…0> in ``layout``. *Collective.* Raises OutOfMemoryError on every rank where one has no room."""
+        error: QSimEnvError | None = None
+        try:
+            re, im = (np.zeros(1 << layout.num_local, dtype=REAL_TYPE[precision]) for _ in range(2))
+        except MemoryError:
+            bytes_needed = AMPLITUDE_BYTES[precision] << layout.num_local
+            error = OutOfMemoryError(
+                f"allocate: {len(layout.bits)} qubits need {bytes_needed >> 20} MiB on each of {team.size} ranks, "
+                "the system refused them; use more ranks or precision='single'"
+            )
+        team.agree(error)
+        state = cls(re, im, layout, team, work)
+        start = layout.place(range(len(layout.bits)), 0)
+        if start >> layout.num_local == team.rank:
+            re[start & (len(re) - 1)] = 1
+        return state
+
+    @property
+    def rank_index(self) -> int:
+        """This rank's part of every index."""
+        return self.team.rank << self.layout.num_local
+
+    def copy(self) -> State:
+        """A second state; doubles the memory."""
+        return State(self.re.copy(), self.im.copy(), self.layout, self.team, self.work)
+
+    def run(self, plan: Plan, encoded: Sequence[Sequence[EncodedSweep]]) -> None:
+        """Run a plan made for this layout. *Collective.*"""
+        for stage, sweeps in zip(plan.stages, encoded, strict=True):
+            if stage.exchange:
+                self._exchange(stage.exchange)
+            began = time.perf_counter()
+            for sweep in sweeps:
+                self._sweep(sweep)
+            self.work.add_seconds("sweeps", began)
+        self.work.stages += len(plan.stages)
+        self.layout = plan.end
+
+    def _exchange(self, pairs: Sequence[tuple[int, int]]) -> None:
+        began = time.perf_counter()
+        self.work.bytes_exchanged += trade_bits((self.re, self.im), self.layout.num_local, pairs, self.team)
+        self.work.exchanges += 1
+        self.work.add_seconds("exchange", began)
+
+    def _sweep(self, sweep: EncodedSweep) -> None:
+        if self._scratch is None or self._scratch.shape[-1] < 1 << sweep.block_bits:
+            self._scratch = kernels.scratch_for(sweep.block_bits, self.re.dtype)
+        kernels.sweep(
+            self.re, self.im, sweep.block_bits, sweep.low_bits, sweep.offsets, sweep.outer, sweep.ops,
+            sweep.coefficients, self.rank_index, self._scratch,
+        )  # fmt: skip
+        self.work.sweeps += 1
+
+    def weights(self, qubit: int) -> tuple[float, float]:
+        """The weights of the parts with 0 and with 1 at ``qubit``; together the squared norm. *Collective.*"""
+        bit = self.layout.bits[qubit]
+        if self.layout.is_local(qubit):
+            zero, one = kernels.weights(self.re, self.im, bit)
+        else:
+            norm = kernels.weights(self.re, self.im, 63)[0]
+            zero, one = (0.0, norm) if self.rank_index >> bit & 1 else (norm, 0.0)
+        zero, one = self.team.sum(np.array([zero, one]))
+        return (float(one), float(zero)) if self.layout.flips >> bit & 1 else (float(zero), float(one))
+
+    def collapse(self, qubit: int, value: int, weight: float) -> None:
+        """Project on ``value`` at ``qubit``, whose part has ``weight``, and make the norm one. *Local.*"""
+        bit = self.layout.bits[qubit]
+        stored = value ^ (self.layout.flips >> bit & 1)
+        scale = 1 / np.sqrt(weight)
+        if self.layout.is_local(qubit):
+            kernels.collapse(self.re, self.im, bit, stored, scale)
+        else:
+            keeps = self.rank_index >> bit & 1 == stored
+            kernels.collapse(self.re, self.im, 63, 0, scale if keeps else 0.0)
+
+    def amplitudes(self) -> npt.NDArray[np.complexfloating]:
+        """All 2**n amplitudes in the order of the qubits, on every rank. *Collective*; takes three times the state."""
+        num_qubits = len(self.layout.bits)
+        full = np.empty(1 << num_qubits, dtype=np.complex128 if self.precision == "double" else np.complex64)
+        full.real = self.team.gather(self.re).reshape(-1)
+        full.imag = self.team.gather(self.im).reshape(-1)
+        cube = full.reshape((2,) * num_qubits)
+        flipped = [num_qubits - 1 - bit for bit in range(num_qubits) if self.layout.flips >> bit & 1]
+        cube = np.flip(cube, axis=flipped)
+        order = [num_qubits - 1 - self.layout.bits[qubit] for qubit in reversed(range(num_qubits))]
+        return np.ascontiguousarray(cube.transpose(order)).reshape(-1)
