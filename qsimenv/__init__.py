@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qsimenv.circuit import Circuit
     from qsimenv.formats import load
-    from qsimenv.run import run
     from qsimenv.task import Result
     from qsimenv.task import task as Task  # noqa: N812 - the public constructor of a Task
 
@@ -27,8 +26,25 @@ _HOME = {
     "Result": ("qsimenv.task", "Result"),
     "Task": ("qsimenv.task", "task"),
     "load": ("qsimenv.formats", "load"),
-    "run": ("qsimenv.run", "run"),
 }
+
+
+def run(circuit: Any, **options: Any) -> Result:
+    """Run a circuit in this process, or on all ranks of MPI_COMM_WORLD where a launcher started several.
+
+    ``circuit`` is anything ``load`` takes. ``options`` are those of ``Task``: ``shots`` (number of outcomes to draw),
+    ``observables`` (exact expectation values where no shots are given), ``parameters`` of shape (P,) or (B, P),
+    ``save="statevector"``, ``seed``, ``precision`` ("double" or "single"), ``engine`` ("auto"). *Collective* under MPI;
+    every rank returns the same Result.
+
+    Raises InvalidArgumentError for bad input, OutOfMemoryError for what cannot fit, NotSupportedError for what the
+    engine cannot do: on every rank the same.
+    """
+    from qsimenv import comm, engines
+    from qsimenv.formats import load
+    from qsimenv.task import task
+
+    return engines.run(task(load(circuit), **options), comm.world())
 
 
 def __getattr__(name: str) -> Any:

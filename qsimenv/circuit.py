@@ -197,6 +197,9 @@ class Circuit(msgspec.Struct, frozen=True, dict=True):
         for instruction in walk(self.instructions):
             _check_instruction(instruction, self)
 
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
     @cached_property
     def bytes(self) -> bytes:
         """The circuit as msgpack, less its name: what travels and what is hashed."""

@@ -35,6 +35,7 @@ class Engine(ABC):
         """Simulate on the ranks of ``team``, a power of two. *Collective*; every rank returns the same result."""
 
 
+@lru_cache
 def names() -> tuple[str, ...]:
     """The engines that are installed."""
     return tuple(sorted(entry.name for entry in entry_points(group="qsimenv.engines")))

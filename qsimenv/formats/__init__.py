@@ -61,6 +61,8 @@ def _load(source: Any) -> Circuit:
         return _from_bytes(bytes(source), "<bytes>", None)
     if isinstance(source, str) and ("\n" in source or _TEXT.match(source)):
         return _from_text(source, "<text>", None)
+    if source == "":
+        raise InvalidArgumentError("circuit: an empty text; give a path or OpenQASM text")
     if isinstance(source, str | Path):
         return _from_file(Path(source))
     if hasattr(source, "data") and hasattr(source, "qubits"):

@@ -30,6 +30,7 @@ _VERSION = re.compile(r"\s*OPENQASM\s+(\d+)")
 _VERSION_2_ONLY = re.compile(r'\b(qreg|creg)\b|"qelib1\.inc"')
 _DEFINED = re.compile(r"\b(?:gate|opaque)\s+(\w+)")
 _QASM2_PLACE = re.compile(r"(.*?):(\d+),(\d+): (.*)", re.DOTALL)
+_BEFORE_DEFINITION = re.compile(r"cannot use non-builtin custom instruction ('\w+') before definition")
 _QASM3_PLACE = re.compile(r"(?:L(\d+):C(\d+)|(\d+),(\d+)): (.*)", re.DOTALL)
 
 
@@ -40,9 +41,10 @@ def loads(text: str, source: str = "<text>", folder: Path | None = None, name: s
     for a gate that is declared but never defined.
     """
     bare = _COMMENT.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
-    version = _VERSION.match(bare)
-    old = int(version[1]) < 3 if version else _VERSION_2_ONLY.search(bare) is not None
-    parsed = _loads2(text, bare, source, folder) if old else _loads3(text, source)
+    if not bare.strip():
+        raise ParseError(f"{source}: the program is empty")
+    version = _version(bare, source)
+    parsed = _loads2(text, bare, source, folder) if version == 2 else _loads3(text, source)
     parsed.name = name
     try:
         return from_qiskit(parsed)
@@ -50,6 +52,15 @@ def loads(text: str, source: str = "<text>", folder: Path | None = None, name: s
         raise NotSupportedError(f"{source}: {error}") from None
     except QSimEnvError as error:
         raise ParseError(f"{source}: {error}") from None
+
+
+def _version(bare: str, source: str) -> int:
+    found = _VERSION.match(bare)
+    if found is None:
+        return 2 if _VERSION_2_ONLY.search(bare) else 3
+    if int(found[1]) not in (2, 3):
+        raise ParseError(f"{source}: OpenQASM {found[1]} found, 2 or 3 is supported")
+    return int(found[1])
 
 
 def loads_qpy(data: bytes, source: str = "<bytes>") -> Circuit:
@@ -99,7 +110,7 @@ def _loads2(text: str, bare: str, source: str, folder: Path | None) -> QuantumCi
             custom_classical=qasm2.LEGACY_CUSTOM_CLASSICAL,
         )
     except QiskitError as error:
-        message = _one_line(error)
+        message = _BEFORE_DEFINITION.sub(r"gate \1 is not defined; is its include missing?", _one_line(error))
         place = _QASM2_PLACE.fullmatch(message)
         if place is None:
             raise ParseError(f"{source}: {message}") from None
@@ -123,7 +134,7 @@ def _loads3(text: str, source: str) -> QuantumCircuit:
     except RecursionError:
         raise ParseError(f"{source}: the program is nested too deeply") from None
     except Exception as error:  # noqa: BLE001 - the importer leaves its mistakes (IndexError, TypeError …) as they are
-        raise ParseError(visitor.placed(source, _one_line(error))) from None
+        raise ParseError(visitor.placed(source, visitor.explained(error))) from None
 
 
 class _Visitor(ConvertVisitor):  # type: ignore[misc]
@@ -137,13 +148,21 @@ class _Visitor(ConvertVisitor):  # type: ignore[misc]
         try:
             return super().visit(node, context)
         except Exception:
-            if self._failed_at is None:
-                self._failed_at = getattr(node, "span", None)
+            if self._failed_at is None and getattr(node, "span", None) is not None:
+                self._failed_at = node
             raise
 
     def placed(self, source: str, message: str) -> str:
-        span = self._failed_at
-        return _placed(source, span.start_line, span.start_column, message) if span else f"{source}: {message}"
+        """``message`` with the place of that statement before it."""
+        if self._failed_at is None:
+            return f"{source}: {message}"
+        return _placed(source, self._failed_at.span.start_line, self._failed_at.span.start_column, message)
+
+    def explained(self, error: Exception) -> str:
+        """What went wrong, in words for who wrote the program and not for who wrote the importer."""
+        if isinstance(error, TypeError) and isinstance(self._failed_at, openqasm3.ast.QuantumGate):
+            return f"gate {self._failed_at.name.name!r} takes another number of angles than {len(self._failed_at.arguments)}"
+        return _one_line(error)
 
 
 def _syntax_error(error: QASM3ParsingError, source: str) -> str:
@@ -173,5 +192,5 @@ def _placed(source: str, line: Any, column: Any, message: str) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = getattr(error, "message", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split()).strip("\"'")
+    text = str(getattr(error, "message", None) or error) or type(error).__name__
+    return " ".join(text.partition("╺")[0].split()).rstrip(" :")

@@ -34,7 +34,9 @@ from qsimenv import gates
 from qsimenv.errors import NotSupportedError
 from qsimenv.formats.qiskit_expr import Angles
 
+_ALWAYS_REPEATED = 4
 _MAX_REPEATED = 10_000
+"""A power of at most so many gates is written out, even where a matrix would do (or only where none would)."""
 _SCALED_BY_POWERS = frozenset({"p", "u1", "rx", "ry", "rz", "rxx", "ryy", "rzz", "rzx", "gphase"})
 
 
@@ -127,19 +129,17 @@ class GateImporter:
         whole = float(power).is_integer()
         if whole and len(once) == 1 and once[0].base in _SCALED_BY_POWERS:
             return [_scaled(once[0], int(power))]
-        if whole and len(once) * abs(power) <= (4 if len(qubits) <= gates.MAX_UNITARY_TARGETS else _MAX_REPEATED):
-            turn = once if power > 0 else [gate.inverse() for gate in reversed(once)]
-            return turn * int(abs(power))
+        small = len(qubits) <= gates.MAX_UNITARY_TARGETS
         free = any(isinstance(angle, str) for gate in once for angle in gate.params)
-        if free and whole and len(once) * abs(power) <= _MAX_REPEATED:
+        if small and not free and not (whole and len(once) * abs(power) <= _ALWAYS_REPEATED):
+            return _unitary(Operator(AnnotatedOperation(base, [*first, PowerModifier(power)])).data, qubits) or []
+        if whole and len(once) * abs(power) <= _MAX_REPEATED:
             turn = once if power > 0 else [gate.inverse() for gate in reversed(once)]
             return turn * int(abs(power))
-        if free or len(qubits) > gates.MAX_UNITARY_TARGETS:
-            raise NotSupportedError(
-                f"circuit: {base.name!r} to the power {power} on {len(qubits)} qubits; whole powers up to {_MAX_REPEATED} gates, "
-                f"or numbers on {gates.MAX_UNITARY_TARGETS} qubits at most, are supported"
-            )
-        return _unitary(Operator(AnnotatedOperation(base, [*first, PowerModifier(power)])).data, qubits) or []
+        raise NotSupportedError(
+            f"circuit: {base.name!r} to the power {power} on {len(qubits)} qubits; whole powers of up to {_MAX_REPEATED} "
+            f"gates, or gates without free parameters on {gates.MAX_UNITARY_TARGETS} qubits at most, are supported"
+        )
 
     def _opaque(self, operation: Any, qubits: tuple[int, ...]) -> list[qs.Gate] | None:
         """A gate without definition, by its matrix if it has one."""

@@ -23,7 +23,7 @@ from qsimenv.launcher.commands import find_program, python_environment, tool_env
 from qsimenv.launcher.dvm import program_version
 
 _LOAD = "import sys; from pathlib import Path; from qsimenv.launcher.bindings import load_pmix; \
-m = load_pmix(Path(sys.argv[1])); print(m.PMIxTool().get_version())"
+m = load_pmix(Path(sys.argv[1])); print(m.PMIxTool().get_version().decode())"
 _BINDINGS_ADVICE = (
     "instances are launched with prterun instead (less detail); install Debian's python3-pmix, or build PMIx "
     "--enable-python-bindings and set QSIMENV_PMIX_MODULE to the module's file"

@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from qsimenv.errors import BadStateError, QSimEnvError, TimedOutError
 from qsimenv.launcher.allocation import Allocation
 from qsimenv.launcher.commands import LaunchOptions, find_program, prte_command, prte_environment
@@ -22,6 +24,7 @@ from qsimenv.launcher.guarded import GuardedProcess
 
 _READY = b"DVM ready"
 _POLL_S = 0.01
+_ORPHAN_END_S = 5.0
 
 
 class DVM:
@@ -42,10 +45,11 @@ class DVM:
         self.prte: Path | None = None
         self._pid_file = self.session_folder / "pid"
         self._process: GuardedProcess | None = None
+        self._prte_process: psutil.Process | None = None
 
     @property
     def ended(self) -> asyncio.Future[int]:
-        """Gets prte's exit status when prte, its daemons and its ranks on this node are gone, whatever the cause."""
+        """Gets prte's exit status when prte and its ranks on this node are gone (call `stop` for the last of it)."""
         if self._process is None:
             raise BadStateError("the DVM has not been started")
         return self._process.ended
@@ -82,6 +86,8 @@ class DVM:
         self._process = GuardedProcess(command, environ, log_path=self.log_path, scratch=scratch)
         try:
             await self._wait_until_ready(self._process, timeout_s)
+            if self.pid is not None:
+                self._prte_process = psutil.Process(self.pid)
         except BaseException:
             await self.stop()
             raise
@@ -90,6 +96,8 @@ class DVM:
         """End the DVM and everything in it; returns when nothing is left on this node. Harmless when not started."""
         if self._process is not None:
             await self._process.stop()
+        if self._prte_process is not None:
+            await asyncio.to_thread(_make_sure_of_its_end, self._prte_process)
 
     async def _wait_until_ready(self, process: GuardedProcess, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -106,6 +114,15 @@ class DVM:
         with contextlib.suppress(OSError):
             return _READY in self.log_path.read_bytes() and b";" in self.uri_file.read_bytes()
         return False
+
+
+def _make_sure_of_its_end(prte: psutil.Process) -> None:
+    """Matters only when somebody killed the guard: prte then ends by itself (PR_SET_PDEATHSIG), in a moment."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        try:
+            prte.wait(_ORPHAN_END_S)
+        except psutil.TimeoutExpired:
+            prte.kill()
 
 
 def new_memory_folder() -> Path:

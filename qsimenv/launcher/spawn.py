@@ -250,7 +250,7 @@ class PMIxLauncher(Launcher):
             reason = f"the DVM is gone: prte ended with status {self._dvm.ended.result()}"
         else:
             reason = "the PMIx tool is gone"
-            await self._dvm.stop()
+        await self._dvm.stop()
         self._end_all(reason)
         self.lost.set_result(reason)
 
