@@ -72,12 +72,27 @@ def evaluate(task: Task, max_ranks: int, free_bytes_per_rank: int) -> Estimate:
     raise refusals[0] if refusals else NotSupportedError("run: no engine is installed; reinstall qsimenv")
 
 
+def power_of_two(team: Team, allow_idle: bool = False) -> Team | None:
+    """The team itself where its size is a power of two. Else, with ``allow_idle``, the largest part of it that is one,
+    and None on the ranks that are left out; without, InvalidArgumentError on every rank. *Collective.*"""
+    working = 1 << (team.size.bit_length() - 1)
+    if working == team.size:
+        return team
+    if not allow_idle:
+        raise InvalidArgumentError(
+            f"run: {team.size} ranks found, a state is shared by a power of two of them; launch {working} or {2 * working}, "
+            f"or pass --idle-ranks to run on {working} and let {team.size - working} idle"
+        )
+    return team.subteam(range(working)) if team.rank < working else None
+
+
 def run(task: Task, team: Team) -> Result:
     """Run a task on all ranks of ``team`` (a power of two). *Collective*; every rank returns the same result.
 
     Raises, on every rank alike, InvalidArgumentError, NotSupportedError or OutOfMemoryError.
     """
     validate(task)
+    power_of_two(team)
     free = int(team.minimum(memory.free_bytes_per_process()))
     chosen = evaluate(task, team.size, free)
     return engine(chosen.engine).run(task, team)

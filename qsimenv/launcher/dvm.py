@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import subprocess
 import time
@@ -20,7 +21,7 @@ import psutil
 from qsimenv.errors import BadStateError, QSimEnvError, TimedOutError
 from qsimenv.launcher.allocation import Allocation
 from qsimenv.launcher.commands import LaunchOptions, find_program, prte_command, prte_environment
-from qsimenv.launcher.guarded import GuardedProcess
+from qsimenv.launcher.guarded import GuardedProcess, last_words
 
 _READY = b"DVM ready"
 _POLL_S = 0.01
@@ -61,6 +62,16 @@ class DVM:
             return int(self._pid_file.read_text())
         except (OSError, ValueError):
             return None
+
+    def end_reason(self) -> str:
+        """Why the DVM ended, in one line for people: the node that was lost, else prte's status and last words."""
+        log = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        lost = re.search(r"Remote daemon:.*? on node (\S+)", log)
+        if lost is not None:
+            return f"the DVM is gone: prte lost its daemon on node {lost[1]}"
+        said = last_words(self.log_path).replace(_READY.decode(), "").strip()
+        status = self.ended.result() if self.ended.done() else "unknown"
+        return f"the DVM is gone: prte ended with status {status}" + (f", it said: {said}" if said else "")
 
     async def start(self, timeout_s: float = 60.0) -> None:
         """Start prte and wait until it is ready.

@@ -199,6 +199,7 @@ def _one_shot(options: argparse.Namespace, out: int) -> None:
     if options.kill:
         connection.kill(options.kill)
     result = connection.query(options.query) if options.query else None
+    connection.tool.finalize()  # no handlers are registered here; without it prte keeps the tool's namespace for ever
     os.write(out, json.dumps(result, default=str).encode())
 
 

@@ -38,7 +38,7 @@ from qsimenv.launcher.tool_client import ToolClient
 
 _REQUEST_TIMEOUT_S = 60.0
 _KILL_TIMEOUT_S = 20.0
-_DVM_END_S = 15.0
+_EARLY_ENDS = 64
 _PROBE = ("/bin/true",)
 
 
@@ -239,6 +239,8 @@ class PMIxLauncher(Launcher):
         instance = self._instances.pop(event["namespace"], None)
         if instance is None:
             self._early[event["namespace"]] = event
+            while len(self._early) > _EARLY_ENDS:  # those of spawns that failed are never asked for
+                self._early.pop(next(iter(self._early)))
         else:
             instance.end(event["reason"], event["status"])
 
@@ -247,7 +249,7 @@ class PMIxLauncher(Launcher):
         ends: list[asyncio.Future[Any]] = [self._dvm.ended, tool.ended]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if self._dvm.ended.done():
-            reason = f"the DVM is gone: prte ended with status {self._dvm.ended.result()}"
+            reason = self._dvm.end_reason()
         else:
             reason = "the PMIx tool is gone"
         await self._dvm.stop()

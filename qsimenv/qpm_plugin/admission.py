@@ -14,7 +14,7 @@ from qsimenv.circuit import Circuit
 from qsimenv.errors import InvalidArgumentError, NotFoundError, NotSupportedError, OutOfMemoryError
 from qsimenv.qpm_plugin.messages import MAX_RESULT_BYTES, Job
 from qsimenv.qpm_plugin.recent import Recent
-from qsimenv.task import AMPLITUDE_BYTES, Estimate, Task, validate
+from qsimenv.task import AMPLITUDE_BYTES, Estimate, Observable, Task, validate
 
 CIRCUIT_BYTES = 1 << 30
 """What the controller keeps of circuits that no waiting task needs."""
@@ -72,7 +72,7 @@ class Admission:
         validate(task)
         key = (
             job.circuit, task.shots, task.observables, task.batch_shape, task.precision, task.engine, task.save,
-            task.unwritten_registers, task.name if task.engine == "test" else "",
+            task.unwritten_registers,
         )  # fmt: skip
         found = self._estimates.get(key)
         if found is None:
@@ -106,10 +106,10 @@ def _max_qubits(precision: str, max_ranks: int, free_bytes: int) -> int:
     if not max_ranks or "statevector" not in engines.names():
         return 0
     for num_qubits in range(1, 64):
-        pauli = (("Z" * num_qubits, 1.0),)
+        everywhere = Observable((("Z" * num_qubits, 1.0),))
         task = Task(
             circuit=Circuit(num_qubits, 0, ()),
-            observables=(engines_observable(pauli),),
+            observables=(everywhere,),
             precision=precision,  # type: ignore[arg-type]
         )
         try:

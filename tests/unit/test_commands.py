@@ -33,10 +33,11 @@ SLURM = Allocation("slurm", (Node("n1", 2), Node("n2", 2)))
 HET = Allocation("slurm", (Node("n1", 2), Node("n2", 2)), het_group=1)
 BESIDE = Path(sys.executable).parent / "prte"
 FAR = Path("/opt/prte/bin/prte")
+PLAIN = LaunchOptions()
 HEAD = ["/x/prte", "--report-uri", "/r/uri", "--report-pid", "/r/pid", "--prtemca", "prte_local_tmpdir_base", "/r/s"]
 
 
-def dvm(allocation: Allocation, options: LaunchOptions = LaunchOptions()) -> list[str]:
+def dvm(allocation: Allocation, options: LaunchOptions = PLAIN) -> list[str]:
     return prte_command(
         Path("/x/prte"),
         allocation,

@@ -1,0 +1,31 @@
+// The number 11 written into the phases of five qubits, then the inverse quantum Fourier transform, textbook form:
+// every shot reads 11 (01011).
+OPENQASM 2.0;
+include "qelib1.inc";
+qreg q[5];
+creg c[5];
+h q;
+p(2*pi*11/32) q[0];
+p(2*pi*11/16) q[1];
+p(2*pi*11/8) q[2];
+p(2*pi*11/4) q[3];
+p(2*pi*11/2) q[4];
+barrier q;
+swap q[0], q[4];
+swap q[1], q[3];
+h q[0];
+cp(-pi/2) q[1], q[0];
+h q[1];
+cp(-pi/4) q[2], q[0];
+cp(-pi/2) q[2], q[1];
+h q[2];
+cp(-pi/8) q[3], q[0];
+cp(-pi/4) q[3], q[1];
+cp(-pi/2) q[3], q[2];
+h q[3];
+cp(-pi/16) q[4], q[0];
+cp(-pi/8) q[4], q[1];
+cp(-pi/4) q[4], q[2];
+cp(-pi/2) q[4], q[3];
+h q[4];
+measure q -> c;

@@ -1,0 +1,110 @@
+"""Entry point of the ``qsimenv`` command: the group, the way errors are told, and nothing else.
+
+Every error of ``qsimenv.errors`` becomes one line on stderr and exit code 2. Commands live in files of their own and are
+imported when they are called, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from qsimenv import __version__
+from qsimenv.errors import QSimEnvError
+
+_COMMANDS = {
+    "run": ("run", "Run a circuit here (also under mpirun), or on the running environment."),
+    "start": ("environment", "Start an environment on this machine, on hosts, or in a Slurm allocation."),
+    "status": ("environment", "Show the running environment: its DVM, workers and tasks."),
+    "stop": ("environment", "Stop the running environment; leaves no process and no file behind."),
+    "submit": ("tasks", "Submit circuits to the running environment."),
+    "results": ("tasks", "Fetch the results of submitted circuits."),
+    "doctor": ("doctor", "Check what this machine offers and say what to do about what is missing."),
+}
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Lists all commands; imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"qsimenv.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="`qsimenv COMMAND --help` explains a command, with examples.",
+)
+@click.version_option(__version__, "--version", message="qsimenv %(version)s")
+def cli() -> None:
+    """A simulation environment for quantum circuits on HPC machines.
+
+    \b
+    In one process, or on many ranks:
+        qsimenv run examples/bell.qasm --shots 1000
+        mpirun -n 4 qsimenv run examples/adder.qasm --shots 1000 --seed 7 --json
+
+    \b
+    As an environment that serves many applications:
+        qsimenv start
+        qsimenv submit examples/*.qasm --wait
+        qsimenv status
+        qsimenv stop
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and exit: 0 done, 2 for whatever the user can mend, 130 where the user broke it off."""
+    try:
+        code = cli.main(arguments, prog_name="qsimenv", standalone_mode=False)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "qsimenv"
+        _fail(f"{where}: {error.format_message().rstrip('.')}; `{where} --help` tells what it takes")
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except QSimEnvError as error:
+        _fail(error.message)
+    except (KeyboardInterrupt, click.Abort):
+        _leave("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_ERROR)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    _leave(" ".join(message.split()), EXIT_ERROR)
+
+
+def _leave(message: str, code: int) -> Any:
+    """One line on stderr, from the first rank only: all ranks of an MPI job fail alike."""
+    if launched_rank() == 0:
+        click.echo(f"qsimenv: {message}" if not message.startswith("qsimenv") else message, err=True)
+    sys.exit(code)
+
+
+def launched_rank() -> int:
+    """Our rank as the launcher's environment tells it; 0 where nothing launched us."""
+    for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0

@@ -1,0 +1,115 @@
+"""``qsimenv run``: one circuit, in this process, on all ranks of an MPI launch, or on the running environment."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qsimenv.cli.options import json_option, make_task, task_options
+from qsimenv.errors import InvalidArgumentError, QSimEnvError
+from qsimenv.task import Result, Task
+
+
+@click.command()
+@click.argument("file")
+@task_options
+@click.option("--save", type=click.Path(path_type=Path), help="Write the statevector to this .npy file.")
+@click.option("--environment", "-e", is_flag=True, help="Run on the running environment instead of here.")
+@click.option("--idle-ranks", is_flag=True, help="Under mpirun with, say, 3 ranks: use 2 of them and let 1 idle.")
+@click.option("--explain", is_flag=True, help="Print the plan (stages, sweeps, ops) instead of running it.")
+@click.option("--metadata", is_flag=True, help="With --json: also engine, ranks, sweeps, bytes, seconds.")
+@json_option
+def run(file: str, **options: Any) -> None:
+    """Run the circuit in FILE (OpenQASM 2 or 3, or QPY).
+
+    \b
+    Examples:
+        qsimenv run bell.qasm --shots 1000 --seed 7
+        qsimenv run ansatz.qasm -p theta=0.3 -o ZZ -o "0.5*XX-0.5*YY"
+        mpirun -n 4 qsimenv run big.qasm --precision single --json
+        qsimenv run big.qasm --explain
+
+    Without --shots, --observable and --save it draws 1024 shots.
+    """
+    if options["environment"]:
+        _finish(_run_on_environment(file, options), options)
+        return
+    from qsimenv import comm
+
+    team = comm.world()
+    try:
+        result = _run_here(file, options, team)
+    except QSimEnvError:
+        raise
+    except BaseException as error:
+        if team.size > 1:
+            team.abort(f"qsimenv run: rank {team.rank} failed: {type(error).__name__}: {error}")
+        raise
+    if team.rank == 0 and result is not None:
+        _finish(result, options)
+
+
+def _run_here(file: str, options: dict[str, Any], team: Any) -> Result | None:
+    from qsimenv import engines
+    from qsimenv.formats import load_together
+
+    circuit = load_together(file, team)
+    task = make_task(circuit, options, "statevector" if options["save"] else None)
+    if options["explain"]:
+        if team.rank == 0:
+            _explain(task, team.size)
+        return None
+    working = engines.power_of_two(team, allow_idle=options["idle_ranks"])
+    if working is None:
+        return None
+    with _busy(f"{circuit.num_qubits} qubits on {working.size} rank(s)", options, team.rank):
+        return engines.run(task, working)
+
+
+def _run_on_environment(file: str, options: dict[str, Any]) -> Result:
+    from qsimenv.formats import load
+    from qsimenv.qpm_plugin import connect
+
+    task = make_task(load(file), options, "statevector" if options["save"] else None)
+    with connect() as qpm, _busy("waiting for the environment", options, 0):
+        return qpm.sync_run(task)
+
+
+def _busy(text: str, options: dict[str, Any], rank: int) -> Any:
+    """A spinner on stderr while a person waits; nothing in a pipe."""
+    if rank or options["as_json"] or not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
+
+
+def _finish(result: Result, options: dict[str, Any]) -> None:
+    from qsimenv.cli import show
+
+    if options["save"]:
+        _save(result, options["save"])
+    if options["as_json"]:
+        show.echo_json(show.result_as_json(result, options["metadata"]))
+    else:
+        show.show_result(result, options["observables"])
+
+
+def _save(result: Result, path: Path) -> None:
+    import numpy as np
+
+    try:
+        with path.open("wb") as file:
+            np.save(file, result.statevector)
+    except OSError as error:
+        raise InvalidArgumentError(f"save: {path} cannot be written ({error.strerror}); give another path") from None
+
+
+def _explain(task: Task, ranks: int) -> None:
+    from qsimenv.statevec.explain import explain
+
+    click.echo(explain(task, ranks))

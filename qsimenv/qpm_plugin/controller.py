@@ -1,0 +1,332 @@
+"""The controller process: two sockets, a timer, the supervisor of the workers, and the service that decides.
+
+Thin on purpose: a frame comes in, is decoded and handed to the ``Service``; what it wants said goes out. A request that
+a client sends twice (its connection broke) is carried out once: the answer is kept until the link's next request.
+Imports neither Numba nor mpi4py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from qsimenv.errors import BadStateError, QSimEnvError
+from qsimenv.qpm_plugin import messages as m
+from qsimenv.qpm_plugin.api import ErrorInfo, Event, TaskState
+from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, Connection, new_keys
+from qsimenv.qpm_plugin.instances import PING_SECONDS, InstanceHandle, InstanceLauncher, Limits, Supervisor, Worker
+from qsimenv.qpm_plugin.ports import Guard, Port
+from qsimenv.qpm_plugin.scheduler import Placement
+from qsimenv.qpm_plugin.service import Asker, Service
+from qsimenv.qpm_plugin.tasks import Entry
+
+__all__ = ["InstanceHandle", "InstanceLauncher", "Limits", "serve"]
+
+_KEPT_LINKS = 10_000
+_log = logging.getLogger("qsimenv.controller")
+
+
+async def serve(
+    connection_path: Path,
+    name: str,
+    launcher: InstanceLauncher,
+    ranks: int,
+    on_ready: Callable[[], None] = lambda: None,
+    *,
+    host: str = "127.0.0.1",
+    limits: Limits | None = None,
+) -> None:
+    """Serve the QPM API on ``host`` (an address of this machine) until a client shuts it down or the task is cancelled.
+
+    Writes the connection file first (the workers read it, too) and removes it at the end. ``on_ready`` is called once, when
+    every worker of the first instance has answered. Raises BadStateError where no instance ever came up. The workers
+    are told to end, and those that have not after ``limits.stop_s`` are killed; ``launcher`` stays the caller's.
+    """
+    controller = Controller(connection_path, name, launcher, ranks, on_ready, host, limits or Limits())
+    await controller.run()
+
+
+@dataclass(eq=False)
+class _Link:
+    """A client's connection: its last request, and the answer in case it asks again."""
+
+    number: int = -1
+    frames: list[bytes] = field(default_factory=list)
+
+
+class Controller:
+    """Joins the service to the sockets and the supervisor. It is the service's ``Outside``."""
+
+    def __init__(
+        self,
+        connection_path: Path,
+        name: str,
+        launcher: InstanceLauncher,
+        ranks: int,
+        on_ready: Callable[[], None],
+        host: str,
+        limits: Limits,
+    ) -> None:
+        self._path, self._host, self._limits = connection_path, host, limits
+        self._on_ready, self._was_ready = on_ready, False
+        self._service = Service(name, self)
+        environ = {CONNECTION_VARIABLE: str(connection_path.absolute())}
+        self._supervisor = Supervisor(
+            launcher, ranks, environ, limits, lambda: bool(self._service.schedule.running), self._up, self._down
+        )
+        self._links: OrderedDict[bytes, _Link] = OrderedDict()
+        self._subscribers: dict[bytes, tuple[str, ...]] = {}
+        self._stop = asyncio.Event()
+        self._farewells: list[Asker] = []
+        self._counters = {"requests": 0, "worker_messages": 0, "refused": 0, "events_dropped": 0}
+
+    async def run(self) -> None:
+        """Open, serve until told to stop, close in order."""
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        context.set(zmq.MAX_SOCKETS, 4096)
+        connection = self._open(context)
+        try:
+            connection.write(self._path)
+            await self._serve()
+        finally:
+            self._path.unlink(missing_ok=True)
+            self._clients.close()
+            self._workers.close()
+            self._guard.close()
+            await asyncio.get_running_loop().run_in_executor(None, context.term)
+
+    def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> Connection:
+        server, client, worker = new_keys(), new_keys(), new_keys()
+        self._guard = Guard(context, {"clients": client[0], "workers": worker[0]})
+        self._clients = Port(context, self._host, "clients", server[1], self._from_client, self._service.start_tasks)
+        self._workers = Port(context, self._host, "workers", server[1], self._from_worker, self._service.start_tasks)
+        return Connection(
+            name=self._service.name,
+            address=self._clients.address,
+            worker_address=self._workers.address,
+            server_key=server[0],
+            client_key=client[0],
+            client_secret=client[1],
+            worker_key=worker[0],
+            worker_secret=worker[1],
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            started=time.time(),
+        )
+
+    async def _serve(self) -> None:
+        instances = asyncio.ensure_future(self._supervisor.run())
+        pings = asyncio.ensure_future(self._ping())
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({instances, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.done():
+                self._give_up(instances.result())
+                await stop
+        finally:
+            pings.cancel()
+            stop.cancel()
+            await self._stop_instances(instances)
+
+    def _give_up(self, reason: str) -> None:
+        _log.error("the device is out of order: %s", reason)
+        self._service.give_up(reason)
+        if not self._was_ready:
+            raise BadStateError(f"start: no instance of workers came up: {reason}")
+
+    async def _stop_instances(self, instances: asyncio.Future[str]) -> None:
+        """Tell the workers to end; kill what has not ended in time; then say farewell to who asked for it."""
+        self._service.draining = True
+        self._service.fail_all(TaskState.CANCELED, ErrorInfo(BadStateError.code, "run: the environment was shut down"))
+        self.emit("shutdown")
+        self._supervisor.stop()
+        for worker in self._supervisor.instance.workers.values():
+            self._tell(worker, m.Stop())
+        if not self._supervisor.instance.up.is_set():
+            await self._supervisor.kill()
+        done, _ = await asyncio.wait({instances}, timeout=self._limits.stop_s)
+        if not done:
+            await self._supervisor.kill()
+            instances.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await instances
+        for asker in self._farewells:
+            self.answer(asker, [m.Done()])
+
+    async def _ping(self) -> None:
+        while True:
+            await asyncio.sleep(PING_SECONDS)
+            schedule = self._service.schedule
+            stuck = self._supervisor.stuck((1 << schedule.size) - 1 & ~schedule.free)
+            for worker in self._supervisor.instance.workers.values():
+                self._tell(worker, m.Ping())
+            if stuck:
+                _log.error("ranks %s have stopped answering; their instance is ended", stuck)
+                await self._supervisor.kill()
+
+    # --- clients ---
+
+    def _from_client(self, link_id: bytes, frame: bytes) -> None:
+        self._counters["requests"] += 1
+        try:
+            request = m.decode_request(frame)
+        except QSimEnvError as error:
+            self._counters["refused"] += 1
+            self._clients.send(link_id, m.encode(m.Reply(0, m.Failed(error.code, error.message))))
+            return
+        link = self._link(link_id)
+        if request.number == link.number:
+            for answer in link.frames:
+                self._clients.send(link_id, answer)
+            return
+        link.number, link.frames = request.number, []
+        asker = Asker(link_id, request.number, request.client)
+        try:
+            body = self._carry_out(asker, request.body)
+        except QSimEnvError as error:
+            self._counters["refused"] += 1
+            body = m.Failed(error.code, error.message)
+        except Exception as error:
+            _log.exception("a request failed in a way nobody foresaw")
+            body = m.Failed(QSimEnvError.code, f"{type(request.body).__name__}: {type(error).__name__}: {error}")
+        if body is not None:
+            self.answer(asker, [body])
+
+    def _carry_out(self, asker: Asker, body: m.RequestBody) -> m.ReplyBody | None:
+        match body:
+            case m.Subscribe(kinds=kinds):
+                self._subscribers[asker.link] = kinds
+                return m.Done()
+            case m.Shutdown(drain=drain):
+                self._shut_down(asker, drain)
+                return None
+        answer = self._service.handle(asker, body)
+        if isinstance(answer, m.Facts):
+            answer.facts.update(self._more_facts(body))
+        return answer
+
+    def _shut_down(self, asker: Asker, drain: bool) -> None:
+        self._farewells.append(asker)
+        self._service.draining = True
+        self.emit("drain" if drain else "stop")
+        if not drain or self._service.is_idle or self._service.broken:
+            self._stop.set()
+
+    def _more_facts(self, body: m.RequestBody) -> dict[str, Any]:
+        instance = self._supervisor.instance
+        if isinstance(body, m.Telemetry):
+            ranks = {str(rank): worker.free_bytes for rank, worker in instance.workers.items()}
+            return {**self._counters, "instances": self._supervisor.launches, "free_bytes": ranks}
+        workers = sorted(instance.workers.values(), key=lambda worker: worker.hello.rank)
+        return {
+            "nodes": sorted({worker.hello.host for worker in workers}),
+            "workers": [{"rank": w.hello.rank, "pid": w.hello.pid, "host": w.hello.host} for w in workers],
+            "versions": workers[0].hello.versions if workers else {},
+            "generation": instance.generation,
+            "controller": {"pid": os.getpid(), "host": socket.gethostname()},
+        }
+
+    def _link(self, link_id: bytes) -> _Link:
+        link = self._links.setdefault(link_id, _Link())
+        self._links.move_to_end(link_id)
+        if len(self._links) > _KEPT_LINKS:
+            self._links.popitem(last=False)
+        return link
+
+    # --- what the service wants done ---
+
+    def answer(self, asker: Asker, parts: Sequence[m.ReplyBody]) -> bool:
+        try:
+            frames = [m.encode(m.Reply(asker.number, part)) for part in parts]
+        except QSimEnvError as error:
+            frames = [m.encode(m.Reply(asker.number, m.Failed(error.code, error.message)))]
+        link = self._link(asker.link)
+        if link.number == asker.number:
+            link.frames = frames
+        return all([self._clients.send(asker.link, frame) for frame in frames])
+
+    def launch(self, placement: Placement, entries: Sequence[Entry]) -> None:
+        jobs = tuple(entry.job for entry in entries if entry.job is not None)
+        for rank in placement.ranks:
+            worker = self._supervisor.instance.workers[rank]
+            circuits = {}
+            for entry in entries:
+                circuit = entry.circuit
+                if circuit is not None and worker.known.get(circuit.hash) is None:
+                    circuits[circuit.hash] = circuit.bytes
+                    worker.known.put(circuit.hash, None, len(circuit.bytes))
+            self._tell(worker, m.Launch(placement.ranks, placement.task_ids, jobs, circuits))
+
+    def cancel(self, ranks: Sequence[int], task_ids: Sequence[str]) -> None:
+        if len(ranks) == 1:
+            self._tell(self._supervisor.instance.workers[ranks[0]], m.Cancel(tuple(task_ids)))
+
+    def emit(self, kind: str, **details: Any) -> None:
+        if not self._subscribers:
+            return
+        frame = m.encode(m.Reply(0, m.Notice(Event(kind, time.time(), details))))
+        for link_id, kinds in list(self._subscribers.items()):
+            if (not kinds or kind in kinds) and not self._clients.send(link_id, frame):
+                self._counters["events_dropped"] += 1
+                del self._subscribers[link_id]
+
+    def later(self, delay_s: float, call: Any, *arguments: Any) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(max(0.0, delay_s), call, *arguments)
+
+    def drained(self) -> None:
+        self._stop.set()
+
+    # --- workers ---
+
+    def _tell(self, worker: Worker, message: m.ToWorker) -> None:
+        self._workers.send(worker.identity, m.encode(message))
+
+    def _from_worker(self, identity: bytes, frame: bytes) -> None:
+        self._counters["worker_messages"] += 1
+        try:
+            self._hear(identity, m.decode_from_worker(frame))
+        except QSimEnvError as error:
+            _log.warning("a worker's message was dropped: %s", error)
+        except Exception:
+            _log.exception("a worker's message failed in a way nobody foresaw")
+
+    def _hear(self, identity: bytes, message: m.FromWorker) -> None:
+        if isinstance(message, m.Hello):
+            self._supervisor.greet(identity, message)
+            return
+        worker = self._supervisor.worker(message.generation, message.rank)
+        if worker is None:
+            return
+        match message:
+            case m.Answers(answers=answers):
+                for answer in answers:
+                    self._service.answered(answer)
+            case m.Pong(free_bytes=free_bytes):
+                worker.free_bytes = free_bytes
+            case m.Broken(answer=answer):
+                self._service.answered(answer)
+
+    def _up(self) -> None:
+        instance = self._supervisor.instance
+        free_bytes = min(worker.hello.free_bytes for worker in instance.workers.values())
+        self._service.instance_up(instance.size, free_bytes)
+        self.emit("instance-up", generation=instance.generation, ranks=instance.size)
+        if not self._was_ready:
+            self._was_ready = True
+            self._on_ready()
+
+    def _down(self, reason: str) -> None:
+        self._service.instance_down(reason)
+        self.emit("instance-down", generation=self._supervisor.instance.generation, reason=reason)

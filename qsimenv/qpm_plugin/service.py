@@ -1,0 +1,405 @@
+"""What the controller knows and decides: tasks, completion queues, ranks, reservations. No sockets in here.
+
+``Service.handle`` takes a request and returns its answer, or None where the answer comes later through ``Outside``.
+``answered``, ``instance_up`` and ``instance_down`` tell it of the workers. Whoever drives it calls ``start_tasks`` after
+each batch of news; everything that reaches the outside goes through ``Outside``, which tests can play.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from qsimenv import engines, gates
+from qsimenv.errors import BadStateError, InvalidArgumentError, OutOfRangeError, QSimEnvError, TimedOutError
+from qsimenv.memory import peak_bytes
+from qsimenv.qpm_plugin import messages as m
+from qsimenv.qpm_plugin.admission import Admission
+from qsimenv.qpm_plugin.api import DeviceState, ErrorInfo, Reservation, TaskRecord, TaskState, Times
+from qsimenv.qpm_plugin.scheduler import Item, Placement, Schedule
+from qsimenv.qpm_plugin.tasks import Entry, TaskTable, Waiting
+from qsimenv.task import Estimate
+
+MAX_ATTEMPTS = 3
+"""A task during which so many instances died is FAILED."""
+_PART_BYTES = 64 << 20
+_NO_RESULT = msgspec.Raw(msgspec.msgpack.encode(None))
+
+
+class Asker(NamedTuple):
+    """Who waits for an answer: a link, the number of its request, and the client it speaks for."""
+
+    link: bytes
+    number: int
+    client: str
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Outside(Protocol):
+    """What the service needs of the world."""
+
+    def answer(self, asker: Asker, parts: Sequence[m.ReplyBody]) -> bool:
+        """Send the answer; False where the asker is gone."""
+
+    def launch(self, placement: Placement, entries: Sequence[Entry]) -> None: ...
+
+    def cancel(self, ranks: Sequence[int], task_ids: Sequence[str]) -> None: ...
+
+    def emit(self, kind: str, **details: Any) -> None: ...
+
+    def later(self, delay_s: float, call: Any, *arguments: Any) -> Timer: ...
+
+    def drained(self) -> None:
+        """The last task has ended after ``drain``."""
+
+
+class Service:
+    """The state of an environment and its rules."""
+
+    def __init__(self, name: str, outside: Outside) -> None:
+        self.name = name
+        self._outside = outside
+        self.tasks = TaskTable()
+        self.schedule = Schedule()
+        self.admission = Admission()
+        self.draining = False
+        self.broken = ""
+        self.started = time.time()
+        self.work_seconds = 0.0
+        self._prefix = uuid.uuid4().hex[:6]
+        self._timers: dict[Waiting, Timer] = {}
+
+    # --- requests ---
+
+    def handle(self, asker: Asker, body: m.RequestBody) -> m.ReplyBody | None:  # noqa: C901, PLR0912 - one line a message
+        """Carry out a request. Raises QSimEnvError where it cannot be; None: the answer comes later."""
+        match body:
+            case m.Submit():
+                return self._submit(asker, body)
+            case m.Read():
+                return self._read(asker, body)
+            case m.Evaluate():
+                return self._evaluate(body)
+            case m.Status():
+                return m.Records(tuple(self._status(body.task_ids)))
+            case m.Peek():
+                return m.Records(tuple(self.tasks.finished_unread(asker.client)))
+            case m.CancelTasks():
+                return m.Records(tuple(self._cancel(body.task_ids)))
+            case m.CreateCircuit():
+                self.admission.learn({body.hash: body.data})
+            case m.DeleteCircuit():
+                self.admission.forget(body.hash)
+            case m.Reserve():
+                return self._reserve(asker.client, body)
+            case m.Renew():
+                claim = self.schedule.renew(body.reservation_id, self._expiry("renew", body.duration_s))
+                self._outside.later(body.duration_s, self._expire)
+                return m.Reservations((_reservation(body.reservation_id, claim.ranks, claim.expires),))
+            case m.Release():
+                self.schedule.release(body.reservation_id)
+            case m.ListReservations():
+                claims = self.schedule.claims.items()
+                return m.Reservations(tuple(_reservation(name, claim.ranks, claim.expires) for name, claim in claims))
+            case m.Describe():
+                return m.Facts(self.describe())
+            case m.Telemetry():
+                return m.Facts(self.telemetry())
+            case _:
+                raise InvalidArgumentError(f"{type(body).__name__}: not a request for the service")
+        return m.Done()
+
+    def _submit(self, asker: Asker, body: m.Submit) -> m.ReplyBody | None:
+        self._check_accepting()
+        self.admission.learn(body.circuits)
+        unknown = self.admission.unknown(body.jobs)
+        if unknown:
+            return m.NeedCircuits(unknown)
+        self._check_pinned(body)
+        entries = self._accept(asker.client, body)
+        if not body.wait:
+            return m.Accepted(tuple(entry.task_id for entry in entries))
+        waiting = self.tasks.wait_for_ids(asker.client, [e.task_id for e in entries], self._answer_with(asker))
+        if body.timeout_s is not None and not waiting.is_ready:
+            self._timers[waiting] = self._outside.later(body.timeout_s, self._give_up_run, asker, waiting, body.timeout_s)
+        return None
+
+    def _accept(self, client: str, body: m.Submit) -> list[Entry]:
+        now = time.time()
+        first = self.tasks.orders
+        entries = []
+        for number, (job, (circuit, estimate)) in enumerate(zip(body.jobs, self.admission.admit(body.jobs), strict=True)):
+            pinned = body.pinned[number] if body.pinned else ()
+            record = TaskRecord(
+                task_id=f"{self._prefix}-{first + number}",
+                state=TaskState.QUEUED,
+                name=job.task.name,
+                times=Times(creation_time=now),
+                engine=estimate.engine,
+            )
+            entries.append(Entry(record, first + number, client, job, circuit, estimate, pinned))
+        self.tasks.add(entries)
+        for entry in entries:
+            self.schedule.add(_item(entry))
+        return entries
+
+    def _check_accepting(self) -> None:
+        if self.broken:
+            raise BadStateError(f"submit: the environment is out of order: {self.broken}")
+        if self.draining:
+            raise BadStateError("submit: the environment is shutting down and accepts nothing more")
+        if not self.admission.max_ranks:
+            raise BadStateError("submit: no worker has answered yet; try again when is_ready() is true")
+
+    def _check_pinned(self, body: m.Submit) -> None:
+        if body.pinned and len(body.pinned) != len(body.jobs):
+            raise InvalidArgumentError(f"submit: {len(body.pinned)} teams found for {len(body.jobs)} tasks")
+        for ranks in body.pinned:
+            distinct = set(ranks)
+            if len(distinct) != len(ranks) or len(ranks).bit_count() != 1 or min(ranks) < 0:
+                raise InvalidArgumentError(f"submit: a team {list(ranks)} found, a power of two of distinct ranks needed")
+            if max(ranks) >= self.schedule.size:
+                raise OutOfRangeError(f"submit: rank {max(ranks)} found, there are {self.schedule.size}")
+
+    def _evaluate(self, body: m.Evaluate) -> m.ReplyBody:
+        if not self.admission.max_ranks:
+            raise BadStateError("evaluate: no worker has answered yet; try again when is_ready() is true")
+        self.admission.learn(body.circuits)
+        unknown = self.admission.unknown([body.job])
+        if unknown:
+            return m.NeedCircuits(unknown)
+        return m.Estimated(self.admission.admit([body.job])[0][1])
+
+    def _status(self, task_ids: Sequence[str] | None) -> list[TaskRecord]:
+        if task_ids is None:
+            return [entry.record for entry in self.tasks.all()]
+        return [self.tasks.get(task_id).record for task_id in task_ids]
+
+    def _cancel(self, task_ids: Sequence[str]) -> list[TaskRecord]:
+        entries = [self.tasks.get(task_id) for task_id in task_ids]
+        for entry in entries:
+            if entry.record.state == TaskState.RUNNING:
+                entry.to_cancel = True
+                self._outside.cancel(entry.record.ranks, (entry.task_id,))
+            elif not entry.record.state.is_final:
+                self.schedule.withdraw(entry.task_id)
+                self._finish(entry, TaskState.CANCELED)
+        return [entry.record for entry in entries]
+
+    # --- reading ---
+
+    def _read(self, asker: Asker, body: m.Read) -> None:
+        ready = self._answer_with(asker)
+        if body.task_ids is not None:
+            waiting = self.tasks.wait_for_ids(asker.client, body.task_ids, ready)
+        else:
+            waiting = self.tasks.wait_for_count(asker.client, body.count, ready)
+        if body.timeout_s is not None and not waiting.is_ready:
+            self._timers[waiting] = self._outside.later(body.timeout_s, self._give_up_read, asker, waiting, body.timeout_s)
+
+    def _answer_with(self, asker: Asker) -> Any:
+        def ready(waiting: Waiting) -> None:
+            timer = self._timers.pop(waiting, None)
+            if timer is not None:
+                timer.cancel()
+            taken = self.tasks.take(waiting, time.time())
+            if not self._outside.answer(asker, _parts(taken)):
+                self.tasks.put_back(waiting, taken)
+
+        return ready
+
+    def _give_up_read(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
+        self._timers.pop(waiting, None)
+        self.tasks.give_up(waiting)
+        missing = waiting.missing + waiting.short
+        text = f"read_cq: after {timeout_s:g} s {missing} of {len(waiting.entries) + waiting.short} tasks have not ended"
+        self._outside.answer(asker, [m.Failed(TimedOutError.code, text)])
+
+    def _give_up_run(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
+        self._timers.pop(waiting, None)
+        self.tasks.give_up(waiting)
+        self._cancel([entry.task_id for entry in waiting.entries])
+        text = f"sync_run: the task had not ended after {timeout_s:g} s and was canceled"
+        self._outside.answer(asker, [m.Failed(TimedOutError.code, text)])
+
+    # --- reservations ---
+
+    def _reserve(self, client: str, body: m.Reserve) -> m.ReplyBody:
+        expires = self._expiry("reserve", body.duration_s)
+        name = uuid.uuid4().hex[:12]
+        claim = self.schedule.claim(name, client, body.ranks, expires)
+        self._outside.later(body.duration_s, self._expire)
+        return m.Reservations((_reservation(name, claim.ranks, claim.expires),))
+
+    def _expiry(self, call: str, duration_s: float) -> float:
+        if not (math.isfinite(duration_s) and 0 < duration_s <= 1e7):
+            raise InvalidArgumentError(f"{call}: a duration of {duration_s} s found, between 0 and 1e7 s needed")
+        return time.time() + duration_s
+
+    def _expire(self) -> None:
+        self.schedule.expire(time.time() + 0.001)
+        self.start_tasks()
+
+    # --- workers ---
+
+    def start_tasks(self) -> None:
+        """Send out what can start now."""
+        if not self.schedule.waiting or not self.schedule.free:
+            return
+        now = time.time()
+        for placement in self.schedule.next_launches():
+            entries = [self.tasks.get(task_id) for task_id in placement.task_ids]
+            for entry in entries:
+                self.tasks.move(entry, TaskState.RUNNING)
+                entry.record.attempts += 1
+                entry.record.ranks = placement.ranks
+                entry.record.times.launch_time = now
+            self._outside.launch(placement, entries)
+
+    def answered(self, answer: m.Answer) -> None:
+        """A task has ended on its ranks."""
+        self.schedule.finish(answer.task_id)
+        entry = self.tasks.find(answer.task_id)
+        if entry is None or entry.record.state != TaskState.RUNNING:
+            return
+        times = entry.record.times
+        times.exec_time, times.completion_time = answer.exec_time, answer.completion_time
+        entry.record.engine = answer.engine or entry.record.engine
+        self.work_seconds += (answer.completion_time - answer.exec_time) * len(entry.record.ranks)
+        if entry.to_cancel or (answer.error is None and answer.result is None):
+            self._finish(entry, TaskState.CANCELED)
+        elif answer.error is not None:
+            self._finish(entry, TaskState.FAILED, answer.error)
+        else:
+            self._finish(entry, TaskState.DONE, result=answer.result)
+
+    def instance_up(self, size: int, free_bytes: int) -> None:
+        """A new instance is ready; what it cannot hold any more is FAILED."""
+        self.schedule.restart(size)
+        self.admission.resize(self.schedule.max_width, free_bytes)
+        for entry in self.tasks.unfinished():
+            if entry.estimate.ranks > self.schedule.max_width or max(entry.pinned, default=0) >= size:
+                self.schedule.withdraw(entry.task_id)
+                text = f"run: {entry.estimate.ranks} ranks are needed, the new instance has {size}"
+                self._finish(entry, TaskState.FAILED, ErrorInfo(OutOfRangeError.code, text))
+        self.start_tasks()
+
+    def instance_down(self, reason: str) -> None:
+        """What ran goes back to the front of the queue, or has FAILED where it saw too many instances die."""
+        self.schedule.restart(0)
+        for entry in self.tasks.unfinished():
+            if entry.record.state != TaskState.RUNNING:
+                continue
+            if entry.to_cancel:
+                self._finish(entry, TaskState.CANCELED)
+            elif entry.record.attempts >= MAX_ATTEMPTS:
+                text = f"run: {entry.record.attempts} instances ended while the task ran; the last one: {reason}"
+                self._finish(entry, TaskState.FAILED, ErrorInfo(QSimEnvError.code, text))
+            else:
+                self.tasks.move(entry, TaskState.QUEUED)
+                entry.record.ranks = ()
+                self.schedule.add(_item(entry))
+
+    def fail_all(self, state: TaskState, error: ErrorInfo | None) -> None:
+        """End everything that has not ended, and let every read that waits end with it."""
+        for entry in self.tasks.unfinished():
+            self.schedule.withdraw(entry.task_id)
+            self._finish(entry, state, error)
+
+    def give_up(self, reason: str) -> None:
+        """No instance can be kept alive: the device is in ERROR."""
+        self.broken = reason
+        self.fail_all(TaskState.FAILED, ErrorInfo(BadStateError.code, f"run: {reason}"))
+
+    def _finish(
+        self, entry: Entry, state: TaskState, error: ErrorInfo | None = None, result: msgspec.Raw | None = None
+    ) -> None:
+        self.tasks.finish(entry, state, time.time(), error, result)
+        self._outside.emit("task", task_id=entry.task_id, state=state.name, name=entry.record.name)
+        if self.draining and self.is_idle:
+            self._outside.drained()
+
+    # --- facts ---
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self.schedule.waiting and not self.tasks.by_state[TaskState.RUNNING]
+
+    @property
+    def state(self) -> DeviceState:
+        if self.broken:
+            return DeviceState.ERROR
+        if not self.schedule.size:
+            return DeviceState.OFFLINE
+        if self.draining:
+            return DeviceState.MAINTENANCE
+        return DeviceState.BUSY if self.schedule.running else DeviceState.IDLE
+
+    def describe(self) -> dict[str, Any]:
+        """What ``QPM.describe`` tells, less what only the controller knows."""
+        return {
+            "name": self.name,
+            "version": version("qsimenv"),
+            "state": int(self.state),
+            "ready": bool(self.schedule.size) and not self.draining and not self.broken,
+            "reason": self.broken,
+            "ranks": self.schedule.size,
+            "max_team": self.schedule.max_width,
+            "qubits": self.admission.max_qubits,
+            "free_bytes_per_rank": self.admission.free_bytes,
+            "engines": list(engines.names()),
+            "gates": sorted(gates.BASE),
+            "limits": {"frame_bytes": m.MAX_FRAME_BYTES, "result_bytes": m.MAX_RESULT_BYTES, "attempts": MAX_ATTEMPTS},
+        }
+
+    def telemetry(self) -> dict[str, Any]:
+        """Counters and gauges; see ``QPM.telemetry``."""
+        size, free = self.schedule.size, self.schedule.free.bit_count()
+        return {
+            "uptime_s": time.time() - self.started,
+            "tasks": {state.name: self.tasks.by_state[state] for state in TaskState},
+            "tasks_accepted": self.tasks.orders,
+            "ranks": {"total": size, "free": free, "busy": size - free},
+            "reservations": len(self.schedule.claims),
+            "work_rank_seconds": self.work_seconds,
+            "circuits": self.admission.num_circuits,
+            "controller_peak_bytes": peak_bytes(),
+        }
+
+
+def _item(entry: Entry) -> Item:
+    estimate: Estimate = entry.estimate
+    width = len(entry.pinned) or estimate.ranks
+    attempts = entry.record.attempts
+    return Item(entry.task_id, entry.order, entry.client, width, estimate.seconds, attempts, entry.pinned)
+
+
+def _reservation(name: str, ranks: int, expires: float) -> Reservation:
+    return Reservation(name, ranks.bit_count(), expires)
+
+
+def _parts(taken: Sequence[tuple[TaskRecord, msgspec.Raw | None]]) -> list[m.ReplyBody]:
+    """Records with their results, in as many messages as their size asks for."""
+    parts: list[m.ReplyBody] = []
+    records: list[TaskRecord] = []
+    results: list[msgspec.Raw] = []
+    size = 0
+    for number, (record, result) in enumerate(taken, start=1):
+        records.append(record)
+        results.append(result or _NO_RESULT)
+        size += len(bytes(results[-1]))
+        if size > _PART_BYTES and number < len(taken):
+            parts.append(m.Records(tuple(records), tuple(results), more=True))
+            records, results, size = [], [], 0
+    parts.append(m.Records(tuple(records), tuple(results)))
+    return parts

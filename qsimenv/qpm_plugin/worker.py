@@ -1,0 +1,216 @@
+"""A worker: one MPI rank that waits for tasks and runs them. ``python -m qsimenv.qpm_plugin.worker`` under a launcher.
+
+While idle it sleeps in a ZeroMQ poll: no MPI call, no CPU. A task comes to all ranks of its team, in one order
+everywhere, and runs through ``engines.run`` as it would in process. A daemon thread ends the process when the
+connection to the controller breaks, which ZeroMQ's own threads notice even while a kernel runs.
+"""
+
+from __future__ import annotations
+
+import os
+import socket as sockets
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from qsimenv import comm, engines, memory
+from qsimenv import errors as e
+from qsimenv.circuit import Circuit, Measure, gate
+from qsimenv.qpm_plugin import messages as m
+from qsimenv.qpm_plugin.api import ErrorInfo
+from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, Connection
+from qsimenv.qpm_plugin.instances import GENERATION_VARIABLE
+from qsimenv.qpm_plugin.ports import set_heartbeat
+from qsimenv.qpm_plugin.recent import Recent
+from qsimenv.task import Task
+
+FLUSH_SECONDS = 0.005
+"""Answers of small tasks are collected for so long at most."""
+_Socket = zmq.Socket[bytes]
+
+
+class Worker:
+    """One rank: its team of all ranks, its socket, and the circuits it has seen."""
+
+    def __init__(self, world: comm.Team, socket: _Socket, generation: int) -> None:
+        self._world, self._socket, self._generation = world, socket, generation
+        self._circuits: Recent[Circuit] = Recent(m.WORKER_CIRCUIT_BYTES)
+        self._launches: deque[m.Launch] = deque()
+        self._canceled: set[str] = set()
+        self._answers: list[m.Answer] = []
+        self._flushed = 0.0
+        self._stopping = False
+
+    def greet(self) -> None:
+        """Say that this rank is ready."""
+        self._send(
+            m.Hello(
+                self._generation,
+                self._world.rank,
+                self._world.size,
+                os.getpid(),
+                sockets.gethostname(),
+                memory.free_bytes_per_process(),
+                _versions(),
+            )
+        )
+
+    def serve(self) -> None:
+        """Run what comes until told to stop."""
+        while not self._stopping:
+            self._listen(wait=not self._launches)
+            while self._launches and not self._stopping:
+                self._run_launch(self._launches.popleft())
+
+    def _listen(self, wait: bool) -> None:
+        """Take in all messages that are there; ``wait`` for the first one, asleep."""
+        asked = False
+        flags = 0 if wait else zmq.NOBLOCK
+        while True:
+            try:
+                message = m.decode_to_worker(self._socket.recv(flags))
+            except zmq.Again:
+                break
+            flags = zmq.NOBLOCK
+            match message:
+                case m.Launch():
+                    self._launches.append(message)
+                case m.Cancel(task_ids=task_ids):
+                    self._canceled.update(task_ids)
+                case m.Ping():
+                    asked = True
+                case m.Stop():
+                    self._stopping = True
+        if asked:
+            self._send(m.Pong(self._generation, self._world.rank, memory.free_bytes_per_process()))
+
+    def _run_launch(self, launch: m.Launch) -> None:
+        for name, data in launch.circuits.items():
+            self._circuits.put(name, Circuit.from_bytes(data), len(data))
+        team = self._world.subteam(launch.ranks)
+        speaks = self._world.rank == launch.ranks[0]
+        for number, (task_id, job) in enumerate(zip(launch.task_ids, launch.jobs, strict=True)):
+            if number:
+                self._listen(wait=False)
+            answer = self._run(task_id, job, team)
+            if speaks:
+                self._answers.append(answer)
+                self._flush(FLUSH_SECONDS)
+        self._flush(0.0)
+        self._canceled.clear()
+
+    def _run(self, task_id: str, job: m.Job, team: comm.Team) -> m.Answer:
+        began = time.time()
+        if team.size == 1 and (task_id in self._canceled or self._stopping):
+            return m.Answer(task_id, began, began)
+        engine, error, result = "", None, None
+        try:
+            circuit = self._circuits.get(job.circuit)
+            if circuit is None:
+                raise e.NotFoundError(f"run: circuit {job.circuit!r} has not come to this rank")
+            outcome = engines.run(job.with_circuit(circuit), team)
+            engine = str(outcome.metadata.get("engine", ""))
+            if team.rank == 0:
+                result = _packed(outcome)
+        except e.QSimEnvError as problem:
+            error = ErrorInfo(problem.code, problem.message)
+        except Exception as problem:  # noqa: BLE001 - whatever it is, the client has to hear of it
+            error = _unforeseen(problem)
+            if team.size > 1:
+                self._break(m.Answer(task_id, began, time.time(), engine, error), team)
+        return m.Answer(task_id, began, time.time(), engine, error, result)
+
+    def _flush(self, after_s: float) -> None:
+        now = time.monotonic()
+        if self._answers and now - self._flushed >= after_s:
+            self._send(m.Answers(self._generation, self._world.rank, tuple(self._answers)))
+            self._answers.clear()
+            self._flushed = now
+
+    def _break(self, answer: m.Answer, team: comm.Team) -> None:
+        """Leave a record, then end all ranks: the others of the team may wait for this one forever."""
+        self._send(m.Broken(self._generation, self._world.rank, answer))
+        self._socket.close(linger=1000)
+        time.sleep(0.2)  # ZeroMQ's thread sends; closing the context would wait for the daemon thread
+        team.abort(f"rank {self._world.rank}: {answer.error.message if answer.error else ''}")
+        os._exit(1)
+
+    def _send(self, message: m.FromWorker) -> None:
+        self._socket.send(m.encode(message))
+
+
+def _packed(outcome: object) -> msgspec.Raw:
+    data = m.encode_result(outcome)  # type: ignore[arg-type]
+    if len(data) > 2 * m.MAX_RESULT_BYTES:
+        limit = m.MAX_RESULT_BYTES >> 20
+        raise e.NotSupportedError(f"run: the result has {len(data) >> 20} MiB, {limit} MiB travel through the service")
+    return msgspec.Raw(data)
+
+
+def _unforeseen(problem: Exception) -> ErrorInfo:
+    traceback.print_exception(problem)
+    code = e.OutOfMemoryError.code if isinstance(problem, MemoryError) else e.QSimEnvError.code
+    return ErrorInfo(code, f"run: {type(problem).__name__}: {problem}")
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("qsimenv", "numpy", "numba", "mpi4py", "pyzmq")}
+
+
+def _warm_up() -> None:
+    """Run a tiny circuit, so that compiled kernels are loaded before the first client waits for them."""
+    bell = Circuit(2, 2, (gate("h", 0), gate("cx", 0, 1), Measure(0, 0), Measure(1, 1)))
+    try:
+        engines.run(Task(circuit=bell, shots=10, seed=1), comm.Team())
+    except e.QSimEnvError as error:
+        sys.stderr.write(f"worker: warm-up: {error}\n")
+
+
+def _connect(context: zmq.Context[_Socket], connection: Connection, identity: str) -> _Socket:
+    socket = context.socket(zmq.DEALER)
+    socket.identity = identity.encode()
+    socket.curve_serverkey = connection.server_key.encode()
+    socket.curve_publickey = connection.worker_key.encode()
+    socket.curve_secretkey = connection.worker_secret.encode()
+    socket.set(zmq.MAXMSGSIZE, m.MAX_FRAME_BYTES)
+    socket.linger = 1000
+    set_heartbeat(socket)
+    monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED)
+    threading.Thread(target=_watch, args=(monitor,), name="watch", daemon=True).start()
+    socket.connect(connection.worker_address)
+    return socket
+
+
+def _watch(monitor: _Socket) -> None:
+    """End this process when the controller is gone: what was on its way is lost, so nothing good can follow."""
+    if recv_monitor_message(monitor)["event"] == zmq.EVENT_DISCONNECTED:
+        sys.stderr.write("worker: the controller is gone\n")
+        os._exit(3)
+
+
+def main() -> None:
+    """Be a worker until told to stop."""
+    connection = Connection.read(Path(os.environ[CONNECTION_VARIABLE]))
+    generation = int(os.environ.get(GENERATION_VARIABLE, "0"))
+    world = comm.world()
+    _warm_up()
+    context: zmq.Context[_Socket] = zmq.Context()
+    socket = _connect(context, connection, f"{generation}:{world.rank}")
+    worker = Worker(world, socket, generation)
+    worker.greet()
+    worker.serve()
+    socket.disable_monitor()
+    socket.close()
+    context.term()
+
+
+if __name__ == "__main__":
+    main()
