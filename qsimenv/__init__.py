@@ -41,10 +41,11 @@ def run(circuit: Any, **options: Any) -> Result:
     engine cannot do: on every rank the same.
     """
     from qsimenv import comm, engines
-    from qsimenv.formats import load
+    from qsimenv.formats.together import load_together
     from qsimenv.task import task
 
-    return engines.run(task(load(circuit), **options), comm.world())
+    team = comm.world()
+    return engines.run(task(load_together(circuit, team), **options), team)
 
 
 def __getattr__(name: str) -> Any:

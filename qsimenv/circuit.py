@@ -7,6 +7,7 @@ conditions are small expression trees over classical bits, so that a worker need
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -107,7 +108,7 @@ class Variable(msgspec.Struct, frozen=True, tag="variable"):
 
 
 class Operation(msgspec.Struct, frozen=True, tag="operation"):
-    """``operator`` on one or two arguments; ``width`` is that of the result in bits, 0 where it is a bool or a float."""
+    """``operator`` on one or two arguments; ``width``: that of the result in bits, 0 for a bool or a float."""
 
     operator: str
     arguments: tuple[Expression, ...]
@@ -211,7 +212,7 @@ class Circuit(msgspec.Struct, frozen=True, dict=True):
         return hashlib.blake2b(self.bytes, digest_size=16).hexdigest()
 
     @classmethod
-    def from_bytes(cls, data: bytes, name: str = "") -> Circuit:
+    def from_bytes(cls, data: builtins.bytes, name: str = "") -> Circuit:
         """The circuit that ``bytes`` spells. Raises InvalidArgumentError for anything else."""
         try:
             circuit: Circuit = _DECODER.decode(data)
@@ -319,7 +320,9 @@ def _check_expression(expression: Expression, circuit: Circuit) -> None:
             raise InvalidArgumentError(f"condition: variable {name!r} is not one of the circuit's")
         case Operation(operator=operator, arguments=arguments):
             if OPERATORS.get(operator) != len(arguments):
-                raise InvalidArgumentError(f"condition: operator {operator!r} with {len(arguments)} arguments is not known")
+                raise InvalidArgumentError(
+                    f"condition: operator {operator!r} with {len(arguments)} arguments is not known"
+                )
             for argument in arguments:
                 _check_expression(argument, circuit)
 
@@ -357,7 +360,9 @@ def _check_gate(gate: Gate, circuit: Circuit) -> None:
         if isinstance(angle, str):
             missing = [k for k in formula.indices(angle) if k >= len(circuit.parameters)]
             if missing:
-                raise OutOfRangeError(f"gate {gate.name}: {angle!r} reads p{missing[0]}, there are {len(circuit.parameters)}")
+                raise OutOfRangeError(
+                    f"gate {gate.name}: {angle!r} reads p{missing[0]}, there are {len(circuit.parameters)}"
+                )
         elif not np.isfinite(angle):
             raise InvalidArgumentError(f"gate {gate.name}: the angle {angle} is not a finite number")
     if gate.name == gates.UNITARY:

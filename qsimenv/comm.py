@@ -47,7 +47,7 @@ class Team:
         return value
 
     def gather(self, array: np.ndarray) -> np.ndarray:
-        """The arrays of all ranks, equal in shape, one after the other on a new first axis, everywhere. *Collective.*"""
+        """The arrays of all ranks, equal in shape, stacked on a new first axis, on every rank. *Collective.*"""
         return array[np.newaxis]
 
     def broadcast(self, data: bytes, root: int = 0) -> bytes:

@@ -80,8 +80,8 @@ def power_of_two(team: Team, allow_idle: bool = False) -> Team | None:
         return team
     if not allow_idle:
         raise InvalidArgumentError(
-            f"run: {team.size} ranks found, a state is shared by a power of two of them; launch {working} or {2 * working}, "
-            f"or pass --idle-ranks to run on {working} and let {team.size - working} idle"
+            f"run: {team.size} ranks found, a state is shared by a power of two of them; "
+            f"launch {working} or {2 * working}, or pass --idle-ranks to run on {working} of the {team.size}"
         )
     return team.subteam(range(working)) if team.rank < working else None
 

@@ -72,7 +72,7 @@ def substitute(formula: str, replacements: Sequence[Angle]) -> Angle:
     tree, _ = _parse(formula)
 
     class Replace(ast.NodeTransformer):
-        def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802 - the name is ast's
+        def visit_Name(self, node: ast.Name) -> ast.AST:
             match = _PARAMETER.match(node.id)
             if match is None:
                 return node
@@ -118,7 +118,9 @@ def _check(node: ast.expr, formula: str, found: set[int], depth: int) -> None:
             for argument in args:
                 _check(argument, formula, found, depth - 1)
             return
-    raise InvalidArgumentError(f"angle: {ast.unparse(node)!r} in {formula!r} is not arithmetic on p0, p1, … and numbers")
+    raise InvalidArgumentError(
+        f"angle: {ast.unparse(node)!r} in {formula!r} is not arithmetic on p0, p1, … and numbers"
+    )
 
 
 def _value(node: ast.expr, columns: npt.NDArray[np.float64]) -> Any:

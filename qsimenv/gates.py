@@ -99,6 +99,11 @@ def _pauli_rotation(pauli: Matrix) -> Callable[[float], Matrix]:
     return lambda theta: math.cos(theta / 2) * identity - 1j * math.sin(theta / 2) * pauli
 
 
+def _kron(second: Matrix, first: Matrix) -> Matrix:
+    """``first`` on qubit 0, ``second`` on qubit 1."""
+    return np.kron(second, first).astype(np.complex128)
+
+
 def _xx_plus_yy(theta: float, beta: float) -> Matrix:
     matrix = np.eye(4, dtype=np.complex128)
     matrix[1:3, 1:3] = _r(theta, beta)
@@ -169,46 +174,67 @@ _BASE_GATES = (
     GateType("r", 1, 2, _r, _first_negated("r")),
     GateType("rv", 1, 3, _rv, _negated("rv")),
     GateType(
-        "u2", 1, 2, lambda p, la: _u(math.pi / 2, p, la),
+        "u2",
+        1,
+        2,
+        lambda p, la: _u(math.pi / 2, p, la),
         lambda a: ("u2", (shift(negate(a[1]), -math.pi), shift(negate(a[0]), math.pi))),
     ),
     GateType("u3", 1, 3, _u, _u_inverse("u3")),
     GateType("u", 1, 3, _u, _u_inverse("u")),
     GateType("u4", 1, 4, lambda t, p, la, g: _phase(g) * _u(t, p, la), _u_inverse("u4")),
     GateType(
-        "swap", 2, 0, _constant((1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (0, 0, 0, 1)),
-        _self("swap"), "permutation", real=True,
+        "swap",
+        2,
+        0,
+        _constant((1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (0, 0, 0, 1)),
+        _self("swap"),
+        "permutation",
+        real=True,
     ),
     GateType("iswap", 2, 0, _constant((1, 0, 0, 0), (0, 0, 1j, 0), (0, 1j, 0, 0), (0, 0, 0, 1)), _to("iswapdg")),
     GateType("iswapdg", 2, 0, _constant((1, 0, 0, 0), (0, 0, -1j, 0), (0, -1j, 0, 0), (0, 0, 0, 1)), _to("iswap")),
     GateType(
-        "dcx", 2, 0, _constant((1, 0, 0, 0), (0, 0, 0, 1), (0, 1, 0, 0), (0, 0, 1, 0)),
-        _to("dcxdg"), "permutation", real=True,
+        "dcx",
+        2,
+        0,
+        _constant((1, 0, 0, 0), (0, 0, 0, 1), (0, 1, 0, 0), (0, 0, 1, 0)),
+        _to("dcxdg"),
+        "permutation",
+        real=True,
     ),
     GateType(
-        "dcxdg", 2, 0, _constant((1, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 1, 0, 0)),
-        _to("dcx"), "permutation", real=True,
+        "dcxdg",
+        2,
+        0,
+        _constant((1, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 1, 0, 0)),
+        _to("dcx"),
+        "permutation",
+        real=True,
     ),
     GateType(
-        "ecr", 2, 0,
-        _constant(*(_SQRT_HALF * _m((0, 1, 0, 1j), (1, 0, -1j, 0), (0, 1j, 0, 1), (-1j, 0, 1, 0)))), _self("ecr"),
+        "ecr",
+        2,
+        0,
+        _constant(*(_SQRT_HALF * _m((0, 1, 0, 1j), (1, 0, -1j, 0), (0, 1j, 0, 1), (-1j, 0, 1, 0)))),
+        _self("ecr"),
     ),
-    GateType("rxx", 2, 1, _pauli_rotation(np.kron(_X, _X)), _negated("rxx")),
-    GateType("ryy", 2, 1, _pauli_rotation(np.kron(_Y, _Y)), _negated("ryy")),
+    GateType("rxx", 2, 1, _pauli_rotation(_kron(_X, _X)), _negated("rxx")),
+    GateType("ryy", 2, 1, _pauli_rotation(_kron(_Y, _Y)), _negated("ryy")),
     GateType(
-        "rzz", 2, 1, lambda a: _diagonal(_phase(-a / 2), _phase(a / 2), _phase(a / 2), _phase(-a / 2)),
-        _negated("rzz"), "diagonal",
+        "rzz",
+        2,
+        1,
+        lambda a: _diagonal(_phase(-a / 2), _phase(a / 2), _phase(a / 2), _phase(-a / 2)),
+        _negated("rzz"),
+        "diagonal",
     ),
-    GateType("rzx", 2, 1, _pauli_rotation(np.kron(_X, _Z)), _negated("rzx")),
+    GateType("rzx", 2, 1, _pauli_rotation(_kron(_X, _Z)), _negated("rzx")),
     GateType("xx_plus_yy", 2, 2, _xx_plus_yy, _first_negated("xx_plus_yy")),
     GateType("xx_minus_yy", 2, 2, _xx_minus_yy, _first_negated("xx_minus_yy")),
     GateType("rccx", 3, 0, _with_block(8, {(3, 7): -1j, (7, 3): 1j, (5, 5): -1}), _self("rccx")),
-    GateType(
-        "rcccx", 4, 0, _with_block(16, {(3, 3): 1j, (11, 11): -1j, (7, 15): 1, (15, 7): -1}), _to("rcccxdg")
-    ),
-    GateType(
-        "rcccxdg", 4, 0, _with_block(16, {(3, 3): -1j, (11, 11): 1j, (7, 15): -1, (15, 7): 1}), _to("rcccx")
-    ),
+    GateType("rcccx", 4, 0, _with_block(16, {(3, 3): 1j, (11, 11): -1j, (7, 15): 1, (15, 7): -1}), _to("rcccxdg")),
+    GateType("rcccxdg", 4, 0, _with_block(16, {(3, 3): -1j, (11, 11): 1j, (7, 15): -1, (15, 7): 1}), _to("rcccx")),
 )
 
 _CONTROLLED_NAMES = (
@@ -245,7 +271,7 @@ def base_and_controls(name: str, num_qubits: int) -> tuple[str, int]:
     if name == UNITARY:
         if not 1 <= num_qubits <= MAX_UNITARY_TARGETS:
             raise InvalidArgumentError(
-                f"gate unitary: {num_qubits} targets found, 1 to {MAX_UNITARY_TARGETS} are supported; decompose it first"
+                f"gate unitary: {num_qubits} targets found, 1 to {MAX_UNITARY_TARGETS} supported; decompose it first"
             )
         return UNITARY, 0
     if name in CONTROLLED:

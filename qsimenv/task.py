@@ -34,7 +34,7 @@ ObservableLike = str | Mapping[str, float] | Observable | Iterable[tuple[str, fl
 
 
 def observable(value: ObservableLike) -> Observable:
-    """An Observable from ``"ZZ"``, ``{"XX": 0.5, "ZI": -1.0}``, pairs, or anything with ``to_list()`` (SparsePauliOp)."""
+    """An Observable from ``"ZZ"``, ``{"XX": 0.5, "ZI": -1.0}``, pairs, or what has ``to_list()`` (SparsePauliOp)."""
     if isinstance(value, Observable):
         return value
     if isinstance(value, str):
@@ -73,7 +73,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         return () if self.parameters is None else tuple(self.parameters.shape[:-1])
 
 
-def task(  # noqa: PLR0917 - only the circuit is positional in practice
+def task(
     circuit: Circuit,
     *,
     shots: int | None = None,
@@ -118,7 +118,9 @@ def _parameter_values(circuit: Circuit, values: npt.ArrayLike | Mapping[str, flo
     if isinstance(values, Mapping):
         unknown = sorted(set(values) - set(circuit.parameters))
         if unknown:
-            raise InvalidArgumentError(f"parameters: {unknown[0]!r} is not one of the circuit's {list(circuit.parameters)}")
+            raise InvalidArgumentError(
+                f"parameters: {unknown[0]!r} is not one of the circuit's {list(circuit.parameters)}"
+            )
         missing = [name for name in circuit.parameters if name not in values]
         if missing:
             raise InvalidArgumentError(f"parameters: {missing[0]!r} is left unbound; give it a value")
@@ -133,7 +135,9 @@ def validate(task: Task) -> None:
     """Raise InvalidArgumentError for the first thing about the task that cannot be done, whatever the engine."""
     circuit = task.circuit
     if task.shots is not None and not 1 <= task.shots <= MAX_SHOTS:
-        raise InvalidArgumentError(f"shots: {task.shots} found, 1 to {MAX_SHOTS} needed (leave shots out for exact values)")
+        raise InvalidArgumentError(
+            f"shots: {task.shots} found, 1 to {MAX_SHOTS} needed (leave shots out for exact values)"
+        )
     if task.seed is not None and not 0 <= task.seed < 1 << 64:
         raise InvalidArgumentError(f"seed: {task.seed} found, 0 to 2**64 - 1 needed")
     if task.precision not in AMPLITUDE_BYTES:
@@ -141,7 +145,9 @@ def validate(task: Task) -> None:
     if task.save not in (None, "statevector"):
         raise InvalidArgumentError(f"save: {task.save!r} found, 'statevector' is what can be saved")
     if task.unwritten_registers not in ("refuse", "zero"):
-        raise InvalidArgumentError(f"unwritten_registers: {task.unwritten_registers!r} found, 'refuse' or 'zero' needed")
+        raise InvalidArgumentError(
+            f"unwritten_registers: {task.unwritten_registers!r} found, 'refuse' or 'zero' needed"
+        )
     if task.shots is None and not task.observables and task.save is None:
         raise InvalidArgumentError("run: nothing is asked for; give shots, observables or save='statevector'")
     _validate_parameters(task)
@@ -172,7 +178,8 @@ def _validate_observable(value: Observable, num_qubits: int) -> None:
     for pauli, coefficient in value.terms:
         if len(pauli) != num_qubits:
             raise InvalidArgumentError(
-                f"observable: {pauli!r} has {len(pauli)} letters, the circuit {num_qubits} qubits; write I where nothing acts"
+                f"observable: {pauli!r} has {len(pauli)} letters, the circuit {num_qubits} qubits; "
+                "write I where nothing acts"
             )
         if not re.fullmatch("[IXYZ]*", pauli):
             raise InvalidArgumentError(f"observable: {pauli!r} has letters other than I, X, Y and Z")

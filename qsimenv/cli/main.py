@@ -1,7 +1,7 @@
 """Entry point of the ``qsimenv`` command: the group, the way errors are told, and nothing else.
 
-Every error of ``qsimenv.errors`` becomes one line on stderr and exit code 2. Commands live in files of their own and are
-imported when they are called, so that ``--help`` answers at once.
+Every error of ``qsimenv.errors`` becomes one line on stderr and exit code 2. Commands live in files of their own and
+are imported when they are called, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def task_options(command: _Command) -> _Command:
                 help="Expectation value of a Pauli sum, e.g. ZZI or 0.5*XX-ZI; exact. The rightmost letter is qubit 0.",
             ),
             click.option(
-                "--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE", help="Value of a free parameter."
+                "--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A free parameter."
             ),
             click.option("--precision", default="double", show_default=True, help="double or single."),
             click.option("--engine", default="auto", show_default=True, help="auto, or the name of an engine."),

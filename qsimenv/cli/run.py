@@ -55,7 +55,7 @@ def run(file: str, **options: Any) -> None:
 
 def _run_here(file: str, options: dict[str, Any], team: Any) -> Result | None:
     from qsimenv import engines
-    from qsimenv.formats import load_together
+    from qsimenv.formats.together import load_together
 
     circuit = load_together(file, team)
     task = make_task(circuit, options, "statevector" if options["save"] else None)
@@ -102,6 +102,7 @@ def _finish(result: Result, options: dict[str, Any]) -> None:
 def _save(result: Result, path: Path) -> None:
     import numpy as np
 
+    assert result.statevector is not None  # noqa: S101 - the task asked for it
     try:
         with path.open("wb") as file:
             np.save(file, result.statevector)

@@ -48,7 +48,9 @@ def counts_table(counts: Mapping[str, int], title: str | None = None) -> Table:
     table.add_column("")
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     for outcome, count in ranked[:MOST_ROWS]:
-        table.add_row(outcome, str(count), f"{100 * count / shots:.1f} %", "█" * max(1, round(30 * count / ranked[0][1])))
+        table.add_row(
+            outcome, str(count), f"{100 * count / shots:.1f} %", "█" * max(1, round(30 * count / ranked[0][1]))
+        )
     if len(ranked) > MOST_ROWS:
         rest = sum(count for _, count in ranked[MOST_ROWS:])
         table.add_row(f"{len(ranked) - MOST_ROWS} more", str(rest), f"{100 * rest / shots:.1f} %", "")
@@ -72,8 +74,8 @@ def summary(metadata: Mapping[str, Any]) -> str:
     seconds = metadata["seconds"]
     phases = ", ".join(f"{phase} {seconds_text(s)}" for phase, s in seconds.items() if phase != "total")
     return (
-        f"{metadata['engine']}, {plural(ranks, 'rank')} x {plural(threads, 'thread')}, {metadata['precision']} precision, "
-        f"seed {metadata['seed']}: {seconds_text(seconds['total'])} ({phases})"
+        f"{metadata['engine']}, {plural(ranks, 'rank')} x {plural(threads, 'thread')}, "
+        f"{metadata['precision']} precision, seed {metadata['seed']}: {seconds_text(seconds['total'])} ({phases})"
     )
 
 

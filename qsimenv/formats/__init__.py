@@ -8,7 +8,7 @@ finished circuits never pays for Qiskit.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,11 @@ def dumps(circuit: Circuit, format: str = "qasm3") -> str | bytes:
     """
     from qsimenv.formats import openqasm
 
-    writers = {"qasm2": openqasm.dumps2, "qasm3": openqasm.dumps3, "qpy": openqasm.dumps_qpy}
+    writers: dict[str, Callable[[Circuit], str | bytes]] = {
+        "qasm2": openqasm.dumps2,
+        "qasm3": openqasm.dumps3,
+        "qpy": openqasm.dumps_qpy,
+    }
     if format not in writers:
         raise InvalidArgumentError(f"dumps: format {format!r} found, one of {', '.join(map(repr, writers))} needed")
     return writers[format](circuit)

@@ -70,7 +70,9 @@ def loads_qpy(data: bytes, source: str = "<bytes>") -> Circuit:
     except Exception as error:  # noqa: BLE001 - broken bytes end in whatever error Qiskit's reader stumbles over
         raise ParseError(f"{source}: not readable as QPY ({_one_line(error)})") from None
     if len(circuits) != 1:
-        raise ParseError(f"{source}: {len(circuits)} circuits found in the QPY data, 1 needed; load them one by one with qiskit.qpy")
+        raise ParseError(
+            f"{source}: {len(circuits)} circuits found in the QPY data, 1 needed; load them one by one with qiskit.qpy"
+        )
     return from_qiskit(circuits[0])
 
 
@@ -161,7 +163,8 @@ class _Visitor(ConvertVisitor):  # type: ignore[misc]
     def explained(self, error: Exception) -> str:
         """What went wrong, in words for who wrote the program and not for who wrote the importer."""
         if isinstance(error, TypeError) and isinstance(self._failed_at, openqasm3.ast.QuantumGate):
-            return f"gate {self._failed_at.name.name!r} takes another number of angles than {len(self._failed_at.arguments)}"
+            gate = self._failed_at
+            return f"gate {gate.name.name!r} takes another number of angles than {len(gate.arguments)}"
         return _one_line(error)
 
 

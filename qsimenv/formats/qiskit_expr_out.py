@@ -26,9 +26,7 @@ _EQUALITY = frozenset({"equal", "not_equal"})
 class Expressions:
     """Turns expressions of one circuit into Qiskit's; the bits and registers are those of the circuit that is made."""
 
-    def __init__(
-        self, circuit: Circuit, clbits: Sequence[Clbit], registers: Sequence[ClassicalRegister]
-    ) -> None:
+    def __init__(self, circuit: Circuit, clbits: Sequence[Clbit], registers: Sequence[ClassicalRegister]) -> None:
         self._clbits = clbits
         self._registers: dict[tuple[int, ...], ClassicalRegister] = {}
         for row, register in zip(circuit.registers, registers, strict=True):
@@ -117,8 +115,9 @@ class Expressions:
                 return self._bits(clbits)
             case Variable(name=name):
                 return self._variables[name]
-        assert isinstance(expression, Operation)
-        return self._operation(expression.operator, expression.arguments, expression.width)
+            case Operation(operator=operator, arguments=arguments, width=width):
+                return self._operation(operator, arguments, width)
+        raise AssertionError("unreachable: these are all kinds of expressions")
 
     def _bits(self, clbits: tuple[int, ...]) -> Any:
         if clbits in self._registers:

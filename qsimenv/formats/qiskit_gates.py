@@ -84,7 +84,7 @@ class GateImporter:
             return found
         definition = operation if isinstance(operation, QuantumCircuit) else getattr(operation, "definition", None)
         if definition is None:
-            raise NotSupportedError(f"circuit: gate {operation.name!r} has no definition; give it one, or replace it by gates")
+            raise NotSupportedError(f"circuit: gate {operation.name!r} has no definition; replace it by gates")
         out = []
         if phase := self._angles(definition.global_phase):
             out.append(qs.Gate("gphase", (), (phase,)))
@@ -137,13 +137,13 @@ class GateImporter:
             turn = once if power > 0 else [gate.inverse() for gate in reversed(once)]
             return turn * int(abs(power))
         raise NotSupportedError(
-            f"circuit: {base.name!r} to the power {power} on {len(qubits)} qubits; whole powers of up to {_MAX_REPEATED} "
-            f"gates, or gates without free parameters on {gates.MAX_UNITARY_TARGETS} qubits at most, are supported"
+            f"circuit: {base.name!r} to the power {power} on {len(qubits)} qubits; whole powers of up "
+            f"to {_MAX_REPEATED} gates, or gates without free parameters on up to {gates.MAX_UNITARY_TARGETS} qubits, can be had"
         )
 
     def _opaque(self, operation: Any, qubits: tuple[int, ...]) -> list[qs.Gate] | None:
         """A gate without definition, by its matrix if it has one."""
-        if not isinstance(operation, Gate) or len(qubits) > gates.MAX_UNITARY_TARGETS or operation.definition is not None:
+        if not isinstance(operation, Gate) or operation.definition is not None:
             return None
         try:
             return _unitary(operation.to_matrix(), qubits)

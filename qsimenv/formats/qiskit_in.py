@@ -48,7 +48,7 @@ def from_qiskit(circuit: QuantumCircuit) -> Circuit:
     """
     inputs = [variable.name for variable in circuit.iter_input_vars()]
     if inputs:
-        raise NotSupportedError(f"circuit: {inputs[0]!r} is an input variable; use a Parameter, or add_var with a value")
+        raise NotSupportedError(f"circuit: {inputs[0]!r} is an input variable; use a Parameter or add_var")
     parameters = list(circuit.parameters)
     importer = _Importer(parameters)
     scope = _Scope(
@@ -77,9 +77,8 @@ class _Scope:
 
     def inner(self, block: QuantumCircuit, qubits: tuple[int, ...], clbits: tuple[int, ...]) -> _Scope:
         """The scope of a block: its bits stand for ours by position; a condition may name ours directly too."""
-        return _Scope(
-            dict(zip(block.qubits, qubits, strict=True)), {**self.clbits, **dict(zip(block.clbits, clbits, strict=True))}
-        )
+        own = dict(zip(block.clbits, clbits, strict=True))
+        return _Scope(dict(zip(block.qubits, qubits, strict=True)), {**self.clbits, **own})
 
 
 class _Importer:
@@ -176,7 +175,7 @@ class _Importer:
         """One body a turn, the loop's variable put in: as a number where it is a Parameter, else by an assignment."""
         indices, name, body = loop.params
         if len(indices) > _MAX_TURNS:
-            raise NotSupportedError(f"circuit: a for loop of {len(indices)} turns, {_MAX_TURNS} are supported; use a while")
+            raise NotSupportedError(f"circuit: a for loop of {len(indices)} turns, {_MAX_TURNS} are supported")
         if isinstance(name, Parameter) and name in body.parameters:
             return tuple(
                 tuple(self._inner(body.assign_parameters({name: index}), qubits, clbits, scope)) for index in indices

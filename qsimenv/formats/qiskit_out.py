@@ -28,11 +28,10 @@ from qiskit.circuit.library import (
     iSwapGate,
 )
 
-from qsimenv import gates
+from qsimenv import formula, gates
 from qsimenv.circuit import (
     Assign,
     Barrier,
-    Bits,
     Break,
     Circuit,
     Continue,
@@ -268,7 +267,5 @@ def _called(name: str, arguments: list[Any]) -> Any:
     if name == "sqrt":
         return value**0.5
     if isinstance(value, int | float):
-        from qsimenv import formula
-
         return float(formula.evaluate(f"{name}({value!r})", ()))
     return abs(value) if name == "abs" else getattr(value, _CALLS.get(name, name))()

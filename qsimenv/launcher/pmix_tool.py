@@ -127,7 +127,8 @@ class Service:
     """The loop over the requests of stdin; events are written by the bindings' own thread."""
 
     def __init__(self, uri_file: Path, out: int) -> None:
-        self.uri_file, self.out, self.lock = uri_file, out, threading.Lock()
+        self.uri_file, self.out = uri_file, out
+        self.lock, self.spawning = threading.Lock(), threading.Lock()
         self.connection = Connection(uri_file)
         for code in (_JOB_END, _LOST_CONNECTION):
             status, _ = self.connection.tool.register_event_handler([code], [], self.on_event)
@@ -148,7 +149,8 @@ class Service:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if "spawn" in request:
-            return {"namespace": self.connection.spawn(request["spawn"])}
+            with self.spawning:  # one at a time: spawns from several threads failed now and then
+                return {"namespace": self.connection.spawn(request["spawn"])}
         if "kill" in request:
             return self.one_shot("--kill", request["kill"])
         if "query" in request:
@@ -191,7 +193,8 @@ def main(arguments: Sequence[str]) -> int:
     except (QSimEnvError, OSError) as error:
         os.write(2, f"{error}\n".encode())
         os._exit(1)
-    os._exit(0)  # an orderly PMIx finalize could wait for an event handler for ever
+    # No PMIx finalize: here it could wait for an event handler for ever, and after a kill it once crashed prte 3.0.14.
+    os._exit(0)
 
 
 def _one_shot(options: argparse.Namespace, out: int) -> None:
@@ -199,7 +202,6 @@ def _one_shot(options: argparse.Namespace, out: int) -> None:
     if options.kill:
         connection.kill(options.kill)
     result = connection.query(options.query) if options.query else None
-    connection.tool.finalize()  # no handlers are registered here; without it prte keeps the tool's namespace for ever
     os.write(out, json.dumps(result, default=str).encode())
 
 

@@ -120,12 +120,13 @@ def _provider(environment: Any) -> Provider:
     if isinstance(environment, str | Path):
         from qsimenv.qpm_plugin.client import connect
 
-        return connect(environment)  # type: ignore[no-any-return]
+        return connect(environment)
     if not (hasattr(environment, "async_run") and hasattr(environment, "read_cq")):
         raise InvalidArgumentError(
-            f"QSimBackend: {type(environment).__name__} is no environment; give a QPM, a connection file, 'local' or nothing"
+            f"QSimBackend: {type(environment).__name__} is no environment; "
+            "give a QPM, a connection file, 'local' or nothing"
         )
-    return environment  # type: ignore[no-any-return]
+    return environment
 
 
 def _running_environment() -> Provider | None:
@@ -135,7 +136,7 @@ def _running_environment() -> Provider | None:
     if found is None:
         return None
     try:
-        return connect(found)  # type: ignore[no-any-return]
+        return connect(found)
     except NotFoundError:
         return None
 
@@ -151,7 +152,9 @@ def _num_qubits(provider: Provider, precision: str) -> int:
     return max(1, int(amplitudes).bit_length() - 1)
 
 
-def _task(circuit: QuantumCircuit, bind: Mapping[Any, Any] | None, options: Mapping[str, Any], seed: int | None) -> Task:
+def _task(
+    circuit: QuantumCircuit, bind: Mapping[Any, Any] | None, options: Mapping[str, Any], seed: int | None
+) -> Task:
     converted = from_qiskit(circuit)
     if converted.num_clbits and not written_clbits(converted):
         raise InvalidArgumentError(
@@ -160,13 +163,19 @@ def _task(circuit: QuantumCircuit, bind: Mapping[Any, Any] | None, options: Mapp
         )
     return task(
         converted,
-        shots=options["shots"],
+        shots=_shots(options["shots"]),
         seed=seed,
         parameters=None if bind is None else _values(converted, bind),
         precision=options["precision"],
         engine=options["engine"],
         unwritten_registers="zero",
     )
+
+
+def _shots(shots: Any) -> int | None:
+    if shots is not None and (isinstance(shots, bool) or not isinstance(shots, int | np.integer)):
+        raise InvalidArgumentError(f"shots: {shots!r} found, a whole number needed")
+    return None if shots is None else int(shots)
 
 
 def _experiment(circuit: QuantumCircuit, made: Task, with_memory: bool) -> Experiment:
@@ -198,7 +207,9 @@ def _values(circuit: Circuit, bind: Mapping[Any, Any]) -> np.ndarray:
         raise InvalidArgumentError(f"parameter_binds: {missing[0]!r} is left unbound; give it a value")
     unknown = [name for name in named if name not in circuit.parameters]
     if unknown:
-        raise InvalidArgumentError(f"parameter_binds: {unknown[0]!r} is not one of the circuit's {list(circuit.parameters)}")
+        raise InvalidArgumentError(
+            f"parameter_binds: {unknown[0]!r} is not one of the circuit's {list(circuit.parameters)}"
+        )
     lengths = {name: len(values) for name, values in named.items()}
     if len(set(lengths.values())) > 1:
         raise InvalidArgumentError(f"parameter_binds: as many values for each parameter are needed, {lengths} found")

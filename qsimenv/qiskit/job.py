@@ -43,9 +43,11 @@ class Provider(Protocol):
 
 
 class QSimJob(JobV1):  # type: ignore[misc]
-    """Circuits that were submitted together. ``QSimBackend.run`` makes it; results come in the order of the circuits."""
+    """Circuits that were submitted together. ``QSimBackend.run`` makes it; results keep the order of the circuits."""
 
-    def __init__(self, backend: Any, provider: Provider, tasks: Sequence[Task], experiments: Sequence[Experiment]) -> None:
+    def __init__(
+        self, backend: Any, provider: Provider, tasks: Sequence[Task], experiments: Sequence[Experiment]
+    ) -> None:
         super().__init__(backend, uuid.uuid4().hex)
         self._provider = provider
         self._tasks = list(tasks)
@@ -55,9 +57,11 @@ class QSimJob(JobV1):  # type: ignore[misc]
         self._result: Result | None = None
 
     def submit(self) -> None:
-        """Send all circuits in one request. BadStateError where that has happened; the provider's errors as they are."""
+        """Send all circuits in one request. BadStateError where that has happened; what the provider refuses them for."""
         if self._ids:
-            raise BadStateError(f"submit: job {self.job_id()} was submitted before; run the circuits again for a new job")
+            raise BadStateError(
+                f"submit: job {self.job_id()} was submitted before; run the circuits again for a new job"
+            )
         self._ids = self._provider.async_run(self._tasks)
         self._tasks = []
 

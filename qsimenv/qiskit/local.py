@@ -57,7 +57,7 @@ class LocalProvider:
         return [self._record(task_id) for task_id in task_ids]
 
     def read_cq(self, task_ids: Sequence[str], timeout_s: float | None = None) -> list[TaskRecord]:
-        """Wait for the tasks and take their records. TimedOutError after ``timeout_s`` seconds; nothing is lost then."""
+        """Wait for the tasks and take their records. TimedOutError after ``timeout_s`` seconds; nothing is lost."""
         end = None if timeout_s is None else time.monotonic() + timeout_s
         for task_id in task_ids:
             self._record(task_id)
@@ -86,12 +86,14 @@ class LocalProvider:
 
     def _wait(self, task_id: str, end: float | None) -> None:
         future = self._futures.get(task_id)
-        if future is None:
+        if future is None or self._record(task_id).state.is_final:
             return
         try:
             future.result(None if end is None else max(0.0, end - time.monotonic()))
         except FutureTimeoutError:
-            raise TimedOutError(f"result: task {task_id} has not ended in the time given; ask again, or cancel") from None
+            raise TimedOutError(
+                f"result: task {task_id} has not ended in the time given; ask again, or cancel"
+            ) from None
 
     def _work(self, record: TaskRecord, task: Task) -> None:
         with self._lock:

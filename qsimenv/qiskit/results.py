@@ -7,8 +7,8 @@ submitted (``Experiment``), so that a job does not keep circuits alive.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,6 @@ class Experiment:
     seed: int | None
     memory: bool
     batch: int | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def header(circuit: QuantumCircuit) -> dict[str, Any]:
@@ -88,7 +87,7 @@ def qiskit_result(
         job_id=job_id,
         success=not failed,
         results=results,
-        date=datetime.now(timezone.utc).isoformat(),
+        date=datetime.now(UTC).isoformat(),
         status=f"{len(failed)} of {len(results)} failed: {failed[0]}" if failed else "COMPLETED",
     )
 

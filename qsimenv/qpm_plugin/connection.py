@@ -17,8 +17,13 @@ import zmq
 from qsimenv.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError
 
 CONNECTION_VARIABLE = "QSIMENV_CONNECTION"
+GENERATION_VARIABLE = "QSIMENV_GENERATION"
+"""By this a worker knows which instance it belongs to."""
 RUN_FOLDER_VARIABLE = "QSIMENV_RUN_FOLDER"
 FILE_NAME = "connection.json"
+HEARTBEAT_MS = 2000
+SILENCE_MS = 8000
+"""A peer that has been silent for so long is gone. ZeroMQ's own threads ask and answer, however busy Python is."""
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +77,12 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
             return msgspec.json.decode(data, type=cls)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise InvalidArgumentError(f"connect: {path} is not a connection file ({error})") from None
+
+
+def set_heartbeat(socket: zmq.Socket[bytes]) -> None:
+    """Make a dead peer show as a broken connection after SILENCE_MS."""
+    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.set(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
 
 
 def new_keys() -> tuple[str, str]:

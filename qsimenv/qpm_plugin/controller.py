@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import zmq
 
 from qsimenv.errors import BadStateError, QSimEnvError
@@ -35,6 +34,7 @@ from qsimenv.qpm_plugin.tasks import Entry
 __all__ = ["InstanceHandle", "InstanceLauncher", "Limits", "serve"]
 
 _KEPT_LINKS = 10_000
+_ARE_YOU_THERE = m.encode(m.Reply(0, m.Done()))
 _log = logging.getLogger("qsimenv.controller")
 
 
@@ -187,18 +187,20 @@ class Controller:
             self._clients.send(link_id, m.encode(m.Reply(0, m.Failed(error.code, error.message))))
             return
         link = self._link(link_id)
-        if request.number == link.number:
+        is_abandon = isinstance(request.body, m.Abandon)
+        if request.number == link.number and not is_abandon:
             for answer in link.frames:
                 self._clients.send(link_id, answer)
             return
-        link.number, link.frames = request.number, []
+        if not is_abandon:
+            link.number, link.frames = request.number, []
         asker = Asker(link_id, request.number, request.client)
         try:
             body = self._carry_out(asker, request.body)
         except QSimEnvError as error:
             self._counters["refused"] += 1
             body = m.Failed(error.code, error.message)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the controller lives on, whatever a request does
             _log.exception("a request failed in a way nobody foresaw")
             body = m.Failed(QSimEnvError.code, f"{type(request.body).__name__}: {type(error).__name__}: {error}")
         if body is not None:
@@ -255,7 +257,10 @@ class Controller:
         link = self._link(asker.link)
         if link.number == asker.number:
             link.frames = frames
-        return all([self._clients.send(asker.link, frame) for frame in frames])
+        return all([self._clients.send(asker.link, frame) for frame in frames])  # noqa: C419 - send them all
+
+    def is_there(self, asker: Asker) -> bool:
+        return self._clients.send(asker.link, _ARE_YOU_THERE)
 
     def launch(self, placement: Placement, entries: Sequence[Entry]) -> None:
         jobs = tuple(entry.job for entry in entries if entry.job is not None)
@@ -298,9 +303,15 @@ class Controller:
         try:
             self._hear(identity, m.decode_from_worker(frame))
         except QSimEnvError as error:
-            _log.warning("a worker's message was dropped: %s", error)
-        except Exception:
-            _log.exception("a worker's message failed in a way nobody foresaw")
+            _log.error("a worker's message cannot be read, its instance is ended: %s", error)
+            self._kill_soon()
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("a worker's message failed in a way nobody foresaw; its instance is ended")
+            self._kill_soon()
+
+    def _kill_soon(self) -> None:
+        """What a worker had to say is lost; a new instance will do its tasks again."""
+        self._killing = asyncio.ensure_future(self._supervisor.kill())
 
     def _hear(self, identity: bytes, message: m.FromWorker) -> None:
         if isinstance(message, m.Hello):

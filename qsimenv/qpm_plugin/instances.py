@@ -18,10 +18,10 @@ from typing import Protocol
 import msgspec
 
 from qsimenv.errors import QSimEnvError
+from qsimenv.qpm_plugin.connection import GENERATION_VARIABLE
 from qsimenv.qpm_plugin.messages import WORKER_CIRCUIT_BYTES, Hello
 from qsimenv.qpm_plugin.recent import Recent
 
-GENERATION_VARIABLE = "QSIMENV_GENERATION"
 UNANSWERED_PINGS = 8
 """An idle worker that leaves so many pings (one every PING_SECONDS) unanswered is stuck."""
 PING_SECONDS = 2.0

@@ -24,6 +24,8 @@ MAX_RESULT_BYTES = 64 << 20
 WORKER_CIRCUIT_BYTES = 256 << 20
 """What a worker keeps of circuits; the controller counts along (see ``recent``)."""
 
+NO_RESULT = msgspec.Raw(msgspec.msgpack.encode(None))
+"""Stands where a result would."""
 _NO_CIRCUIT = Circuit(0, 0, ())
 
 
@@ -126,9 +128,15 @@ class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     drain: bool = False
 
 
+class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
+    """Nobody waits for the answer to the request of that number any more. It gets no answer itself."""
+
+    number: int
+
+
 RequestBody = Union[  # noqa: UP007 - msgspec resolves this name at run time
     Describe, Evaluate, Submit, Read, Peek, Status, CancelTasks, CreateCircuit, DeleteCircuit,
-    Reserve, Renew, Release, ListReservations, Telemetry, Subscribe, Shutdown,
+    Reserve, Renew, Release, ListReservations, Telemetry, Subscribe, Abandon, Shutdown,
 ]  # fmt: skip
 
 
@@ -161,7 +169,7 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
 
 
 class Records(msgspec.Struct, frozen=True, tag="records"):
-    """Records in the order asked for, with as many ``results`` (nil where there is none), or with none at all."""
+    """Records in the order asked for, with as many ``results`` (NO_RESULT where there is none), or with none at all."""
 
     records: tuple[TaskRecord, ...]
     results: tuple[msgspec.Raw, ...] = ()
@@ -243,7 +251,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What became of a task. ``result`` is set where there is no ``error``; neither: it was canceled before it began.
+    """What became of a task: a ``result``, an ``error``, or it was ``canceled`` before it began.
 
     Times are epoch seconds of the worker's clock.
     """
@@ -253,7 +261,8 @@ class Answer(msgspec.Struct, frozen=True):
     completion_time: float
     engine: str = ""
     error: ErrorInfo | None = None
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw = NO_RESULT
+    canceled: bool = False
 
 
 class Answers(msgspec.Struct, frozen=True, tag="answers"):

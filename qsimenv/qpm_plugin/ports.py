@@ -14,11 +14,9 @@ from collections.abc import Callable
 import zmq
 import zmq.auth.asyncio
 
+from qsimenv.qpm_plugin.connection import set_heartbeat
 from qsimenv.qpm_plugin.messages import MAX_FRAME_BYTES
 
-HEARTBEAT_MS = 2000
-SILENCE_MS = 8000
-"""A peer that has been silent for so long is gone. ZeroMQ's own threads ask and answer, however busy Python is."""
 _READ_AT_ONCE = 1000
 _log = logging.getLogger("qsimenv.controller")
 
@@ -119,9 +117,3 @@ class Port:
         if not self._socket.closed:
             self._look_again()
 
-
-def set_heartbeat(socket: zmq.Socket[bytes]) -> None:
-    """Make a dead peer show as a broken connection after SILENCE_MS."""
-    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    socket.set(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
-    socket.set(zmq.HANDSHAKE_IVL, 30_000)

@@ -29,7 +29,6 @@ from qsimenv.task import Estimate
 MAX_ATTEMPTS = 3
 """A task during which so many instances died is FAILED."""
 _PART_BYTES = 64 << 20
-_NO_RESULT = msgspec.Raw(msgspec.msgpack.encode(None))
 
 
 class Asker(NamedTuple):
@@ -49,6 +48,9 @@ class Outside(Protocol):
 
     def answer(self, asker: Asker, parts: Sequence[m.ReplyBody]) -> bool:
         """Send the answer; False where the asker is gone."""
+
+    def is_there(self, asker: Asker) -> bool:
+        """Whether the asker's connection still stands."""
 
     def launch(self, placement: Placement, entries: Sequence[Entry]) -> None: ...
 
@@ -77,6 +79,7 @@ class Service:
         self.work_seconds = 0.0
         self._prefix = uuid.uuid4().hex[:6]
         self._timers: dict[Waiting, Timer] = {}
+        self._waiting: dict[Asker, Waiting] = {}
 
     # --- requests ---
 
@@ -86,7 +89,8 @@ class Service:
             case m.Submit():
                 return self._submit(asker, body)
             case m.Read():
-                return self._read(asker, body)
+                self._read(asker, body)
+                return None
             case m.Evaluate():
                 return self._evaluate(body)
             case m.Status():
@@ -97,6 +101,9 @@ class Service:
                 return m.Records(tuple(self._cancel(body.task_ids)))
             case m.CreateCircuit():
                 self.admission.learn({body.hash: body.data})
+            case m.Abandon(number=number):
+                self._abandon(asker._replace(number=number))
+                return None
             case m.DeleteCircuit():
                 self.admission.forget(body.hash)
             case m.Reserve():
@@ -128,9 +135,8 @@ class Service:
         entries = self._accept(asker.client, body)
         if not body.wait:
             return m.Accepted(tuple(entry.task_id for entry in entries))
-        waiting = self.tasks.wait_for_ids(asker.client, [e.task_id for e in entries], self._answer_with(asker))
-        if body.timeout_s is not None and not waiting.is_ready:
-            self._timers[waiting] = self._outside.later(body.timeout_s, self._give_up_run, asker, waiting, body.timeout_s)
+        waiting = self.tasks.wait_for_ids([e.task_id for e in entries], self._answer_with(asker), asker.client)
+        self._remember(asker, waiting, body.timeout_s, self._give_up_run)
         return None
 
     def _accept(self, client: str, body: m.Submit) -> list[Entry]:
@@ -200,17 +206,41 @@ class Service:
     def _read(self, asker: Asker, body: m.Read) -> None:
         ready = self._answer_with(asker)
         if body.task_ids is not None:
-            waiting = self.tasks.wait_for_ids(asker.client, body.task_ids, ready)
+            self._forget_the_gone(None)
+            waiting = self.tasks.wait_for_ids(body.task_ids, ready, asker.client)
         else:
-            waiting = self.tasks.wait_for_count(asker.client, body.count, ready)
-        if body.timeout_s is not None and not waiting.is_ready:
-            self._timers[waiting] = self._outside.later(body.timeout_s, self._give_up_read, asker, waiting, body.timeout_s)
+            self._forget_the_gone(asker.client)
+            waiting = self.tasks.wait_for_count(body.count, ready, asker.client)
+        self._remember(asker, waiting, body.timeout_s, self._give_up_read)
+
+    def _remember(self, asker: Asker, waiting: Waiting, timeout_s: float | None, give_up: Any) -> None:
+        if waiting.is_ready:
+            return
+        self._waiting[asker] = waiting
+        if timeout_s is not None:
+            self._timers[waiting] = self._outside.later(timeout_s, give_up, asker, waiting, timeout_s)
+
+    def _forget(self, asker: Asker, waiting: Waiting) -> None:
+        self._waiting.pop(asker, None)
+        timer = self._timers.pop(waiting, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _abandon(self, asker: Asker) -> None:
+        waiting = self._waiting.get(asker)
+        if waiting is not None:
+            self._forget(asker, waiting)
+            self.tasks.give_up(waiting)
+
+    def _forget_the_gone(self, client: str | None) -> None:
+        """End the reads (of one client) whose connection broke, so that a new one finds the tasks."""
+        for asker in [asker for asker in self._waiting if client in (None, asker.client)]:
+            if not self._outside.is_there(asker):
+                self._abandon(asker)
 
     def _answer_with(self, asker: Asker) -> Any:
         def ready(waiting: Waiting) -> None:
-            timer = self._timers.pop(waiting, None)
-            if timer is not None:
-                timer.cancel()
+            self._forget(asker, waiting)
             taken = self.tasks.take(waiting, time.time())
             if not self._outside.answer(asker, _parts(taken)):
                 self.tasks.put_back(waiting, taken)
@@ -218,14 +248,14 @@ class Service:
         return ready
 
     def _give_up_read(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
-        self._timers.pop(waiting, None)
+        self._forget(asker, waiting)
         self.tasks.give_up(waiting)
         missing = waiting.missing + waiting.short
         text = f"read_cq: after {timeout_s:g} s {missing} of {len(waiting.entries) + waiting.short} tasks have not ended"
         self._outside.answer(asker, [m.Failed(TimedOutError.code, text)])
 
     def _give_up_run(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
-        self._timers.pop(waiting, None)
+        self._forget(asker, waiting)
         self.tasks.give_up(waiting)
         self._cancel([entry.task_id for entry in waiting.entries])
         text = f"sync_run: the task had not ended after {timeout_s:g} s and was canceled"
@@ -275,12 +305,12 @@ class Service:
         times.exec_time, times.completion_time = answer.exec_time, answer.completion_time
         entry.record.engine = answer.engine or entry.record.engine
         self.work_seconds += (answer.completion_time - answer.exec_time) * len(entry.record.ranks)
-        if entry.to_cancel or (answer.error is None and answer.result is None):
+        if entry.to_cancel or answer.canceled:
             self._finish(entry, TaskState.CANCELED)
         elif answer.error is not None:
             self._finish(entry, TaskState.FAILED, answer.error)
         else:
-            self._finish(entry, TaskState.DONE, result=answer.result)
+            self._finish(entry, TaskState.DONE, result=answer.result.copy())
 
     def instance_up(self, size: int, free_bytes: int) -> None:
         """A new instance is ready; what it cannot hold any more is FAILED."""
@@ -396,7 +426,7 @@ def _parts(taken: Sequence[tuple[TaskRecord, msgspec.Raw | None]]) -> list[m.Rep
     size = 0
     for number, (record, result) in enumerate(taken, start=1):
         records.append(record)
-        results.append(result or _NO_RESULT)
+        results.append(m.NO_RESULT if result is None else result)
         size += len(bytes(results[-1]))
         if size > _PART_BYTES and number < len(taken):
             parts.append(m.Records(tuple(records), tuple(results), more=True))

@@ -131,7 +131,7 @@ class TaskTable:
 
     # --- reads ---
 
-    def wait_for_count(self, client: str, count: int | None, ready: Callable[[Waiting], None]) -> Waiting:
+    def wait_for_count(self, count: int | None, ready: Callable[[Waiting], None], client: str) -> Waiting:
         """Wait for the next ``count`` tasks of the client that nobody has read or waits to read; None: for all of them.
 
         ``ready`` is called once, at once where nothing is missing.
@@ -143,7 +143,7 @@ class TaskTable:
         self._fill(waiting)
         return waiting
 
-    def wait_for_ids(self, client: str, task_ids: Sequence[str], ready: Callable[[Waiting], None]) -> Waiting:
+    def wait_for_ids(self, task_ids: Sequence[str], ready: Callable[[Waiting], None], client: str) -> Waiting:
         """Wait for these tasks, in this order, whoever submitted them. NotFoundError, BadStateError if read already."""
         entries = [self.get(task_id) for task_id in dict.fromkeys(task_ids)]
         for entry in entries:

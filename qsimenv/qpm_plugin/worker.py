@@ -26,14 +26,18 @@ from qsimenv import errors as e
 from qsimenv.circuit import Circuit, Measure, gate
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.api import ErrorInfo
-from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, Connection
-from qsimenv.qpm_plugin.instances import GENERATION_VARIABLE
-from qsimenv.qpm_plugin.ports import set_heartbeat
+from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, GENERATION_VARIABLE, Connection, set_heartbeat
 from qsimenv.qpm_plugin.recent import Recent
 from qsimenv.task import Task
 
 FLUSH_SECONDS = 0.005
 """Answers of small tasks are collected for so long at most."""
+CONNECT_MS = 30_000
+"""A worker that finds no controller for so long ends."""
+_WATCHED = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED
+)  # fmt: skip
 _Socket = zmq.Socket[bytes]
 
 
@@ -110,8 +114,8 @@ class Worker:
     def _run(self, task_id: str, job: m.Job, team: comm.Team) -> m.Answer:
         began = time.time()
         if team.size == 1 and (task_id in self._canceled or self._stopping):
-            return m.Answer(task_id, began, began)
-        engine, error, result = "", None, None
+            return m.Answer(task_id, began, began, canceled=True)
+        engine, error, result = "", None, m.NO_RESULT
         try:
             circuit = self._circuits.get(job.circuit)
             if circuit is None:
@@ -183,7 +187,7 @@ def _connect(context: zmq.Context[_Socket], connection: Connection, identity: st
     socket.set(zmq.MAXMSGSIZE, m.MAX_FRAME_BYTES)
     socket.linger = 1000
     set_heartbeat(socket)
-    monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED)
+    monitor = socket.get_monitor_socket(_WATCHED)
     threading.Thread(target=_watch, args=(monitor,), name="watch", daemon=True).start()
     socket.connect(connection.worker_address)
     return socket
@@ -191,7 +195,13 @@ def _connect(context: zmq.Context[_Socket], connection: Connection, identity: st
 
 def _watch(monitor: _Socket) -> None:
     """End this process when the controller is gone: what was on its way is lost, so nothing good can follow."""
-    if recv_monitor_message(monitor)["event"] == zmq.EVENT_DISCONNECTED:
+    try:
+        event = recv_monitor_message(monitor)["event"] if monitor.poll(CONNECT_MS) else None
+        while event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            event = recv_monitor_message(monitor)["event"]
+    except zmq.ContextTerminated:
+        return
+    if event != zmq.EVENT_MONITOR_STOPPED:
         sys.stderr.write("worker: the controller is gone\n")
         os._exit(3)
 

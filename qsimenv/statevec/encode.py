@@ -7,7 +7,7 @@ import these names, and nothing else is shared between planner and kernels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from qsimenv import gates
 from qsimenv.circuit import Gate
-from qsimenv.statevec.plan import Op, Plan, Sweep
+from qsimenv.statevec.plan import Op, Plan, Sweep, unmixed_targets
 from qsimenv.task import Precision
 
 KIND, NUM_TARGETS, NUM_FIXED, CONTROL_VALUE, OUTER_MASK, OUTER_VALUE, OFFSET, TARGETS = range(8)
@@ -42,9 +42,9 @@ class EncodedSweep:
     coefficients: np.ndarray
 
 
-def encode(plan: Plan, values: Sequence[float] | npt.NDArray[np.float64], precision: Precision) -> tuple[
-    tuple[EncodedSweep, ...], ...
-]:
+def encode(
+    plan: Plan, values: Sequence[float] | npt.NDArray[np.float64], precision: Precision
+) -> tuple[tuple[EncodedSweep, ...], ...]:
     """The sweeps of each stage, for parameter ``values`` of shape (P,)."""
     matrices: dict[int, gates.Matrix] = {}
 
@@ -65,7 +65,13 @@ def is_constant(gate_list: Sequence[Gate]) -> bool:
     return not any(isinstance(angle, str) for gate in gate_list for angle in gate.params)
 
 
-def _encode_sweep(sweep, gate_list, matrix_of, num_local, precision):  # type: ignore[no-untyped-def]
+def _encode_sweep(
+    sweep: Sweep,
+    gate_list: Sequence[Gate],
+    matrix_of: Callable[[int], gates.Matrix],
+    num_local: int,
+    precision: Precision,
+) -> EncodedSweep:
     position = {bit: k for k, bit in enumerate(sweep.block)}
     rows: list[list[int]] = []
     numbers: list[complex] = []
@@ -97,17 +103,18 @@ def deposit(numbers: npt.NDArray[np.int64], bits: Sequence[int]) -> npt.NDArray[
 
 def _part(gate: Gate, matrix: gates.Matrix, op: Op) -> gates.Matrix:
     """The block of a matrix that belongs to one value of the targets it does not mix, in stored bits."""
-    from qsimenv.statevec.plan import unmixed_targets
-
     still = sorted(unmixed_targets(gate))
     num_targets = len(matrix).bit_length() - 1
     mixed = [k for k in range(num_targets) if k not in still]
     fixed = sum((op.unmixed_value >> j & 1) << k for j, k in enumerate(still))
     chosen = deposit(np.arange(1 << len(mixed)) ^ op.flips, mixed) | fixed
-    return matrix[np.ix_(chosen, chosen)]
+    part: gates.Matrix = matrix[np.ix_(chosen, chosen)]
+    return part
 
 
-def _row(kind: int, op: Op, targets: Sequence[int], mask: int, value: int, position: dict[int, int], offset: int) -> list[int]:
+def _row(
+    kind: int, op: Op, targets: Sequence[int], mask: int, value: int, position: dict[int, int], offset: int
+) -> list[int]:
     """One row. ``mask`` and ``value`` are over index bits; those of the block become fixed positions."""
     inner = [bit for bit in position if mask >> bit & 1]
     outer_mask = mask & ~sum(1 << bit for bit in inner)
@@ -135,7 +142,11 @@ def _encode_matrix(
 
 
 def _encode_diagonal(
-    op: Op, diagonal: npt.NDArray[np.complex128], position: dict[int, int], rows: list[list[int]], numbers: list[complex]
+    op: Op,
+    diagonal: npt.NDArray[np.complex128],
+    position: dict[int, int],
+    rows: list[list[int]],
+    numbers: list[complex],
 ) -> None:
     for stored in range(len(diagonal)):
         factor = complex(diagonal[stored ^ op.flips])

@@ -112,7 +112,7 @@ def set_threads() -> int:
     import numba
 
     cores = len(os.sched_getaffinity(0))
-    threads = max(1, min(cores // memory.ranks_on_this_node(), numba.config.NUMBA_NUM_THREADS))
+    threads: int = max(1, min(cores // memory.ranks_on_this_node(), numba.config.NUMBA_NUM_THREADS))
     numba.set_num_threads(threads)
     return threads
 

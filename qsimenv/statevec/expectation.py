@@ -24,7 +24,9 @@ Groups = dict[int, list[tuple[int, complex]]]
 
 def expectation_values(state: State, observables: Sequence[Observable]) -> npt.NDArray[np.float64]:
     """One real number an observable, shape (observables,). *Collective.* Cost: one pass a distinct X-mask of each."""
-    values = [sum(_group_value(state, x, terms) for x, terms in _group(o.terms, state.layout).items()) for o in observables]
+    values = [
+        sum(_group_value(state, x, terms) for x, terms in _group(o.terms, state.layout).items()) for o in observables
+    ]
     return state.team.sum(np.array(values, dtype=np.float64))
 
 
@@ -48,14 +50,10 @@ def _group_value(state: State, x: int, terms: Sequence[tuple[int, complex]]) -> 
     num_local = state.layout.num_local
     z_masks = np.array([z for z, _ in terms], dtype=np.int64)
     coefficients = np.array([coefficient for _, coefficient in terms], dtype=np.complex128)
-    real, imag = coefficients.real.copy(), coefficients.imag.copy()
     local_x, partner = x & ((1 << num_local) - 1), state.team.rank ^ (x >> num_local)
+    rest = (local_x, state.rank_index, z_masks, coefficients.real.copy(), coefficients.imag.copy())
     if partner == state.team.rank:
-        return float(
-            kernels.pauli_group(
-                state.re, state.im, state.re, state.im, 0, len(state.re), 0, local_x, state.rank_index, z_masks, real, imag
-            )
-        )
+        return float(kernels.pauli_group(state.re, state.im, state.re, state.im, 0, len(state.re), 0, *rest))
     size = min(len(state.re), PIECE_BYTES // state.re.itemsize)
     other_re, other_im = np.empty(size, dtype=state.re.dtype), np.empty(size, dtype=state.re.dtype)
     total = 0.0
@@ -63,8 +61,6 @@ def _group_value(state: State, x: int, terms: Sequence[tuple[int, complex]]) -> 
         state.team.exchange(partner, state.re[start : start + size], other_re)
         state.team.exchange(partner, state.im[start : start + size], other_im)
         first = (start ^ local_x) & ~(size - 1)
-        total += kernels.pauli_group(
-            state.re, state.im, other_re, other_im, first, first + size, start, local_x, state.rank_index, z_masks, real, imag
-        )  # fmt: skip
+        total += kernels.pauli_group(state.re, state.im, other_re, other_im, first, first + size, start, *rest)
     state.work.bytes_exchanged += 2 * state.re.nbytes
     return total

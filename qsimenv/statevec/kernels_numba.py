@@ -164,7 +164,9 @@ def _sweep_range(re, im, first, last, block_bits, low_bits, offsets, outer, ops,
     for number in range(first, last):
         start = _block_start(number, outer)
         if offsets.shape[0] == 1:
-            _apply(re[start : start + size], im[start : start + size], block_bits, ops, coefficients, rank_index | start)
+            _apply(
+                re[start : start + size], im[start : start + size], block_bits, ops, coefficients, rank_index | start
+            )
             continue
         x, y = scratch[0], scratch[1]
         for k in range(offsets.shape[0]):
@@ -196,12 +198,10 @@ def scratch_for(block_bits, real_type):
 
 
 def sweep(re, im, block_bits, low_bits, offsets, outer, ops, coefficients, rank_index, scratch):
-    """All ops of one encoded sweep on planes ``re`` and ``im``, in place. ``rank_index`` is the rank's part of the index."""
+    """All ops of one encoded sweep on ``re`` and ``im``, in place. ``rank_index`` is the rank's part of the index."""
     blocks = len(re) >> block_bits
     if blocks == 1 or len(re) < PARALLEL_FROM or len(scratch) == 1:
-        _sweep_range(
-            re, im, 0, blocks, block_bits, low_bits, offsets, outer, ops, coefficients, rank_index, scratch[0]
-        )
+        _sweep_range(re, im, 0, blocks, block_bits, low_bits, offsets, outer, ops, coefficients, rank_index, scratch[0])
     else:
         _sweep_parallel(re, im, blocks, block_bits, low_bits, offsets, outer, ops, coefficients, rank_index, scratch)
 
@@ -219,7 +219,7 @@ def _spread(number, positions):
 
 @njit(**_options)
 def pack(plane, positions, value, start, piece):
-    """Copy into ``piece`` the amplitudes number ``start``, … of those whose index has ``value`` at ``positions`` (sorted)."""
+    """Fill ``piece`` with amplitudes whose index has ``value`` at ``positions`` (sorted), from number ``start`` on."""
     for k in range(piece.shape[0]):
         piece[k] = plane[_spread(start + k, positions) | value]
 
@@ -258,7 +258,7 @@ def _weights(re, im, bit):
 
 
 def weights(re, im, bit):
-    """The weight (squared norm) of the amplitudes whose index has 0, and 1, at ``bit``; all count as 0 above the index."""
+    """The weight (squared norm) of the amplitudes whose index has 0, and 1, at ``bit``; above the index all have 0."""
     return (_weights_parallel if len(re) >= PARALLEL_FROM else _weights)(re, im, bit)
 
 
@@ -317,8 +317,8 @@ def _histogram_many(re, im, bases, count, low_bits, index_low, index_high, bin_l
 def histogram(re, im, bases, count, low_bits, index_low, index_high, bin_low, bin_high, num_bins):
     """Weights by bin, float64 of shape (len(bases), num_bins).
 
-    For each base (skipped where negative) the ``count`` amplitudes at ``base | index`` are added to their bins. Index and
-    bin of number k are put together from two tables, one for its lowest ``low_bits`` bits and one for the others.
+    For each base (skipped where negative) the ``count`` amplitudes at ``base | index`` are added to their bins. Index
+    and bin of number k are put together from two tables, one for its lowest ``low_bits`` bits, one for the others.
     """
     tables = (low_bits, index_low, index_high, bin_low, bin_high)
     if len(bases) > 1:
@@ -378,7 +378,7 @@ def _pauli_parallel(re, im, other_re, other_im, first, last, start, x_mask, inde
 
 
 def pauli_group(re, im, other_re, other_im, first, last, start, x_mask, index, z_masks, real, imag):
-    """Real part of the sum over i in [first, last) of conj(other[(i ^ x_mask) - start]) own[i] sum_t coefficient_t sign_t(i).
+    """Real part of sum_i conj(other[(i ^ x_mask) - start]) own[i] sum_t coefficient_t sign_t(i), i in [first, last).
 
     ``sign_t(i)`` is -1 to the parity of ``(index | i) & z_masks[t]``; ``index`` is the rank's part of the index.
     """

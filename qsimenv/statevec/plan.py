@@ -242,13 +242,14 @@ def _check_reach(gate_list: Sequence[Gate], reach: int) -> None:
     for gate in gate_list:
         if len(mixed_qubits(gate)) > reach:
             raise OutOfRangeError(
-                f"plan: gate {gate.name} mixes {len(mixed_qubits(gate))} qubits, {reach} are within reach of a rank; use fewer ranks"
+                f"plan: gate {gate.name} mixes {len(mixed_qubits(gate))} qubits, "
+                f"{reach} are within reach of a rank; use fewer ranks"
             )
 
 
 def _first_uses(gate_list: Sequence[Gate], members: Sequence[int]) -> dict[int, int]:
     """For each qubit the first of ``members`` that mixes it, followed through the SWAPs on the way."""
-    label = {}
+    label: dict[int, int] = {}
     uses: dict[int, int] = {}
     for position, index in enumerate(members):
         gate = gate_list[index]

@@ -7,7 +7,7 @@ taken out: they are drawn together from the final state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qsimenv.circuit import (
@@ -21,7 +21,9 @@ from qsimenv.circuit import (
     Gate,
     IfElse,
     Instruction,
+    Literal,
     Measure,
+    Operation,
     Repeat,
     Reset,
     Switch,
@@ -268,63 +270,55 @@ class _Lowering:
         self._fill(breaks, self._here())
 
 
-def evaluate(expression: Expression, clbits: int, variables: dict[str, int | float]) -> int | float:
+_Number = int | float
+
+
+def _masked(value: _Number, width: int) -> _Number:
+    return int(value) & ((1 << width) - 1) if width else value
+
+
+def _divide(dividend: _Number, divisor: _Number, width: int) -> _Number:
+    if divisor == 0:
+        raise InvalidArgumentError("circuit: a classical expression divides by zero")
+    return int(dividend) // int(divisor) if width else dividend / divisor
+
+
+# Each takes the values of its arguments and the width of the result in bits (0 for a bool or a float).
+_OPERATORS: dict[str, Callable[..., _Number]] = {
+    "bit_not": lambda a, width: _masked(~int(a), width),
+    "logic_not": lambda a, _: int(not a),
+    "bool": lambda a, _: int(bool(a)),
+    "negate": lambda a, width: _masked(-a, width),
+    "cast": _masked,
+    "bit_and": lambda a, b, _: int(a) & int(b),
+    "bit_or": lambda a, b, _: int(a) | int(b),
+    "bit_xor": lambda a, b, _: int(a) ^ int(b),
+    "logic_and": lambda a, b, _: int(bool(a) and bool(b)),
+    "logic_or": lambda a, b, _: int(bool(a) or bool(b)),
+    "equal": lambda a, b, _: int(a == b),
+    "not_equal": lambda a, b, _: int(a != b),
+    "less": lambda a, b, _: int(a < b),
+    "less_equal": lambda a, b, _: int(a <= b),
+    "greater": lambda a, b, _: int(a > b),
+    "greater_equal": lambda a, b, _: int(a >= b),
+    "shift_left": lambda a, b, width: _masked(int(a) << int(b), width) if b < width else 0,
+    "shift_right": lambda a, b, _: int(a) >> int(b),
+    "add": lambda a, b, width: _masked(a + b, width),
+    "sub": lambda a, b, width: _masked(a - b, width),
+    "mul": lambda a, b, width: _masked(a * b, width),
+    "div": _divide,
+    "index": lambda a, b, _: int(a) >> int(b) & 1,
+}
+
+
+def evaluate(expression: Expression, clbits: int, variables: Mapping[str, _Number]) -> _Number:
     """The value of a classical expression where ``clbits`` holds all classical bits, bit k in position k."""
     match expression:
+        case Literal(value=value):
+            return value
         case Bits(clbits=positions):
             return sum((clbits >> position & 1) << k for k, position in enumerate(positions))
         case Variable(name=name):
             return variables[name]
-    if not hasattr(expression, "operator"):
-        return expression.value  # type: ignore[union-attr]
-    operator, width = expression.operator, expression.width
-    values = [evaluate(argument, clbits, variables) for argument in expression.arguments]
-    return _operate(operator, values, width)
-
-
-def _operate(operator: str, values: list[int | float], width: int) -> int | float:
-    mask = (1 << width) - 1 if width else -1
-    match operator, *values:
-        case "bit_not", a:
-            return ~int(a) & mask
-        case "logic_not", a:
-            return int(not a)
-        case "bool", a:
-            return int(bool(a))
-        case "negate", a:
-            return -a
-        case "cast", a:
-            return int(a) & mask if width else a
-        case "bit_and", a, b:
-            return int(a) & int(b)
-        case "bit_or", a, b:
-            return int(a) | int(b)
-        case "bit_xor", a, b:
-            return int(a) ^ int(b)
-        case "logic_and", a, b:
-            return int(bool(a) and bool(b))
-        case "logic_or", a, b:
-            return int(bool(a) or bool(b))
-        case "shift_left", a, b:
-            return (int(a) << int(b)) & mask if b < 1 << 16 else 0
-        case "shift_right", a, b:
-            return int(a) >> int(b)
-        case "index", a, b:
-            return int(a) >> int(b) & 1
-        case "div", a, b:
-            return _divide(a, b, width)
-    first, second = values
-    comparisons = {
-        "equal": first == second, "not_equal": first != second, "less": first < second,
-        "less_equal": first <= second, "greater": first > second, "greater_equal": first >= second,
-    }  # fmt: skip
-    if operator in comparisons:
-        return int(comparisons[operator])
-    value = {"add": first + second, "sub": first - second, "mul": first * second}[operator]
-    return int(value) & mask if width else value
-
-
-def _divide(dividend: int | float, divisor: int | float, width: int) -> int | float:
-    if divisor == 0:
-        raise InvalidArgumentError("circuit: a classical expression divides by zero")
-    return int(dividend) // int(divisor) if width else dividend / divisor
+        case Operation(operator=operator, arguments=arguments, width=width):
+            return _OPERATORS[operator](*(evaluate(each, clbits, variables) for each in arguments), width)

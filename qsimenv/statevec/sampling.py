@@ -52,7 +52,12 @@ def sample(state: State, qubits: Sequence[int], draw: Draw) -> npt.NDArray[np.in
         prefixes, node_of_shot = np.unique(values >> undrawn, return_inverse=True)
         size = undrawn - low
         drawn = _draw_chunk(
-            state, order[low:undrawn], order[undrawn:], prefixes, node_of_shot, draw.uniforms(_EVENT_OF_FIRST_CHUNK + number)
+            state,
+            order[low:undrawn],
+            order[undrawn:],
+            prefixes,
+            node_of_shot,
+            draw.uniforms(_EVENT_OF_FIRST_CHUNK + number),
         )
         values = (((values >> undrawn) << size) | drawn) << low
         undrawn, number = low, number + 1
@@ -89,7 +94,8 @@ def pick(
     else:
         picked = _pick_in_rows(sums, node, numbers * total[node])
     last = masses.shape[1] - 1 - np.argmax(masses[:, ::-1] > 0, axis=1)
-    return np.minimum(picked, last[node])
+    capped: npt.NDArray[np.int64] = np.minimum(picked, last[node])
+    return capped
 
 
 def _pick_in_rows(
@@ -119,10 +125,11 @@ def _masses(
     index_high, bin_high = _tables(layout, chunk, free[half:])
     rank_bits = range(layout.num_local, len(layout.bits))
     bin_low |= int(_bins(layout, chunk, rank_bits, np.array(state.rank_index)))
-    return kernels.histogram(
+    masses: npt.NDArray[np.float64] = kernels.histogram(
         state.re, state.im, _bases(state, fixed, prefixes), 1 << len(free), half,
         index_low, index_high, bin_low, bin_high, 1 << len(chunk),
     )  # fmt: skip
+    return masses
 
 
 def _bases(state: State, fixed: Sequence[int], prefixes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -174,8 +174,8 @@ class Run:
                 if not evaluate(condition, branch.clbits, branch.variables):
                     branch.place = place
             case code.Choose(selector=selector, targets=targets, default=default):
-                value = evaluate(selector, branch.clbits, branch.variables)
-                branch.place = dict(targets).get(int(value), default)
+                chosen = evaluate(selector, branch.clbits, branch.variables)
+                branch.place = dict(targets).get(int(chosen), default)
             case code.StartLoop(loop=loop):
                 branch.turns[loop] = 0
             case code.CountTurn(loop=loop, max_iterations=limit):
@@ -204,9 +204,7 @@ class Run:
         self._work.add_seconds("measure", began)
         return outcome
 
-    def _split(
-        self, branch: Branch, qubit: int, zero: float, one: float, settle: Callable[[Branch, int], None]
-    ) -> int:
+    def _split(self, branch: Branch, qubit: int, zero: float, one: float, settle: Callable[[Branch, int], None]) -> int:
         """The outcome that ``branch`` goes on with; a branch for the other one is put aside where shots take it."""
         probability = one / (zero + one)
         if probability < CERTAIN:
@@ -222,7 +220,12 @@ class Run:
         return 0
 
     def _put_aside(
-        self, branch: Branch, shots: npt.NDArray[np.int64], qubit: int, weight: float, settle: Callable[[Branch, int], None]
+        self,
+        branch: Branch,
+        shots: npt.NDArray[np.int64],
+        qubit: int,
+        weight: float,
+        settle: Callable[[Branch, int], None],
     ) -> None:
         """A branch for the shots that measured one."""
         assert branch.state is not None  # noqa: S101 - as above

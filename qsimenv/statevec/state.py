@@ -1,4 +1,4 @@
-"""State: the amplitudes of one rank as two real planes, the layout that says what they mean, and what can be done to them.
+"""State: the amplitudes of one rank as two real planes, the layout that says what they mean, and what can be done.
 
 Methods marked *collective* must be called by every rank of the team. Nothing here needs a second copy of the state
 but ``copy`` and ``amplitudes``, which say so.
@@ -41,7 +41,7 @@ class Work:
 
 
 class State:
-    """2**n amplitudes over the ranks of ``team``; ``re`` and ``im`` are this rank's planes of ``2**num_local`` reals."""
+    """2**n amplitudes over the ranks of ``team``; ``re`` and ``im`` are this rank's ``2**num_local`` reals."""
 
     def __init__(self, re: np.ndarray, im: np.ndarray, layout: Layout, team: Team, work: Work | None = None) -> None:
         self.re, self.im, self.layout, self.team = re, im, layout, team
@@ -134,6 +134,6 @@ class State:
         full.imag = self.team.gather(self.im).reshape(-1)
         cube = full.reshape((2,) * num_qubits)
         flipped = [num_qubits - 1 - bit for bit in range(num_qubits) if self.layout.flips >> bit & 1]
-        cube = np.flip(cube, axis=flipped)
+        cube = np.flip(cube, axis=tuple(flipped))
         order = [num_qubits - 1 - self.layout.bits[qubit] for qubit in reversed(range(num_qubits))]
         return np.ascontiguousarray(cube.transpose(order)).reshape(-1)

@@ -1,0 +1,43 @@
+# make demo    bring the environment up, run every example through it, take it down
+# make test    all tests
+# make check   style, types, layers, fast tests: under a minute
+# make bench   the benchmarks, on this machine
+# make clean   remove what make made
+
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+SOURCE := qsimenv tests benchmarks examples setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+$(READY): requirements.txt pyproject.toml setup.py
+	@echo "installing into $(VENV) (the first time only, about a minute) ..."
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)
+	@$(RUN) examples/demo.py
+
+test: check
+	@$(RUN) -m pytest tests --durations=10
+
+check: $(READY)
+	@$(VENV)/bin/ruff check $(SOURCE)
+	@$(VENV)/bin/ruff format --check --quiet $(SOURCE) || (echo "run: $(VENV)/bin/ruff format $(SOURCE)"; exit 1)
+	@$(VENV)/bin/mypy
+	@$(RUN) -m pytest tests/test_layers.py tests/unit -m "not slow and not environment" --numprocesses 2
+
+bench: $(READY)
+	@$(RUN) -m benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,290 @@
+"""The client: the QPM contract over the network, synchronous, safe to use from several threads.
+
+Each call borrows a link (a CURVE socket with a monitor), so that a read that waits does not keep another thread from
+cancelling. A link whose connection broke asks again when it stands again; the controller carries a request out once.
+Nothing polls: the controller answers when there is something to say. A wrong key and a silent address are told apart.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import zmq
+
+from qsimenv.circuit import Circuit
+from qsimenv.errors import BadStateError, NotFoundError, QSimEnvError, from_code
+from qsimenv.qpm_plugin import messages as m
+from qsimenv.qpm_plugin.api import QPM, Event, Reservation, TaskRecord, TaskState
+from qsimenv.qpm_plugin.connection import Connection, find_connection
+from qsimenv.qpm_plugin.link import Link
+from qsimenv.qpm_plugin.selftest import check_outcomes, test_tasks
+from qsimenv.task import Estimate, Result, Task
+
+__all__ = ["Client", "connect", "find_connection"]
+
+T = TypeVar("T", bound=m.ReplyBody)
+
+
+def connect(connection_file: str | Path | None = None, timeout_s: float = 10.0, client_id: str | None = None) -> Client:
+    """The running environment, by its connection file (default: ``find_connection``).
+
+    With the ``client_id`` of an earlier client its tasks and their results are found again. Raises NotFoundError where
+    there is no environment, PermissionDeniedError where the key is not its own, TimedOutError where nobody answers.
+    """
+    path = Path(connection_file) if connection_file is not None else find_connection()
+    if path is None:
+        raise NotFoundError("connect: no running environment found; start one, or set QSIMENV_CONNECTION to its file")
+    client = Client(Connection.read(path), timeout_s, client_id or uuid.uuid4().hex)
+    try:
+        client.describe()
+    except QSimEnvError:
+        client.close()
+        raise
+    return client
+
+
+class Client(QPM):
+    """``QPM`` for the environment behind a connection. ``timeout_s`` bounds how long a lost connection may stay lost."""
+
+    def __init__(self, connection: Connection, timeout_s: float, client_id: str) -> None:
+        self.connection, self.client_id = connection, client_id
+        self._timeout_s = timeout_s
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._lock = threading.Lock()
+        self._idle: list[Link] = []
+        self._listeners: list[_Listener] = []
+        self._sent: set[str] = set()
+        self._closed = False
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- resource management ---
+
+    def describe(self) -> dict[str, Any]:
+        return self._ask(m.Describe(), m.Facts).facts
+
+    def evaluate(self, task: Task) -> Estimate:
+        job = m.Job.of(task)
+        return self._ask_with([task], lambda circuits: m.Evaluate(job, circuits), m.Estimated).estimate
+
+    def reserve(self, ranks: int, duration_s: float) -> Reservation:
+        return self._ask(m.Reserve(ranks, duration_s), m.Reservations).reservations[0]
+
+    def renew(self, reservation_id: str, duration_s: float) -> Reservation:
+        return self._ask(m.Renew(reservation_id, duration_s), m.Reservations).reservations[0]
+
+    def release(self, reservation_id: str) -> None:
+        self._ask(m.Release(reservation_id), m.Done)
+
+    def list_reservations(self) -> list[Reservation]:
+        return list(self._ask(m.ListReservations(), m.Reservations).reservations)
+
+    # --- runtime ---
+
+    def is_ready(self) -> bool:
+        return bool(self.describe()["ready"])
+
+    def create_circuit(self, circuit: Circuit) -> str:
+        self._ask(m.CreateCircuit(circuit.hash, circuit.bytes), m.Done)
+        self._sent.add(circuit.hash)
+        return circuit.hash
+
+    def delete_circuit(self, circuit_hash: str) -> None:
+        self._sent.discard(circuit_hash)
+        self._ask(m.DeleteCircuit(circuit_hash), m.Done)
+
+    def sync_run(self, task: Task, timeout_s: float | None = None) -> Result:
+        """Run one task and wait; one message there, one back. After ``timeout_s`` seconds the task is canceled."""
+        jobs = (m.Job.of(task),)
+        records = self._ask_records([task], lambda circuits: m.Submit(jobs, circuits, wait=True, timeout_s=timeout_s))
+        return _result_of(records[0])
+
+    def async_run(self, tasks: Task | Sequence[Task]) -> list[str]:
+        return self._submit([tasks] if isinstance(tasks, Task) else list(tasks))
+
+    def read_cq(
+        self, count: int | None = None, timeout_s: float | None = None, task_ids: Sequence[str] | None = None
+    ) -> list[TaskRecord]:
+        """See ``QPM.read_cq``. ``count`` takes the first unread tasks in order of submission, and waits for just these.
+
+        ``task_ids`` may name tasks of other clients. BadStateError for a task that was read already.
+        """
+        ids = None if task_ids is None else tuple(task_ids)
+        return self._ask_records([], lambda _: m.Read(count, timeout_s, ids))
+
+    def peek_cq(self) -> list[TaskRecord]:
+        return list(self._ask(m.Peek(), m.Records).records)
+
+    def status(self, task_ids: Sequence[str] | None = None) -> list[TaskRecord]:
+        return list(self._ask(m.Status(None if task_ids is None else tuple(task_ids)), m.Records).records)
+
+    def cancel(self, task_ids: Sequence[str]) -> list[TaskRecord]:
+        return list(self._ask(m.CancelTasks(tuple(task_ids)), m.Records).records)
+
+    def register_event_notification(
+        self, callback: Callable[[Event], None], kinds: Sequence[str] = ()
+    ) -> Callable[[], None]:
+        listener = _Listener(self._new_link(), callback, tuple(kinds))
+        with self._lock:
+            self._listeners.append(listener)
+        return listener.stop
+
+    def telemetry(self) -> dict[str, Any]:
+        return self._ask(m.Telemetry(), m.Facts).facts
+
+    def test(self) -> dict[str, Any]:
+        facts = self.describe()
+        tasks, teams = test_tasks(int(facts["ranks"]), int(facts["max_team"]))
+        records = self.read_cq(task_ids=self._submit(tasks, teams))
+        return check_outcomes(records, teams)
+
+    def shutdown(self, drain: bool = False) -> None:
+        """End the environment; returns when its workers have ended (with ``drain``: after the last task)."""
+        self._ask(m.Shutdown(drain), m.Done)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            links, self._idle = self._idle, []
+            listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.stop()
+        for link in links:
+            link.close()
+        self._context.destroy(linger=0)
+
+    # --- asking ---
+
+    def _submit(self, tasks: Sequence[Task], teams: Sequence[tuple[int, ...]] = ()) -> list[str]:
+        jobs = tuple(m.Job.of(task) for task in tasks)
+        if not jobs:
+            return []
+        return list(self._ask_with(tasks, lambda circuits: m.Submit(jobs, circuits, tuple(teams)), m.Accepted).task_ids)
+
+    def _ask(self, body: m.RequestBody, kind: type[T]) -> T:
+        with self._link() as link:
+            return _expect(link.ask(body), kind)
+
+    def _ask_records(self, tasks: Sequence[Task], body: Callable[[dict[str, bytes]], m.RequestBody]) -> list[TaskRecord]:
+        records: list[TaskRecord] = []
+        with self._link() as link:
+            part = _expect(self._ask_on(link, tasks, body), m.Records)
+            records.extend(_dressed(part))
+            while part.more:
+                part = _expect(link.more(), m.Records)
+                records.extend(_dressed(part))
+        return records
+
+    def _ask_with(
+        self, tasks: Sequence[Task], body: Callable[[dict[str, bytes]], m.RequestBody], kind: type[T]
+    ) -> T:
+        with self._link() as link:
+            return _expect(self._ask_on(link, tasks, body), kind)
+
+    def _ask_on(
+        self, link: Link, tasks: Sequence[Task], body: Callable[[dict[str, bytes]], m.RequestBody]
+    ) -> m.ReplyBody:
+        """Ask with the bytes of those circuits that were not sent before, and again where the controller lacks some."""
+        circuits = {task.circuit.hash: task.circuit for task in tasks}
+        new = {name: circuit.bytes for name, circuit in circuits.items() if name not in self._sent}
+        reply = link.ask(body(new))
+        while isinstance(reply, m.NeedCircuits):
+            new |= {name: circuits[name].bytes for name in reply.hashes}
+            reply = link.ask(body(new))
+        if not isinstance(reply, m.Failed):
+            self._sent.update(new)
+        return reply
+
+    @contextmanager
+    def _link(self) -> Iterator[Link]:
+        """A link that nobody else uses; one that failed in the middle of a request is not used again."""
+        with self._lock:
+            link = self._idle.pop() if self._idle else None
+        link = link or self._new_link()
+        try:
+            yield link
+        except QSimEnvError as error:
+            self._put_back(link, link.is_clean and not isinstance(error, NotFoundError))
+            raise
+        except BaseException:
+            link.abandon()
+            self._put_back(link, False)
+            raise
+        self._put_back(link, True)
+
+    def _put_back(self, link: Link, is_clean: bool) -> None:
+        with self._lock:
+            if is_clean and not self._closed:
+                self._idle.append(link)
+                return
+        link.close()
+
+    def _new_link(self) -> Link:
+        if self._closed:
+            raise BadStateError("client: it was closed; connect again")
+        return Link(self._context, self.connection, self.client_id, self._timeout_s)
+
+
+class _Listener:
+    """A thread with a link of its own that hands events on."""
+
+    def __init__(self, link: Link, callback: Callable[[Event], None], kinds: tuple[str, ...]) -> None:
+        self._link, self._callback = link, callback
+        self._stopped = threading.Event()
+        _expect(link.ask(m.Subscribe(kinds)), m.Done)
+        self._thread = threading.Thread(target=self._listen, name="qsimenv-events", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        self._link.wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _listen(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                body = self._link.listen()
+                if isinstance(body, m.Notice) and not self._stopped.is_set():
+                    self._callback(body.event)
+        except QSimEnvError:
+            pass  # the environment is gone: there will be no more events
+        finally:
+            self._link.close()
+
+
+def _expect(reply: m.ReplyBody, kind: type[T]) -> T:
+    if isinstance(reply, kind):
+        return reply
+    if isinstance(reply, m.Failed):
+        raise from_code(reply.code, reply.message)
+    raise QSimEnvError(f"client: a {type(reply).__name__} came where {kind.__name__} was due; versions do not agree")
+
+
+def _dressed(part: m.Records) -> list[TaskRecord]:
+    if not part.results:
+        return list(part.records)
+    pairs = zip(part.records, part.results, strict=True)
+    return [msgspec.structs.replace(record, result=m.decode_result(result)) for record, result in pairs]
+
+
+def _result_of(record: TaskRecord) -> Result:
+    if record.state == TaskState.CANCELED:
+        raise BadStateError(f"sync_run: task {record.task_id} was canceled")
+    if record.error is not None:
+        raise from_code(record.error.code, record.error.message)
+    if record.result is None:
+        raise QSimEnvError(f"sync_run: task {record.task_id} ended without a result")
+    return record.result
