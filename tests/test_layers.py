@@ -29,7 +29,8 @@ LAYERS = (
     ("qsimenv.statevec", 4),
     ("qsimenv.tensornet", 4),
     ("qsimenv.engines", 5),
-    ("qsimenv.launcher.environment", 6.5),  # where launcher and service meet
+    ("qsimenv.launcher.environment", 6.6),
+    ("qsimenv.launcher.serving", 6.5),  # where launcher and service meet
     ("qsimenv.launcher", 6),
     ("qsimenv.qpm_plugin", 6),
     ("qsimenv.qpi", 7),

@@ -152,7 +152,8 @@ class Service:
             with self.spawning:  # one at a time: spawns from several threads failed now and then
                 return {"namespace": self.connection.spawn(request["spawn"])}
         if "kill" in request:
-            return self.one_shot("--kill", request["kill"])
+            with self.spawning:
+                return self.one_shot("--kill", request["kill"])
         if "query" in request:
             return self.one_shot("--query", request["query"])
         raise QSimEnvError(f"unknown request {sorted(request)}")

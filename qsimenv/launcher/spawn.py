@@ -248,10 +248,7 @@ class PMIxLauncher(Launcher):
         """Turn the end of prte or of the tool into `lost`, after everything of the DVM is gone."""
         ends: list[asyncio.Future[Any]] = [self._dvm.ended, tool.ended]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if self._dvm.ended.done():
-            reason = self._dvm.end_reason()
-        else:
-            reason = "the PMIx tool is gone"
+        reason = self._dvm.end_reason() if self._dvm.ended.done() else "the PMIx tool is gone"
         await self._dvm.stop()
         self._end_all(reason)
         self.lost.set_result(reason)

@@ -57,7 +57,7 @@ class QSimJob(JobV1):  # type: ignore[misc]
         self._result: Result | None = None
 
     def submit(self) -> None:
-        """Send all circuits in one request. BadStateError where that has happened; what the provider refuses them for."""
+        """Send all circuits in one request. BadStateError where that has happened."""
         if self._ids:
             raise BadStateError(
                 f"submit: job {self.job_id()} was submitted before; run the circuits again for a new job"

@@ -57,7 +57,7 @@ class Admission:
         return tuple(name for name in dict.fromkeys(job.circuit for job in jobs) if self._circuits.get(name) is None)
 
     def admit(self, jobs: Sequence[Job]) -> list[tuple[Circuit, Estimate]]:
-        """The circuit and estimate of each; raises for the first task that is wrong or does not fit, naming which it is."""
+        """The circuit and estimate of each; raises for the first task that is wrong or does not fit."""
         admitted = []
         for job in jobs:
             circuit = self._circuits.get(job.circuit)

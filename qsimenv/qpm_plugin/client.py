@@ -7,6 +7,7 @@ Nothing polls: the controller answers when there is something to say. A wrong ke
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ from qsimenv.task import Estimate, Result, Task
 __all__ = ["Client", "connect", "find_connection"]
 
 T = TypeVar("T", bound=m.ReplyBody)
+_Body = Callable[[dict[str, bytes]], m.RequestBody]
+"""A request, made with the bytes of the circuits that have to go with it."""
 
 
 def connect(connection_file: str | Path | None = None, timeout_s: float = 10.0, client_id: str | None = None) -> Client:
@@ -42,15 +45,15 @@ def connect(connection_file: str | Path | None = None, timeout_s: float = 10.0, 
         raise NotFoundError("connect: no running environment found; start one, or set QSIMENV_CONNECTION to its file")
     client = Client(Connection.read(path), timeout_s, client_id or uuid.uuid4().hex)
     try:
-        client.describe()
-    except QSimEnvError:
+        client.greet()
+    except BaseException:
         client.close()
         raise
     return client
 
 
 class Client(QPM):
-    """``QPM`` for the environment behind a connection. ``timeout_s`` bounds how long a lost connection may stay lost."""
+    """``QPM`` for the environment behind a connection. ``timeout_s`` bounds how long a connection may stay lost."""
 
     def __init__(self, connection: Connection, timeout_s: float, client_id: str) -> None:
         self.connection, self.client_id = connection, client_id
@@ -67,6 +70,11 @@ class Client(QPM):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def greet(self) -> None:
+        """Wait until the controller has answered; raises what ``connect`` raises."""
+        with self._link() as link:
+            _expect(link.ask(m.Describe(), self._timeout_s), m.Facts)
 
     # --- resource management ---
 
@@ -175,7 +183,7 @@ class Client(QPM):
         with self._link() as link:
             return _expect(link.ask(body), kind)
 
-    def _ask_records(self, tasks: Sequence[Task], body: Callable[[dict[str, bytes]], m.RequestBody]) -> list[TaskRecord]:
+    def _ask_records(self, tasks: Sequence[Task], body: _Body) -> list[TaskRecord]:
         records: list[TaskRecord] = []
         with self._link() as link:
             part = _expect(self._ask_on(link, tasks, body), m.Records)
@@ -185,15 +193,11 @@ class Client(QPM):
                 records.extend(_dressed(part))
         return records
 
-    def _ask_with(
-        self, tasks: Sequence[Task], body: Callable[[dict[str, bytes]], m.RequestBody], kind: type[T]
-    ) -> T:
+    def _ask_with(self, tasks: Sequence[Task], body: _Body, kind: type[T]) -> T:
         with self._link() as link:
             return _expect(self._ask_on(link, tasks, body), kind)
 
-    def _ask_on(
-        self, link: Link, tasks: Sequence[Task], body: Callable[[dict[str, bytes]], m.RequestBody]
-    ) -> m.ReplyBody:
+    def _ask_on(self, link: Link, tasks: Sequence[Task], body: _Body) -> m.ReplyBody:
         """Ask with the bytes of those circuits that were not sent before, and again where the controller lacks some."""
         circuits = {task.circuit.hash: task.circuit for task in tasks}
         new = {name: circuit.bytes for name, circuit in circuits.items() if name not in self._sent}
@@ -213,8 +217,8 @@ class Client(QPM):
         link = link or self._new_link()
         try:
             yield link
-        except QSimEnvError as error:
-            self._put_back(link, link.is_clean and not isinstance(error, NotFoundError))
+        except QSimEnvError:
+            self._put_back(link, link.is_clean)
             raise
         except BaseException:
             link.abandon()
@@ -242,6 +246,7 @@ class _Listener:
         self._link, self._callback = link, callback
         self._stopped = threading.Event()
         _expect(link.ask(m.Subscribe(kinds)), m.Done)
+        link.repeats = True
         self._thread = threading.Thread(target=self._listen, name="qsimenv-events", daemon=True)
         self._thread.start()
 
@@ -258,11 +263,17 @@ class _Listener:
             while not self._stopped.is_set():
                 body = self._link.listen()
                 if isinstance(body, m.Notice) and not self._stopped.is_set():
-                    self._callback(body.event)
+                    self._hand_on(body.event)
         except QSimEnvError:
             pass  # the environment is gone: there will be no more events
         finally:
             self._link.close()
+
+    def _hand_on(self, event: Event) -> None:
+        try:
+            self._callback(event)
+        except Exception:  # noqa: BLE001 - one event that was handled badly must not end the notification
+            logging.getLogger("qsimenv.client").exception("the callback for the event %s failed", event.kind)
 
 
 def _expect(reply: m.ReplyBody, kind: type[T]) -> T:

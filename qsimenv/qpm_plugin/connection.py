@@ -27,7 +27,7 @@ SILENCE_MS = 8000
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
-    """Addresses ("tcp://host:port"), keys, and which process (``pid`` on ``host``, ``started`` in epoch seconds) serves."""
+    """Addresses ("tcp://host:port"), keys, the process that serves (``pid`` on ``host``), and since when (epoch seconds)."""
 
     name: str
     address: str
@@ -58,7 +58,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, path: Path) -> Connection:
-        """The connection in ``path``. NotFoundError, PermissionDeniedError (others can read it), InvalidArgumentError."""
+        """The connection in ``path``. NotFoundError; InvalidArgumentError; PermissionDeniedError: others can read it."""
         try:
             with path.open("rb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -71,7 +71,8 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidArgumentError(f"connect: {path} cannot be read ({error.strerror})") from None
         if mode & 0o077:
             raise PermissionDeniedError(
-                f"connect: {path} has mode {mode:04o}, so others can read its keys; 0600 is needed: start the environment anew"
+                f"connect: {path} has mode {mode:04o}, so others can read its keys; 0600 is needed: "
+                "start the environment anew"
             )
         try:
             return msgspec.json.decode(data, type=cls)
@@ -92,7 +93,7 @@ def new_keys() -> tuple[str, str]:
 
 
 def default_run_folder(name: str = "default") -> Path:
-    """Where the environment called ``name`` keeps its files: ``$QSIMENV_RUN_FOLDER``, else ``~/.qsimenv/run/<name>``."""
+    """Where the environment ``name`` keeps its files: ``$QSIMENV_RUN_FOLDER``, else ``~/.qsimenv/run/<name>``."""
     folder = os.environ.get(RUN_FOLDER_VARIABLE)
     return Path(folder) if folder else Path.home() / ".qsimenv" / "run" / name
 

@@ -23,7 +23,7 @@ import zmq
 
 from qsimenv.errors import BadStateError, QSimEnvError
 from qsimenv.qpm_plugin import messages as m
-from qsimenv.qpm_plugin.api import ErrorInfo, Event, TaskState
+from qsimenv.qpm_plugin.api import Event
 from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, Connection, new_keys
 from qsimenv.qpm_plugin.instances import PING_SECONDS, InstanceHandle, InstanceLauncher, Limits, Supervisor, Worker
 from qsimenv.qpm_plugin.ports import Guard, Port
@@ -50,9 +50,9 @@ async def serve(
 ) -> None:
     """Serve the QPM API on ``host`` (an address of this machine) until a client shuts it down or the task is cancelled.
 
-    Writes the connection file first (the workers read it, too) and removes it at the end. ``on_ready`` is called once, when
-    every worker of the first instance has answered. Raises BadStateError where no instance ever came up. The workers
-    are told to end, and those that have not after ``limits.stop_s`` are killed; ``launcher`` stays the caller's.
+    Writes the connection file first (the workers read it, too) and removes it at the end. ``on_ready`` is called once,
+    when every worker of the first instance has answered. Raises BadStateError where no instance ever came up. The
+    workers are told to end, and killed where they have not after ``limits.stop_s``; ``launcher`` stays the caller's.
     """
     controller = Controller(connection_path, name, launcher, ranks, on_ready, host, limits or Limits())
     await controller.run()
@@ -95,7 +95,6 @@ class Controller:
     async def run(self) -> None:
         """Open, serve until told to stop, close in order."""
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        context.set(zmq.MAX_SOCKETS, 4096)
         connection = self._open(context)
         try:
             connection.write(self._path)
@@ -149,7 +148,7 @@ class Controller:
     async def _stop_instances(self, instances: asyncio.Future[str]) -> None:
         """Tell the workers to end; kill what has not ended in time; then say farewell to who asked for it."""
         self._service.draining = True
-        self._service.fail_all(TaskState.CANCELED, ErrorInfo(BadStateError.code, "run: the environment was shut down"))
+        self._service.close()
         self.emit("shutdown")
         self._supervisor.stop()
         for worker in self._supervisor.instance.workers.values():
@@ -187,12 +186,12 @@ class Controller:
             self._clients.send(link_id, m.encode(m.Reply(0, m.Failed(error.code, error.message))))
             return
         link = self._link(link_id)
-        is_abandon = isinstance(request.body, m.Abandon)
-        if request.number == link.number and not is_abandon:
+        again = isinstance(request.body, m.Abandon | m.Subscribe)
+        if request.number == link.number and not again:
             for answer in link.frames:
                 self._clients.send(link_id, answer)
             return
-        if not is_abandon:
+        if not isinstance(request.body, m.Abandon):
             link.number, link.frames = request.number, []
         asker = Asker(link_id, request.number, request.client)
         try:
@@ -264,15 +263,14 @@ class Controller:
 
     def launch(self, placement: Placement, entries: Sequence[Entry]) -> None:
         jobs = tuple(entry.job for entry in entries if entry.job is not None)
+        frames: dict[tuple[str, ...], bytes] = {}
         for rank in placement.ranks:
             worker = self._supervisor.instance.workers[rank]
-            circuits = {}
-            for entry in entries:
-                circuit = entry.circuit
-                if circuit is not None and worker.known.get(circuit.hash) is None:
-                    circuits[circuit.hash] = circuit.bytes
-                    worker.known.put(circuit.hash, None, len(circuit.bytes))
-            self._tell(worker, m.Launch(placement.ranks, placement.task_ids, jobs, circuits))
+            circuits = _new_circuits(worker, entries)
+            names = tuple(circuits)
+            if names not in frames:
+                frames[names] = m.encode(m.Launch(placement.ranks, placement.task_ids, jobs, circuits))
+            self._workers.send(worker.identity, frames[names])
 
     def cancel(self, ranks: Sequence[int], task_ids: Sequence[str]) -> None:
         if len(ranks) == 1:
@@ -327,7 +325,8 @@ class Controller:
             case m.Pong(free_bytes=free_bytes):
                 worker.free_bytes = free_bytes
             case m.Broken(answer=answer):
-                self._service.answered(answer)
+                self._service.broke(answer)
+                self._kill_soon()
 
     def _up(self) -> None:
         instance = self._supervisor.instance
@@ -341,3 +340,14 @@ class Controller:
     def _down(self, reason: str) -> None:
         self._service.instance_down(reason)
         self.emit("instance-down", generation=self._supervisor.instance.generation, reason=reason)
+
+
+def _new_circuits(worker: Worker, entries: Sequence[Entry]) -> dict[str, bytes]:
+    """The bytes of the circuits that the worker does not hold yet; it will. Uses ``known`` just as the worker does."""
+    circuits = [entry.circuit for entry in entries if entry.circuit is not None]
+    new = {circuit.hash: circuit.bytes for circuit in circuits if circuit.hash not in worker.known}
+    for name, data in new.items():
+        worker.known.put(name, True, len(data))
+    for circuit in circuits:
+        worker.known.get(circuit.hash)
+    return new

@@ -1,6 +1,6 @@
 """The life of the workers: launch an instance, notice its end, launch the next one, give up when that is pointless.
 
-How ranks are started is the launcher's business (``InstanceLauncher``): PRTE in ``qsimenv.launcher``, plain ``mpirun`` in
+How ranks are started is the launcher's business (``InstanceLauncher``): PRTE in ``qsimenv.launcher``, ``mpirun`` in the
 tests. Each instance has a generation; what a worker of another generation says is ignored. An instance is up when
 all its ranks have said hello. One that ends before that, or soon after with nothing running, counts as a quick death.
 """
@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -44,7 +44,7 @@ class InstanceLauncher(Protocol):
     """A way to start workers; it outlives the instances and belongs to whoever made it."""
 
     async def launch(self, ranks: int, environ: dict[str, str]) -> InstanceHandle:
-        """Start ``python -m qsimenv.qpm_plugin.worker`` on that many ranks, with ``environ`` on top of their environment.
+        """Start ``python -m qsimenv.qpm_plugin.worker`` on that many ranks, with ``environ`` added to its environment.
 
         Returns when they have been started, not when they are up. Raises QSimEnvError or OSError where they cannot be.
         """
@@ -66,7 +66,7 @@ class Worker:
 
     identity: bytes
     hello: Hello
-    known: Recent[None] = field(default_factory=lambda: Recent(WORKER_CIRCUIT_BYTES))
+    known: Recent[bool] = field(default_factory=lambda: Recent(WORKER_CIRCUIT_BYTES))
     unanswered: int = 0
     free_bytes: int = 0
 
@@ -101,17 +101,17 @@ class Supervisor:
         self._launcher, self._ranks, self._environ, self._limits = launcher, ranks, environ, limits
         self._is_busy, self._on_up, self._on_down = is_busy, on_up, on_down
         self._quick_deaths = 0
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self.instance = Instance(0)
         self.launches = 0
 
     async def run(self) -> str:
         """Launch instances one after the other; returns why it gave up, or "" after ``stop``."""
-        while not self._stopping:
+        while not self._stopping.is_set():
             self.launches += 1
             self.instance = Instance(self.launches)
             reason, quick = await self._one_instance()
-            if self._stopping:
+            if self._stopping.is_set():
                 break
             self._quick_deaths = self._quick_deaths + 1 if quick else 0
             _log.warning("instance %d ended: %s", self.launches, reason)
@@ -119,12 +119,16 @@ class Supervisor:
             if self._quick_deaths >= self._limits.quick_deaths:
                 return f"{self._quick_deaths} instances in a row ended at once, the last one because: {reason}"
             if quick:
-                await asyncio.sleep(self._limits.backoff_s * 2 ** (self._quick_deaths - 1))
+                await self._pause(self._limits.backoff_s * 2 ** (self._quick_deaths - 1))
         return ""
 
     def stop(self) -> None:
         """The workers have been told to end: launch no more. ``run`` returns when they have ended or were killed."""
-        self._stopping = True
+        self._stopping.set()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
 
     def greet(self, identity: bytes, hello: Hello) -> None:
         """A worker is there; the last one makes the instance up."""
@@ -144,7 +148,7 @@ class Supervisor:
         return worker
 
     def stuck(self, busy_ranks: int) -> list[int]:
-        """One more ping is going out: the idle ranks (not in the set ``busy_ranks``) that have left too many unanswered."""
+        """Count one more ping; which idle ranks (not in the set ``busy_ranks``) have left too many unanswered."""
         found = []
         for rank, worker in self.instance.workers.items():
             worker.unanswered = 0 if busy_ranks >> rank & 1 else worker.unanswered + 1
@@ -176,7 +180,8 @@ class Supervisor:
     async def _watch(self, handle: InstanceHandle) -> tuple[str, bool]:
         up = asyncio.ensure_future(self.instance.up.wait())
         try:
-            await asyncio.wait({up, handle.ended}, timeout=self._limits.start_s, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {up, handle.ended}
+            await asyncio.wait(either, timeout=self._limits.start_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             up.cancel()
         if not self.instance.up.is_set():

@@ -16,10 +16,12 @@ from qsimenv.errors import PermissionDeniedError, QSimEnvError, TimedOutError
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.connection import Connection, set_heartbeat
 
+_PATIENT_RETRIES = 3
+"""How often (every 0.1 s) a first connection may be turned down: by a closed port, or by another environment's door."""
 _REFUSED = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 _WATCHED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
 )  # fmt: skip
 _Socket = zmq.Socket[bytes]
 
@@ -48,12 +50,19 @@ class Link:
         self._number = 0
         self._request = b""
         self._stands = self._stood = False
-        self._broke_off = 0
+        self._broke_off = self._retries = 0
         self._lost_at = time.monotonic()
+        self._deadline: float | None = None
         self.is_clean = True
+        self.repeats = False
+        """Whether the last request is sent again with each new connection, though it was answered."""
 
-    def ask(self, body: m.RequestBody) -> m.ReplyBody:
-        """The answer to a request, however long it takes. TimedOutError, PermissionDeniedError where there is no controller."""
+    def ask(self, body: m.RequestBody, within_s: float | None = None) -> m.ReplyBody:
+        """The answer, however long it takes, or within so many seconds.
+
+        PermissionDeniedError where the door stays shut, TimedOutError where nobody answers or the connection broke.
+        """
+        self._deadline = None if within_s is None else time.monotonic() + within_s
         self._number += 1
         self._request = m.encode(m.Request(self._client, self._number, body))
         self.is_clean = False
@@ -111,28 +120,34 @@ class Link:
                 raise self._lost()
 
     def _patience_ms(self) -> int | None:
-        if self._stands:
-            return None
-        return max(0, int(1000 * (self._timeout_s - (time.monotonic() - self._lost_at))))
+        now = time.monotonic()
+        ends = [] if self._deadline is None else [self._deadline]
+        if not self._stands:
+            ends.append(self._lost_at + self._timeout_s)
+        return max(0, int(1000 * (min(ends) - now))) if ends else None
 
     def _notice_connection(self) -> None:
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._stands = self._stood = True
-                if not self.is_clean:
+                if self.repeats or not self.is_clean:
                     self._socket.send(self._request)
             elif event in _REFUSED:
                 raise self._refused()
             elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
                 self._broke()
+            elif event == zmq.EVENT_CONNECT_RETRIED and not self._stood:
+                self._retries += 1
+                if self._retries > _PATIENT_RETRIES:
+                    raise self._lost()
 
     def _broke(self) -> None:
         if self._stands:
             self._stands, self._lost_at = False, time.monotonic()
         elif not self._stood:
             self._broke_off += 1
-            if self._broke_off >= 3:
+            if self._broke_off > _PATIENT_RETRIES:
                 raise self._refused()
 
     def _refused(self) -> QSimEnvError:
@@ -142,10 +157,10 @@ class Link:
         )
 
     def _lost(self) -> QSimEnvError:
-        where, seconds = self._connection.address, self._timeout_s
+        where, seconds = self._connection.address, time.monotonic() - self._lost_at
         if self._stood:
-            return TimedOutError(f"client: the connection to {where} broke and did not come back in {seconds:g} s")
+            return TimedOutError(f"client: the connection to {where} broke and did not come back in {seconds:.1f} s")
         return TimedOutError(
-            f"connect: nobody answers at {where} after {seconds:g} s; is the environment (process {self._connection.pid} "
-            f"on {self._connection.host}) still running?"
+            f"connect: nobody answers at {where} after {seconds:.1f} s; is the environment "
+            f"(process {self._connection.pid} on {self._connection.host}) still running?"
         )

@@ -1,9 +1,9 @@
 """What travels between client, controller and worker: one Struct a message, msgpack, no I/O.
 
 A client's ``Request`` gets one ``Reply`` with the same number (``Records`` may come in several parts); a link that asks
-to be told of events gets ``Notice``s. The controller sends a worker ``Launch``, ``Cancel``, ``Ping`` and ``Stop``; a worker
-sends ``Hello``, ``Answers``, ``Broken`` and ``Pong``. Circuits are named by their hash: their bytes travel once from a
-client to the controller and once to each worker. ``RESULT`` bytes pass through the controller unread.
+to be told of events gets ``Notice``s. The controller sends a worker ``Launch``, ``Cancel``, ``Ping`` and ``Stop``; a
+worker sends ``Hello``, ``Answers``, ``Broken`` and ``Pong``. Circuits are named by their hash: their bytes travel once
+from a client to the controller and once to each worker. Results pass through the controller unread.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ RequestBody = Union[  # noqa: UP007 - msgspec resolves this name at run time
 
 
 class Request(msgspec.Struct, frozen=True):
-    """``client`` owns tasks and completion queue; ``number`` grows on each link, and one sent twice is carried out once."""
+    """``client`` owns tasks and results; ``number`` grows on each link, and one sent twice is carried out once."""
 
     client: str
     number: int
@@ -290,9 +290,9 @@ FromWorker = Union[Hello, Answers, Broken, Pong]  # noqa: UP007
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=encode_hook)
 _REQUEST = msgspec.msgpack.Decoder(Request, dec_hook=decode_hook)
 _REPLY = msgspec.msgpack.Decoder(Reply, dec_hook=decode_hook)
-_TO_WORKER = msgspec.msgpack.Decoder(ToWorker, dec_hook=decode_hook)
+_TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker, dec_hook=decode_hook)
 _FROM_WORKER: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker, dec_hook=decode_hook)
-_RESULT = msgspec.msgpack.Decoder(Result | None, dec_hook=decode_hook)
+_RESULT: msgspec.msgpack.Decoder[Result | None] = msgspec.msgpack.Decoder(Result | None, dec_hook=decode_hook)
 T = TypeVar("T")
 
 

@@ -97,7 +97,7 @@ class Port:
             self._loop.call_soon(self._drain)
 
     def _look_again(self) -> None:
-        if not self._scheduled and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+        if not self._scheduled and int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             self._schedule()
 
     def _drain(self) -> None:
@@ -116,4 +116,3 @@ class Port:
         self._drained()
         if not self._socket.closed:
             self._look_again()
-

@@ -84,7 +84,7 @@ class Schedule:
     claims: dict[str, Claim] = field(default_factory=dict)
 
     def restart(self, size: int) -> None:
-        """A new instance of ``size`` ranks, all free; 0 while there is none. What ran is forgotten, what waits waits."""
+        """A new instance of ``size`` free ranks; 0 while there is none. What ran is forgotten, what waits waits."""
         self.size, self.free = size, (1 << size) - 1
         self.running.clear()
 
@@ -122,10 +122,11 @@ class Schedule:
                 f"reserve: {ranks} ranks asked for, {open_ranks.bit_count()} of {self.size} can be reserved now"
             )
         width = 1 << (ranks - 1).bit_length()
-        start = next((b for usable in (open_ranks & self.free, open_ranks) if (b := _gap(usable, width)) is not None), 0)
-        chosen = _lowest((open_ranks >> start) << start, ranks)
-        missing = ranks - chosen.bit_count()
-        chosen |= _lowest(open_ranks & ~chosen, missing)
+        start = _gap(open_ranks & self.free, width)
+        if start is None:
+            start = _gap(open_ranks, width) or 0
+        chosen = _lowest(open_ranks >> start << start, ranks)
+        chosen |= _lowest(open_ranks & ~chosen, ranks - chosen.bit_count())
         self.claims[claim_id] = Claim(client, chosen, expires)
         return self.claims[claim_id]
 
@@ -191,7 +192,7 @@ class Schedule:
         return None
 
     def _hold(self, lane: Lane) -> int:
-        """The ranks that nobody else gets so that the first in line will find its block; 0 where claims are in the way."""
+        """The ranks kept from others so that the first in line will find its block; 0 where claims are in the way."""
         allowed = (1 << self.size) - 1 & ~self._claimed_by_others(lane.client)
         if lane.pinned:
             wanted = _mask(lane.pinned)
@@ -254,7 +255,7 @@ def _lowest(mask: int, count: int) -> int:
 
 
 def _gap(usable: int, width: int) -> int | None:
-    """The first rank of an aligned block of ``width`` usable ranks, inside the tightest gap there is; None if none is."""
+    """The first rank of an aligned block of ``width`` usable ranks, in the tightest gap there is; None without one."""
     blocks, span = usable, 1
     while span < width:
         blocks = _merged(blocks, span)

@@ -1,4 +1,4 @@
-"""The self-test of a machine: a Bell pair on each rank, and a GHZ state on the widest team. Pure: tasks and their check."""
+"""The self-test of a machine: a Bell pair on each rank, a GHZ state on the widest team. Pure: tasks and their check."""
 
 from __future__ import annotations
 

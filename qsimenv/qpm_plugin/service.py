@@ -1,8 +1,8 @@
 """What the controller knows and decides: tasks, completion queues, ranks, reservations. No sockets in here.
 
 ``Service.handle`` takes a request and returns its answer, or None where the answer comes later through ``Outside``.
-``answered``, ``instance_up`` and ``instance_down`` tell it of the workers. Whoever drives it calls ``start_tasks`` after
-each batch of news; everything that reaches the outside goes through ``Outside``, which tests can play.
+``answered``, ``instance_up`` and ``instance_down`` tell it of the workers. Whoever drives it calls ``start_tasks``
+after each batch of news; everything that reaches the outside goes through ``Outside``, which tests can play.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Service:
 
     # --- requests ---
 
-    def handle(self, asker: Asker, body: m.RequestBody) -> m.ReplyBody | None:  # noqa: C901, PLR0912 - one line a message
+    def handle(self, asker: Asker, body: m.RequestBody) -> m.ReplyBody | None:  # noqa: PLR0912 - one line a message
         """Carry out a request. Raises QSimEnvError where it cannot be; None: the answer comes later."""
         match body:
             case m.Submit():
@@ -143,7 +143,8 @@ class Service:
         now = time.time()
         first = self.tasks.orders
         entries = []
-        for number, (job, (circuit, estimate)) in enumerate(zip(body.jobs, self.admission.admit(body.jobs), strict=True)):
+        admitted = self.admission.admit(body.jobs)
+        for number, (job, (circuit, estimate)) in enumerate(zip(body.jobs, admitted, strict=True)):
             pinned = body.pinned[number] if body.pinned else ()
             record = TaskRecord(
                 task_id=f"{self._prefix}-{first + number}",
@@ -172,7 +173,7 @@ class Service:
         for ranks in body.pinned:
             distinct = set(ranks)
             if len(distinct) != len(ranks) or len(ranks).bit_count() != 1 or min(ranks) < 0:
-                raise InvalidArgumentError(f"submit: a team {list(ranks)} found, a power of two of distinct ranks needed")
+                raise InvalidArgumentError(f"submit: team {list(ranks)} found, a power of two of distinct ranks needed")
             if max(ranks) >= self.schedule.size:
                 raise OutOfRangeError(f"submit: rank {max(ranks)} found, there are {self.schedule.size}")
 
@@ -250,8 +251,8 @@ class Service:
     def _give_up_read(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
         self._forget(asker, waiting)
         self.tasks.give_up(waiting)
-        missing = waiting.missing + waiting.short
-        text = f"read_cq: after {timeout_s:g} s {missing} of {len(waiting.entries) + waiting.short} tasks have not ended"
+        missing, wanted = waiting.missing + waiting.short, len(waiting.entries) + waiting.short
+        text = f"read_cq: after {timeout_s:g} s {missing} of {wanted} tasks have not ended"
         self._outside.answer(asker, [m.Failed(TimedOutError.code, text)])
 
     def _give_up_run(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
@@ -312,6 +313,14 @@ class Service:
         else:
             self._finish(entry, TaskState.DONE, result=answer.result.copy())
 
+    def broke(self, answer: m.Answer) -> None:
+        """A task has failed in a way that ends its instance; its ranks are not given to anybody before that."""
+        entry = self.tasks.find(answer.task_id)
+        if entry is not None and entry.record.state == TaskState.RUNNING:
+            entry.record.times.exec_time = answer.exec_time
+            entry.record.times.completion_time = answer.completion_time
+            self._finish(entry, TaskState.FAILED, answer.error)
+
     def instance_up(self, size: int, free_bytes: int) -> None:
         """A new instance is ready; what it cannot hold any more is FAILED."""
         self.schedule.restart(size)
@@ -344,6 +353,15 @@ class Service:
         for entry in self.tasks.unfinished():
             self.schedule.withdraw(entry.task_id)
             self._finish(entry, state, error)
+
+    def close(self) -> None:
+        """The environment ends: what has not ended is CANCELED, and who waits for more is told."""
+        error = ErrorInfo(BadStateError.code, "run: the environment was shut down")
+        self.draining = True
+        self.fail_all(TaskState.CANCELED, error)
+        for asker in list(self._waiting):
+            self._abandon(asker)
+            self._outside.answer(asker, [m.Failed(error.code, "read_cq: the environment was shut down")])
 
     def give_up(self, reason: str) -> None:
         """No instance can be kept alive: the device is in ERROR."""

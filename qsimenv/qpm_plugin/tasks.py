@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from qsimenv.circuit import Circuit
 from qsimenv.errors import BadStateError, NotFoundError
 from qsimenv.qpm_plugin.api import ErrorInfo, TaskRecord, TaskState
 from qsimenv.qpm_plugin.messages import Job
-from qsimenv.circuit import Circuit
 from qsimenv.task import Estimate
 
 KEPT_RECORDS = 200_000
@@ -148,7 +148,7 @@ class TaskTable:
         entries = [self.get(task_id) for task_id in dict.fromkeys(task_ids)]
         for entry in entries:
             if entry.read or entry.claimed:
-                raise BadStateError(f"read_cq: task {entry.task_id!r} was read already, or somebody is waiting to read it")
+                raise BadStateError(f"read_cq: task {entry.task_id!r} was read already or is waited for")
         waiting = Waiting(client, [], 0, 0, ready)
         for entry in entries:
             self._claim(waiting, entry)

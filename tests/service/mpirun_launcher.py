@@ -1,6 +1,6 @@
 """Instances by plain ``mpirun`` on this machine, and a controller process around them: what the service tests start.
 
-``python mpirun_launcher.py CONNECTION RANKS`` serves until it is shut down, and prints "ready" when the workers are there.
+``python mpirun_launcher.py CONNECTION RANKS`` serves until it is shut down; "ready" on stdout: the workers are there.
 """
 
 from __future__ import annotations

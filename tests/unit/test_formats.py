@@ -36,7 +36,9 @@ from qsimenv.formats.qiskit_in import from_qiskit
 from qsimenv.formats.qiskit_out import to_qiskit
 
 STANDARD = {
-    name: gate for name, gate in lib.get_standard_gate_name_mapping().items() if name not in ("measure", "reset", "delay")
+    name: gate
+    for name, gate in lib.get_standard_gate_name_mapping().items()
+    if name not in ("measure", "reset", "delay")
 }
 
 
@@ -65,11 +67,11 @@ def check(circuit):
     return imported
 
 
-def on(operation, num_qubits=None):
-    """A circuit of that one operation, on qubits in an odd order."""
+def on(operation):
+    """A circuit of that one operation, on its qubits in the order 0, n-1, n-2, …, 1."""
     count = operation.num_qubits
-    circuit = QuantumCircuit(num_qubits or count)
-    circuit.append(operation, [(k * (count - 1)) % count if count > 1 else 0 for k in range(count)] if count != 1 else [0])
+    circuit = QuantumCircuit(count)
+    circuit.append(operation, [-k % count for k in range(count)])
     return circuit
 
 
@@ -182,12 +184,8 @@ def test_composite_gates(name):
 
 def test_evolution_goes_by_its_definition():
     gate = lib.PauliEvolutionGate(SparsePauliOp(["XX", "ZI"], [0.3, 0.4]), time=0.7)
-    imported = from_qiskit(on(gate))
-    expected = QuantumCircuit(2)
-    expected.append(gate.definition.to_gate(), [0, 1])
-    swapped = QuantumCircuit(2)
-    swapped.append(expected.to_gate(), on(gate).qubits and [on(gate).find_bit(q).index for q in on(gate).data[0].qubits])
-    np.testing.assert_allclose(dense(imported), Operator(swapped).data, atol=1e-9)
+    wanted = Operator(on(gate.definition.to_gate()))
+    np.testing.assert_allclose(dense(from_qiskit(on(gate))), wanted.data, atol=1e-9)
 
 
 def test_global_phase_comes_first():
@@ -235,9 +233,7 @@ def test_parameters_keep_qiskits_order_and_names():
     imported = from_qiskit(circuit)
     assert imported.parameters == tuple(p.name for p in circuit.parameters)
     values = np.linspace(-1, 1, 12)
-    np.testing.assert_allclose(
-        dense(imported, values), Operator(circuit.assign_parameters(values)).data, atol=1e-12
-    )
+    np.testing.assert_allclose(dense(imported, values), Operator(circuit.assign_parameters(values)).data, atol=1e-12)
 
 
 def random_expression(rng, leaves, depth):
@@ -257,7 +253,7 @@ def test_formulas_mean_what_qiskit_means():
     rng = np.random.default_rng(11)
     leaves = [Parameter(name) for name in ("p1", "θ[3]", "p0", "x y", "e")]
     for _ in range(150):
-        value = random_expression(rng, leaves, int(rng.integers(1, 5)))
+        value = random_expression(rng, leaves, int(rng.integers(1, 5))) + leaves[0]
         circuit = QuantumCircuit(1)
         circuit.rz(value, 0)
         imported = from_qiskit(circuit)
@@ -266,11 +262,11 @@ def test_formulas_mean_what_qiskit_means():
         found = formula.evaluate(imported.instructions[0].params[0], numbers)
         assert found == pytest.approx(wanted, rel=1e-12, abs=1e-12)
         back = to_qiskit(imported)
-        again = back.data[0].params[0].bind(dict(zip(back.parameters, numbers, strict=True)))
-        assert complex(again).real == pytest.approx(wanted, rel=1e-12, abs=1e-12)
+        again = back.assign_parameters(numbers).data[0].params[0]
+        assert again == pytest.approx(wanted, rel=1e-12, abs=1e-12)
 
 
-@pytest.mark.parametrize("function", ["sin", "cos", "tan", "arcsin", "arccos", "arctan", "exp", "log", "sign", "conjugate"])
+@pytest.mark.parametrize("function", "sin cos tan arcsin arccos arctan exp log sign conjugate".split())
 def test_every_function_of_a_parameter(function):
     a = Parameter("a")
     circuit = QuantumCircuit(1)
@@ -283,11 +279,10 @@ def test_every_function_of_a_parameter(function):
 
 
 def test_complex_angles_are_refused():
-    a = Parameter("a")
     circuit = QuantumCircuit(1)
-    circuit.rz(a * 1j, 0)
-    with pytest.raises(InvalidArgumentError, match="complex"):
-        from_qiskit(circuit.assign_parameters({a: 1.0}))
+    circuit.rz(Parameter("a") * 1j, 0)
+    with pytest.raises(InvalidArgumentError, match="1i"):
+        from_qiskit(circuit)
 
 
 def test_inputs_bind_some_parameters():
@@ -400,9 +395,7 @@ def test_switch_while_and_jumps():
     switch, loop = from_qiskit(circuit).instructions
     assert switch == qs.Switch(Bits((0, 1)), (qs.Case((0, 3), (qs.gate("x", 0),)), qs.Case((), (qs.gate("y", 0),))))
     leave = qs.IfElse(Operation("equal", (Bits((1,)), Literal(1))), (qs.Break(),))
-    assert loop == qs.While(
-        Operation("equal", (Bits((0,)), Literal(0))), (qs.Measure(0, 0), leave, qs.Continue())
-    )
+    assert loop == qs.While(Operation("equal", (Bits((0,)), Literal(0))), (qs.Measure(0, 0), leave, qs.Continue()))
 
 
 def test_for_loops_are_written_out():
@@ -530,6 +523,30 @@ def test_openqasm_3_control_flow():
     assert again.condition == Operation("equal", (Bits((0,)), Literal(0)))
 
 
+def test_openqasm_3_conditions_and_switch():
+    circuit = formats.load(
+        HEAD + "qubit q; bit[2] c; if (!c[0] && (c < 2 || c[1])) { x q; } if (c & 1 == 1) { z q; } "
+        "switch (c) { case 0, 2 { y q; } default { h q; } }"
+    )
+    first, _, switch = circuit.instructions
+    either = Operation("logic_or", (Operation("less", (Bits((0, 1)), Literal(2))), Bits((1,))))
+    assert first.condition == Operation("logic_and", (Operation("logic_not", (Bits((0,)),)), either))
+    assert switch == qs.Switch(Bits((0, 1)), (qs.Case((0, 2), (qs.gate("y", 0),)), qs.Case((), (qs.gate("h", 0),))))
+
+
+def test_openqasm_3_includes(tmp_path):
+    (tmp_path / "own.inc").write_text("gate mine(t) a {\n  rx(t) a;\n}\n", encoding="utf-8")
+    path = tmp_path / "main.qasm"
+    path.write_text(HEAD + 'include "own.inc"; qubit q;\nmine(0.5) q;\n', encoding="utf-8")
+    assert formats.load(path).instructions == (qs.gate("rx", 0, params=[0.5]),)
+    (tmp_path / "own.inc").write_text("gate mine(t) a {\n  oops(t) a;\n}\n", encoding="utf-8")
+    with pytest.raises(ParseError, match=r"own\.inc:2:3: .*oops"):
+        formats.load(path)
+    (tmp_path / "own.inc").write_text('include "own.inc";', encoding="utf-8")
+    with pytest.raises(ParseError, match="nested"):
+        formats.load(path)
+
+
 def test_openqasm_2_conditions_and_includes(tmp_path):
     (tmp_path / "own.inc").write_text("gate mine(t) a { rx(t) a; }\n", encoding="utf-8")
     path = tmp_path / "main.qasm"
@@ -563,7 +580,7 @@ def test_openqasm_2_names_are_table_gates_unless_the_program_defines_them():
         (HEAD + "qubit[2] q;\n  foo q[0];\n", "4:3", "'foo'"),
         (HEAD + "qubit[2] q\nx q[0];\n", "4:1", "'x'"),
         (HEAD + "qubit q; x", "3:11", "end of the program"),
-        (HEAD + "qubit[2] q;\nx q[7];\n", "4:3", "out of range"),
+        (HEAD + "qubit[2] q;\nx q[7];\n", "4:1", "out of range"),
         (HEAD + "qubit q; rx q;", "3:10", "angles"),
         (HEAD + "qubit q; # x", "3:10", "#"),
         (HEAD + "int[32] a;\n", "3:1", "int"),

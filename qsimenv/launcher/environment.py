@@ -1,0 +1,178 @@
+"""Starting and stopping an environment: what ``qsimenv start`` and ``qsimenv stop`` call, and programs may.
+
+The environment itself is another process (``serving``); this side starts it, listens until every worker has answered,
+and makes sure that nothing stays behind when that fails or is broken off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from qsimenv.errors import BadStateError, NotFoundError, QSimEnvError, TimedOutError, from_code
+from qsimenv.launcher.serving import FAILED, LOCK_NAME, LOG_NAME, READY, Progress, Settings
+from qsimenv.qpm_plugin.connection import FILE_NAME, Connection, default_run_folder
+
+_END_TIMEOUT_S = 40.0
+
+
+def start(
+    name: str = "default",
+    *,
+    run_folder: Path | None = None,
+    hosts: str | None = None,
+    ranks_per_node: int | None = None,
+    het_group: int | None = None,
+    timeout_s: float = 120.0,
+    on_phase: Callable[[str], None] = lambda _phase: None,
+) -> Connection:
+    """Start an environment and return when every worker has answered.
+
+    ``hosts`` is ``a:2,b:2`` or ``@file``; without it a Slurm allocation is used where there is one, else this machine.
+    ``on_phase`` hears what is being done. Raises BadStateError where one of that name runs, TimedOutError after
+    ``timeout_s`` seconds for each phase, any QSimEnvError for what went wrong; nothing is left running then.
+    """
+    folder = (run_folder or default_run_folder(name)).absolute()
+    if is_running(folder):
+        raise BadStateError(f"start: environment {name!r} is already running; stop it first, or give another --name")
+    settings = Settings(
+        name=name,
+        run_folder=str(folder),
+        hosts=hosts,
+        ranks_per_node=ranks_per_node,
+        het_group=het_group,
+        timeout_s=timeout_s,
+    )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    reading, writing = os.pipe()
+    with contextlib.closing(os.fdopen(reading, "rb", buffering=0)) as pipe:
+        try:
+            process = _spawn(settings, folder, writing)
+        finally:
+            os.close(writing)
+        try:
+            _wait_until_ready(process, pipe.fileno(), 3 * timeout_s, on_phase)
+        except BaseException:
+            _end(process)
+            raise
+    return Connection.read(folder / FILE_NAME)
+
+
+def _spawn(settings: Settings, folder: Path, pipe: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "qsimenv.launcher.serving", msgspec.json.encode(settings).decode(), str(pipe)]
+    with (folder / LOG_NAME).open("ab") as log:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[pipe], start_new_session=True
+        )
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], pipe: int, timeout_s: float, on_phase: Callable[[str], None]
+) -> None:
+    for progress in _progress(pipe, time.monotonic() + timeout_s):
+        if progress.phase == READY:
+            return
+        if progress.phase == FAILED:
+            raise from_code(progress.code or QSimEnvError.code, progress.message)
+        on_phase(progress.phase)
+    process.wait()
+    raise QSimEnvError(f"start: the environment's process ended with status {process.returncode} before it was ready")
+
+
+def _progress(pipe: int, deadline: float) -> Iterator[Progress]:
+    """What the process says, until it closes the pipe. Raises TimedOutError at ``deadline``."""
+    buffer = b""
+    while True:
+        ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimedOutError("start: the environment was not ready in time; try a longer --timeout")
+        data = os.read(pipe, 65536)
+        if not data:
+            return
+        *lines, buffer = (buffer + data).split(b"\n")
+        for line in lines:
+            yield msgspec.json.decode(line, type=Progress)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the environment's process in order, whatever it is doing; a second interrupt does not leave it behind."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_END_TIMEOUT_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.kill()
+        process.wait()
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the run folder. One that died has let it go, whatever files it left."""
+    try:
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def stop(
+    name: str = "default", *, run_folder: Path | None = None, drain: bool = False, timeout_s: float = 60.0
+) -> None:
+    """Stop an environment and return when its process is gone; ``drain`` lets it finish what it accepted first.
+
+    Raises NotFoundError where none runs. One that does not answer is ended by its process id.
+    """
+    from qsimenv.qpm_plugin.client import connect
+
+    folder = (run_folder or default_run_folder(name)).absolute()
+    if not is_running(folder):
+        raise NotFoundError(f"stop: no environment {name!r} is running; `qsimenv start` starts one")
+    process = _process_of(folder)
+    try:
+        with connect(folder / FILE_NAME, timeout_s=5.0) as qpm:
+            qpm.shutdown(drain)
+    except QSimEnvError:
+        if drain:
+            raise
+        if process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+    _wait_until_gone(folder, process, timeout_s)
+
+
+def _process_of(folder: Path) -> psutil.Process | None:
+    """The process that holds the folder, where it is one of this machine's."""
+    try:
+        return psutil.Process(int((folder / LOCK_NAME).read_text(encoding="ascii")))
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return None
+
+
+def _wait_until_gone(folder: Path, process: psutil.Process | None, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while is_running(folder):
+        if time.monotonic() > deadline:
+            if process is None:
+                raise TimedOutError(f"stop: the environment in {folder} did not end in {timeout_s:g} s")
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(0.02)
+    if process is not None:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            process.wait(timeout_s)
