@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from qsimenv import memory
 from qsimenv.errors import QSimEnvError, from_code
 
 if TYPE_CHECKING:
@@ -176,6 +177,9 @@ def _mpi_world() -> Team:
     from mpi4py import MPI
 
     communicator = MPI.COMM_WORLD
+    neighbours = communicator.Split_type(MPI.COMM_TYPE_SHARED)
+    memory.set_ranks_on_this_node(neighbours.Get_size())
+    neighbours.Free()
     return MPITeam(communicator) if communicator.Get_size() > 1 else Team()
 
 

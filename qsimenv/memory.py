@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from pathlib import Path
 
 import psutil
 
-_RANKS_ON_THIS_NODE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "PMI_LOCAL_SIZE", "SLURM_NTASKS_PER_NODE")
+_ranks_here = 1
 
 
 def free_bytes() -> int:
@@ -17,17 +16,19 @@ def free_bytes() -> int:
 
 
 def free_bytes_per_process() -> int:
-    """This process's share of ``free_bytes`` where a launcher put several ranks on the node."""
+    """This process's share of ``free_bytes`` where several ranks of its MPI job live on the node."""
     return free_bytes() // ranks_on_this_node()
 
 
 def ranks_on_this_node() -> int:
-    """How many ranks of our job the launcher says it put here; 1 where it says nothing."""
-    for name in _RANKS_ON_THIS_NODE:
-        value = os.environ.get(name, "")
-        if value.isdigit() and int(value) > 0:
-            return int(value)
-    return 1
+    """How many ranks of our MPI job live on this node; 1 until ``comm`` has found out."""
+    return _ranks_here
+
+
+def set_ranks_on_this_node(ranks: int) -> None:
+    """Told by ``comm`` when it joins an MPI job."""
+    global _ranks_here  # noqa: PLW0603 - a fact about this process
+    _ranks_here = ranks
 
 
 def peak_bytes() -> int:

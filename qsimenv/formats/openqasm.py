@@ -39,7 +39,7 @@ def loads(text: str, source: str = "<text>", folder: Path | None = None, name: s
     for a gate that is declared but never defined.
     """
     lines = list(_expanded(text, source, folder or Path(), _MAX_DEPTH))
-    whole = "\n".join(line for line, _, _ in lines) + "\n"
+    whole = "\n".join(line for line, _, _ in lines)
     bare = _without_comments(whole)
     if not bare.strip():
         raise ParseError(f"{source}: the program is empty")

@@ -137,8 +137,8 @@ class GateImporter:
             turn = once if power > 0 else [gate.inverse() for gate in reversed(once)]
             return turn * int(abs(power))
         raise NotSupportedError(
-            f"circuit: {base.name!r} to the power {power} on {len(qubits)} qubits; what can be had is a whole power of up to "
-            f"{_MAX_REPEATED} gates, or any power without free parameters on up to {gates.MAX_UNITARY_TARGETS} qubits"
+            f"circuit: {base.name!r} to the power {power} on {len(qubits)} qubits; what can be had is a whole power "
+            f"of up to {_MAX_REPEATED} gates, or any power without free parameters on up to {gates.MAX_UNITARY_TARGETS} qubits"
         )
 
     def _opaque(self, operation: Any, qubits: tuple[int, ...]) -> list[qs.Gate] | None:

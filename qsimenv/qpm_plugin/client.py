@@ -272,7 +272,7 @@ class _Listener:
     def _hand_on(self, event: Event) -> None:
         try:
             self._callback(event)
-        except Exception:  # noqa: BLE001 - one event that was handled badly must not end the notification
+        except Exception:
             logging.getLogger("qsimenv.client").exception("the callback for the event %s failed", event.kind)
 
 

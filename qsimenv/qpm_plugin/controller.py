@@ -27,8 +27,9 @@ from qsimenv.qpm_plugin.api import Event
 from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, Connection, new_keys
 from qsimenv.qpm_plugin.instances import PING_SECONDS, InstanceHandle, InstanceLauncher, Limits, Supervisor, Worker
 from qsimenv.qpm_plugin.ports import Guard, Port
+from qsimenv.qpm_plugin.reads import Asker
 from qsimenv.qpm_plugin.scheduler import Placement
-from qsimenv.qpm_plugin.service import Asker, Service
+from qsimenv.qpm_plugin.service import Service
 from qsimenv.qpm_plugin.tasks import Entry
 
 __all__ = ["InstanceHandle", "InstanceLauncher", "Limits", "serve"]
@@ -344,10 +345,8 @@ class Controller:
 
 def _new_circuits(worker: Worker, entries: Sequence[Entry]) -> dict[str, bytes]:
     """The bytes of the circuits that the worker does not hold yet; it will. Uses ``known`` just as the worker does."""
-    circuits = [entry.circuit for entry in entries if entry.circuit is not None]
-    new = {circuit.hash: circuit.bytes for circuit in circuits if circuit.hash not in worker.known}
+    circuits = {entry.circuit.hash: entry.circuit for entry in entries if entry.circuit is not None}
+    new = {name: circuit.bytes for name, circuit in circuits.items() if worker.known.get(name) is None}
     for name, data in new.items():
         worker.known.put(name, True, len(data))
-    for circuit in circuits:
-        worker.known.get(circuit.hash)
     return new

@@ -43,9 +43,5 @@ class Recent(Generic[T]):
             self.size_bytes -= found[1]
         return found is not None
 
-    def __contains__(self, key: str) -> bool:
-        """Whether it is here; does not count as a use."""
-        return key in self._values
-
     def __len__(self) -> int:
         return len(self._values)

@@ -12,56 +12,23 @@ import time
 import uuid
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import msgspec
 
 from qsimenv import engines, gates
-from qsimenv.errors import BadStateError, InvalidArgumentError, OutOfRangeError, QSimEnvError, TimedOutError
+from qsimenv.errors import BadStateError, InvalidArgumentError, OutOfRangeError, QSimEnvError
 from qsimenv.memory import peak_bytes
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.admission import Admission
 from qsimenv.qpm_plugin.api import DeviceState, ErrorInfo, Reservation, TaskRecord, TaskState, Times
-from qsimenv.qpm_plugin.scheduler import Item, Placement, Schedule
-from qsimenv.qpm_plugin.tasks import Entry, TaskTable, Waiting
+from qsimenv.qpm_plugin.reads import Asker, Outside, Reads
+from qsimenv.qpm_plugin.scheduler import Item, Schedule
+from qsimenv.qpm_plugin.tasks import Entry, TaskTable
 from qsimenv.task import Estimate
 
 MAX_ATTEMPTS = 3
 """A task during which so many instances died is FAILED."""
-_PART_BYTES = 64 << 20
-
-
-class Asker(NamedTuple):
-    """Who waits for an answer: a link, the number of its request, and the client it speaks for."""
-
-    link: bytes
-    number: int
-    client: str
-
-
-class Timer(Protocol):
-    def cancel(self) -> None: ...
-
-
-class Outside(Protocol):
-    """What the service needs of the world."""
-
-    def answer(self, asker: Asker, parts: Sequence[m.ReplyBody]) -> bool:
-        """Send the answer; False where the asker is gone."""
-
-    def is_there(self, asker: Asker) -> bool:
-        """Whether the asker's connection still stands."""
-
-    def launch(self, placement: Placement, entries: Sequence[Entry]) -> None: ...
-
-    def cancel(self, ranks: Sequence[int], task_ids: Sequence[str]) -> None: ...
-
-    def emit(self, kind: str, **details: Any) -> None: ...
-
-    def later(self, delay_s: float, call: Any, *arguments: Any) -> Timer: ...
-
-    def drained(self) -> None:
-        """The last task has ended after ``drain``."""
 
 
 class Service:
@@ -78,8 +45,7 @@ class Service:
         self.started = time.time()
         self.work_seconds = 0.0
         self._prefix = uuid.uuid4().hex[:6]
-        self._timers: dict[Waiting, Timer] = {}
-        self._waiting: dict[Asker, Waiting] = {}
+        self.reads = Reads(self.tasks, outside, self._cancel)
 
     # --- requests ---
 
@@ -89,7 +55,7 @@ class Service:
             case m.Submit():
                 return self._submit(asker, body)
             case m.Read():
-                self._read(asker, body)
+                self.reads.read(asker, body)
                 return None
             case m.Evaluate():
                 return self._evaluate(body)
@@ -102,7 +68,7 @@ class Service:
             case m.CreateCircuit():
                 self.admission.learn({body.hash: body.data})
             case m.Abandon(number=number):
-                self._abandon(asker._replace(number=number))
+                self.reads.abandon(asker._replace(number=number))
                 return None
             case m.DeleteCircuit():
                 self.admission.forget(body.hash)
@@ -135,8 +101,7 @@ class Service:
         entries = self._accept(asker.client, body)
         if not body.wait:
             return m.Accepted(tuple(entry.task_id for entry in entries))
-        waiting = self.tasks.wait_for_ids([e.task_id for e in entries], self._answer_with(asker), asker.client)
-        self._remember(asker, waiting, body.timeout_s, self._give_up_run)
+        self.reads.wait_for_run(asker, [entry.task_id for entry in entries], body.timeout_s)
         return None
 
     def _accept(self, client: str, body: m.Submit) -> list[Entry]:
@@ -202,66 +167,6 @@ class Service:
                 self._finish(entry, TaskState.CANCELED)
         return [entry.record for entry in entries]
 
-    # --- reading ---
-
-    def _read(self, asker: Asker, body: m.Read) -> None:
-        ready = self._answer_with(asker)
-        if body.task_ids is not None:
-            self._forget_the_gone(None)
-            waiting = self.tasks.wait_for_ids(body.task_ids, ready, asker.client)
-        else:
-            self._forget_the_gone(asker.client)
-            waiting = self.tasks.wait_for_count(body.count, ready, asker.client)
-        self._remember(asker, waiting, body.timeout_s, self._give_up_read)
-
-    def _remember(self, asker: Asker, waiting: Waiting, timeout_s: float | None, give_up: Any) -> None:
-        if waiting.is_ready:
-            return
-        self._waiting[asker] = waiting
-        if timeout_s is not None:
-            self._timers[waiting] = self._outside.later(timeout_s, give_up, asker, waiting, timeout_s)
-
-    def _forget(self, asker: Asker, waiting: Waiting) -> None:
-        self._waiting.pop(asker, None)
-        timer = self._timers.pop(waiting, None)
-        if timer is not None:
-            timer.cancel()
-
-    def _abandon(self, asker: Asker) -> None:
-        waiting = self._waiting.get(asker)
-        if waiting is not None:
-            self._forget(asker, waiting)
-            self.tasks.give_up(waiting)
-
-    def _forget_the_gone(self, client: str | None) -> None:
-        """End the reads (of one client) whose connection broke, so that a new one finds the tasks."""
-        for asker in [asker for asker in self._waiting if client in (None, asker.client)]:
-            if not self._outside.is_there(asker):
-                self._abandon(asker)
-
-    def _answer_with(self, asker: Asker) -> Any:
-        def ready(waiting: Waiting) -> None:
-            self._forget(asker, waiting)
-            taken = self.tasks.take(waiting, time.time())
-            if not self._outside.answer(asker, _parts(taken)):
-                self.tasks.put_back(waiting, taken)
-
-        return ready
-
-    def _give_up_read(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
-        self._forget(asker, waiting)
-        self.tasks.give_up(waiting)
-        missing, wanted = waiting.missing + waiting.short, len(waiting.entries) + waiting.short
-        text = f"read_cq: after {timeout_s:g} s {missing} of {wanted} tasks have not ended"
-        self._outside.answer(asker, [m.Failed(TimedOutError.code, text)])
-
-    def _give_up_run(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
-        self._forget(asker, waiting)
-        self.tasks.give_up(waiting)
-        self._cancel([entry.task_id for entry in waiting.entries])
-        text = f"sync_run: the task had not ended after {timeout_s:g} s and was canceled"
-        self._outside.answer(asker, [m.Failed(TimedOutError.code, text)])
-
     # --- reservations ---
 
     def _reserve(self, client: str, body: m.Reserve) -> m.ReplyBody:
@@ -294,7 +199,15 @@ class Service:
                 entry.record.attempts += 1
                 entry.record.ranks = placement.ranks
                 entry.record.times.launch_time = now
-            self._outside.launch(placement, entries)
+            try:
+                self._outside.launch(placement, entries)
+            except QSimEnvError as error:
+                self._refuse(entries, error)
+
+    def _refuse(self, entries: Sequence[Entry], error: QSimEnvError) -> None:
+        for entry in entries:
+            self.schedule.finish(entry.task_id)
+            self._finish(entry, TaskState.FAILED, ErrorInfo(error.code, error.message))
 
     def answered(self, answer: m.Answer) -> None:
         """A task has ended on its ranks."""
@@ -359,9 +272,7 @@ class Service:
         error = ErrorInfo(BadStateError.code, "run: the environment was shut down")
         self.draining = True
         self.fail_all(TaskState.CANCELED, error)
-        for asker in list(self._waiting):
-            self._abandon(asker)
-            self._outside.answer(asker, [m.Failed(error.code, "read_cq: the environment was shut down")])
+        self.reads.close(m.Failed(error.code, "read_cq: the environment was shut down"))
 
     def give_up(self, reason: str) -> None:
         """No instance can be kept alive: the device is in ERROR."""
@@ -434,20 +345,3 @@ def _item(entry: Entry) -> Item:
 
 def _reservation(name: str, ranks: int, expires: float) -> Reservation:
     return Reservation(name, ranks.bit_count(), expires)
-
-
-def _parts(taken: Sequence[tuple[TaskRecord, msgspec.Raw | None]]) -> list[m.ReplyBody]:
-    """Records with their results, in as many messages as their size asks for."""
-    parts: list[m.ReplyBody] = []
-    records: list[TaskRecord] = []
-    results: list[msgspec.Raw] = []
-    size = 0
-    for number, (record, result) in enumerate(taken, start=1):
-        records.append(record)
-        results.append(m.NO_RESULT if result is None else result)
-        size += len(bytes(results[-1]))
-        if size > _PART_BYTES and number < len(taken):
-            parts.append(m.Records(tuple(records), tuple(results), more=True))
-            records, results, size = [], [], 0
-    parts.append(m.Records(tuple(records), tuple(results)))
-    return parts

@@ -97,29 +97,34 @@ class Worker:
             self._send(m.Pong(self._generation, self._world.rank, memory.free_bytes_per_process()))
 
     def _run_launch(self, launch: m.Launch) -> None:
-        for name, data in launch.circuits.items():
-            self._circuits.put(name, Circuit.from_bytes(data), len(data))
+        circuits = self._circuits_of(launch)
         team = self._world.subteam(launch.ranks)
         speaks = self._world.rank == launch.ranks[0]
         for number, (task_id, job) in enumerate(zip(launch.task_ids, launch.jobs, strict=True)):
             if number:
                 self._listen(wait=False)
-            answer = self._run(task_id, job, team)
+            answer = self._run(task_id, job, circuits[job.circuit], team)
             if speaks:
                 self._answers.append(answer)
                 self._flush(FLUSH_SECONDS)
         self._flush(0.0)
         self._canceled.clear()
 
-    def _run(self, task_id: str, job: m.Job, team: comm.Team) -> m.Answer:
+    def _circuits_of(self, launch: m.Launch) -> dict[str, Circuit]:
+        """The circuits that a launch needs: those kept and those that came with it, used in the controller's order."""
+        names = dict.fromkeys(job.circuit for job in launch.jobs)
+        kept = {name: circuit for name in names if (circuit := self._circuits.get(name)) is not None}
+        new = {name: Circuit.from_bytes(data) for name, data in launch.circuits.items()}
+        for name, circuit in new.items():
+            self._circuits.put(name, circuit, len(launch.circuits[name]))
+        return kept | new
+
+    def _run(self, task_id: str, job: m.Job, circuit: Circuit, team: comm.Team) -> m.Answer:
         began = time.time()
         if team.size == 1 and (task_id in self._canceled or self._stopping):
             return m.Answer(task_id, began, began, canceled=True)
         engine, error, result = "", None, m.NO_RESULT
         try:
-            circuit = self._circuits.get(job.circuit)
-            if circuit is None:
-                raise e.NotFoundError(f"run: circuit {job.circuit!r} has not come to this rank")
             outcome = engines.run(job.with_circuit(circuit), team)
             engine = str(outcome.metadata.get("engine", ""))
             if team.rank == 0:

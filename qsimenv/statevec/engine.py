@@ -30,6 +30,10 @@ _SECONDS_A_BYTE = 2 / 20e9
 """A sweep reads and writes every byte once, at a bandwidth most machines have."""
 
 
+_LONG_SECONDS = 0.5
+"""A run longer than this is worth more ranks than its memory needs."""
+
+
 class StateVectorEngine(Engine):
     """All 2**n amplitudes, exactly."""
 
@@ -43,10 +47,10 @@ class StateVectorEngine(Engine):
         needed = _bytes_per_rank(task, ranks)
         if needed > free_bytes_per_rank or circuit.num_qubits > MAX_QUBITS:
             raise OutOfMemoryError(_refusal(task, most, free_bytes_per_rank))
-        gates = sum(isinstance(instruction, Gate) for instruction in walk(circuit.instructions))
+        while ranks < most and _seconds_a_run(task, ranks) > _LONG_SECONDS:
+            ranks *= 2
         runs = int(np.prod(task.batch_shape)) if task.batch_shape else 1
-        seconds = runs * (1e-4 + gates * 1e-6 + (1 + gates / 5) * needed * _SECONDS_A_BYTE)
-        return Estimate(NAME, ranks, needed, seconds)
+        return Estimate(NAME, ranks, _bytes_per_rank(task, ranks), runs * _seconds_a_run(task, ranks))
 
     def run(self, task: Task, team: Team) -> Result:
         ranks = usable_ranks(task.circuit, team.size)
@@ -69,6 +73,13 @@ def usable_ranks(circuit: Circuit, ranks: int) -> int:
     while ranks > 1 and circuit.num_qubits - (ranks.bit_length() - 1) < max(reach, 1):
         ranks //= 2
     return ranks
+
+
+def _seconds_a_run(task: Task, ranks: int) -> float:
+    """A rough guess: some microseconds a gate for deciding, a sweep over the state for every five gates."""
+    gates = sum(isinstance(instruction, Gate) for instruction in walk(task.circuit.instructions))
+    state = (AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits) / ranks
+    return 1e-4 + gates * 1e-6 + (1 + gates / 5) * state * _SECONDS_A_BYTE
 
 
 def _bytes_per_rank(task: Task, ranks: int) -> int:

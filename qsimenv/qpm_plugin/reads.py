@@ -1,0 +1,151 @@
+"""Reads that wait: who asked for which results, until when, and how the answer is put together.
+
+The service hands reads and synchronous runs over to ``Reads``, which answers them through ``Outside`` when the task table
+says that they are ready, when their time is over, or never, where whoever asked has gone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from qsimenv.errors import TimedOutError
+from qsimenv.qpm_plugin import messages as m
+from qsimenv.qpm_plugin.api import TaskRecord
+from qsimenv.qpm_plugin.scheduler import Placement
+from qsimenv.qpm_plugin.tasks import Entry, TaskTable, Waiting
+
+_PART_BYTES = 64 << 20
+
+
+class Asker(NamedTuple):
+    """Who waits for an answer: a link, the number of its request, and the client it speaks for."""
+
+    link: bytes
+    number: int
+    client: str
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Outside(Protocol):
+    """What the service needs of the world."""
+
+    def answer(self, asker: Asker, parts: Sequence[m.ReplyBody]) -> bool:
+        """Send the answer; False where the asker is gone."""
+
+    def is_there(self, asker: Asker) -> bool:
+        """Whether the asker's connection still stands."""
+
+    def launch(self, placement: Placement, entries: Sequence[Entry]) -> None: ...
+
+    def cancel(self, ranks: Sequence[int], task_ids: Sequence[str]) -> None: ...
+
+    def emit(self, kind: str, **details: Any) -> None: ...
+
+    def later(self, delay_s: float, call: Any, *arguments: Any) -> Timer: ...
+
+    def drained(self) -> None:
+        """The last task has ended after ``drain``."""
+
+
+class Reads:
+    """The reads of an environment that wait. ``cancel`` is called with the ids of a run whose time is over."""
+
+    def __init__(self, tasks: TaskTable, outside: Outside, cancel: Callable[[Sequence[str]], object]) -> None:
+        self._tasks, self._outside, self._cancel = tasks, outside, cancel
+        self._timers: dict[Waiting, Timer] = {}
+        self._waiting: dict[Asker, Waiting] = {}
+
+    def wait_for_run(self, asker: Asker, task_ids: Sequence[str], timeout_s: float | None) -> None:
+        """Answer when these tasks have ended; cancel them after ``timeout_s``."""
+        waiting = self._tasks.wait_for_ids(task_ids, self._answer_with(asker), asker.client)
+        self._remember(asker, waiting, timeout_s, self._give_up_run)
+
+    def close(self, farewell: m.Failed) -> None:
+        """Answer everybody who still waits."""
+        for asker in list(self._waiting):
+            self.abandon(asker)
+            self._outside.answer(asker, [farewell])
+
+    def read(self, asker: Asker, body: m.Read) -> None:
+        """Answer when the tasks asked for have ended, or after ``timeout_s``. Raises what ``TaskTable.wait_for_ids`` does."""
+        ready = self._answer_with(asker)
+        if body.task_ids is not None:
+            self._forget_the_gone(None)
+            waiting = self._tasks.wait_for_ids(body.task_ids, ready, asker.client)
+        else:
+            self._forget_the_gone(asker.client)
+            waiting = self._tasks.wait_for_count(body.count, ready, asker.client)
+        self._remember(asker, waiting, body.timeout_s, self._give_up_read)
+
+    def _remember(self, asker: Asker, waiting: Waiting, timeout_s: float | None, give_up: Any) -> None:
+        if waiting.is_ready:
+            return
+        self._waiting[asker] = waiting
+        if timeout_s is not None:
+            self._timers[waiting] = self._outside.later(timeout_s, give_up, asker, waiting, timeout_s)
+
+    def _forget(self, asker: Asker, waiting: Waiting) -> None:
+        self._waiting.pop(asker, None)
+        timer = self._timers.pop(waiting, None)
+        if timer is not None:
+            timer.cancel()
+
+    def abandon(self, asker: Asker) -> None:
+        """Forget a read; its tasks are there for others."""
+        waiting = self._waiting.get(asker)
+        if waiting is not None:
+            self._forget(asker, waiting)
+            self._tasks.give_up(waiting)
+
+    def _forget_the_gone(self, client: str | None) -> None:
+        """End the reads (of one client) whose connection broke, so that a new one finds the tasks."""
+        for asker in [asker for asker in self._waiting if client in (None, asker.client)]:
+            if not self._outside.is_there(asker):
+                self.abandon(asker)
+
+    def _answer_with(self, asker: Asker) -> Any:
+        def ready(waiting: Waiting) -> None:
+            self._forget(asker, waiting)
+            taken = self._tasks.take(waiting, time.time())
+            if not self._outside.answer(asker, _parts(taken)):
+                self._tasks.put_back(waiting, taken)
+
+        return ready
+
+    def _give_up_read(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
+        self._forget(asker, waiting)
+        self._tasks.give_up(waiting)
+        missing, wanted = waiting.missing + waiting.short, len(waiting.entries) + waiting.short
+        text = f"read_cq: after {timeout_s:g} s {missing} of {wanted} tasks have not ended"
+        self._outside.answer(asker, [m.Failed(TimedOutError.code, text)])
+
+    def _give_up_run(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
+        self._forget(asker, waiting)
+        self._tasks.give_up(waiting)
+        self._cancel([entry.task_id for entry in waiting.entries])
+        text = f"sync_run: the task had not ended after {timeout_s:g} s and was canceled"
+        self._outside.answer(asker, [m.Failed(TimedOutError.code, text)])
+
+
+def _parts(taken: Sequence[tuple[TaskRecord, msgspec.Raw | None]]) -> list[m.ReplyBody]:
+    """Records with their results, in as many messages as their size asks for."""
+    parts: list[m.ReplyBody] = []
+    records: list[TaskRecord] = []
+    results: list[msgspec.Raw] = []
+    size = 0
+    for number, (record, result) in enumerate(taken, start=1):
+        records.append(record)
+        results.append(m.NO_RESULT if result is None else result)
+        size += len(bytes(results[-1]))
+        if size > _PART_BYTES and number < len(taken):
+            parts.append(m.Records(tuple(records), tuple(results), more=True))
+            records, results, size = [], [], 0
+    parts.append(m.Records(tuple(records), tuple(results)))
+    return parts
