@@ -72,7 +72,7 @@ def _run_here(file: str, options: dict[str, Any], team: Any) -> Result | None:
 
 def _run_on_environment(file: str, options: dict[str, Any]) -> Result:
     from qsimenv.formats import load
-    from qsimenv.qpm_plugin import connect
+    from qsimenv.qpm_plugin.client import connect
 
     task = make_task(load(file), options, "statevector" if options["save"] else None)
     with connect() as qpm, _busy("waiting for the environment", options, 0):

@@ -152,12 +152,20 @@ class _Visitor(ConvertVisitor):  # type: ignore[misc]
 
 
 def _alike(left: Any, right: Any) -> tuple[Any, Any]:
-    """A bit may be compared with 0 and 1: the number becomes a Boolean then."""
-    if left.type == _BOOLEAN and isinstance(right, expr.Value) and right.value in (0, 1):
-        return left, expr.lift(bool(right.value))
-    if right.type == _BOOLEAN and isinstance(left, expr.Value) and left.value in (0, 1):
-        return expr.lift(bool(left.value)), right
+    """Two sides of an operator; a constant takes the type of the other side where it fits in there."""
+    if isinstance(right, expr.Value):
+        return left, _fitted(right, left.type)
+    if isinstance(left, expr.Value):
+        return _fitted(left, right.type), right
     return left, right
+
+
+def _fitted(constant: Any, kind: Any) -> Any:
+    if kind == _BOOLEAN and constant.value in (0, 1):
+        return expr.lift(bool(constant.value))
+    if kind.kind is types.Uint and 0 <= constant.value < 1 << kind.width:
+        return expr.lift(int(constant.value), kind)
+    return constant
 
 
 def _syntax_flaw(error: QASM3ParsingError) -> FlawError:

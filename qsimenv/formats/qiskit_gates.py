@@ -138,7 +138,7 @@ class GateImporter:
             return turn * int(abs(power))
         raise NotSupportedError(
             f"circuit: {base.name!r} to the power {power} on {len(qubits)} qubits; what can be had is a whole power "
-            f"of up to {_MAX_REPEATED} gates, or any power without free parameters on up to {gates.MAX_UNITARY_TARGETS} qubits"
+            f"of up to {_MAX_REPEATED} gates, or any on up to {gates.MAX_UNITARY_TARGETS} qubits without parameters"
         )
 
     def _opaque(self, operation: Any, qubits: tuple[int, ...]) -> list[qs.Gate] | None:

@@ -23,6 +23,9 @@ RANK_SETUP = "QSIMENV_RANK_SETUP"
 RANK_SHELL = ("/bin/sh", "-c", f'eval "${RANK_SETUP}"', "qsimenv-rank")
 
 _INSTALL = "install it with `pip install 'qsimenv[mpi]'`, or load the site's PRTE (for example `module load prrte`)"
+# A DVM of PRTE 3.0.14 starts ranks from 16 threads, and crashes now and then when jobs start while others end. Started
+# from its main thread they also have a parent thread that lives as long as the daemon, on which setpriv relies.
+_ONE_THREAD = ("odls_base_max_threads", "0")
 _ROOT_SWITCHES = ("PRTE_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT")
 _PREFIXES = ("OPAL_PREFIX", "PRTE_PREFIX", "PMIX_PREFIX")
 # What belongs to the parent's own PMIx or MPI job, were it started in one; a new DVM must not see it.
@@ -174,7 +177,7 @@ def rank_setup(
 
 
 def _dvm_tokens(allocation: Allocation, session_folder: Path, options: LaunchOptions) -> list[str]:
-    mca = [("prte_local_tmpdir_base", str(session_folder)), *_slurm_mca(allocation)]
+    mca = [("prte_local_tmpdir_base", str(session_folder)), _ONE_THREAD, *_slurm_mca(allocation)]
     if options.ssh_agent:
         mca.append(("plm_ssh_agent", options.ssh_agent))
     if options.network:

@@ -127,8 +127,7 @@ class Service:
     """The loop over the requests of stdin; events are written by the bindings' own thread."""
 
     def __init__(self, uri_file: Path, out: int) -> None:
-        self.uri_file, self.out = uri_file, out
-        self.lock, self.spawning = threading.Lock(), threading.Lock()
+        self.uri_file, self.out, self.lock = uri_file, out, threading.Lock()
         self.connection = Connection(uri_file)
         for code in (_JOB_END, _LOST_CONNECTION):
             status, _ = self.connection.tool.register_event_handler([code], [], self.on_event)
@@ -149,11 +148,9 @@ class Service:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if "spawn" in request:
-            with self.spawning:  # one at a time: spawns from several threads failed now and then
-                return {"namespace": self.connection.spawn(request["spawn"])}
+            return {"namespace": self.connection.spawn(request["spawn"])}
         if "kill" in request:
-            with self.spawning:
-                return self.one_shot("--kill", request["kill"])
+            return self.one_shot("--kill", request["kill"])
         if "query" in request:
             return self.one_shot("--query", request["query"])
         raise QSimEnvError(f"unknown request {sorted(request)}")
@@ -194,7 +191,7 @@ def main(arguments: Sequence[str]) -> int:
     except (QSimEnvError, OSError) as error:
         os.write(2, f"{error}\n".encode())
         os._exit(1)
-    # No PMIx finalize: here it could wait for an event handler for ever, and after a kill it once crashed prte 3.0.14.
+    # No PMIx finalize: it could wait for an event handler for ever
     os._exit(0)
 
 

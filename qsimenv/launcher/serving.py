@@ -78,7 +78,7 @@ class _Handle:
 
 
 class Workers:
-    """Launches instances of workers; makes a new DVM where the old one is lost. The controller's ``InstanceLauncher``."""
+    """Launches instances of workers, in a new DVM where the old one is lost. The controller's ``InstanceLauncher``."""
 
     def __init__(self, allocation: Allocation, folder: Path, ranks_per_node: int, timeout_s: float) -> None:
         self._allocation, self._folder = allocation, folder

@@ -146,21 +146,22 @@ class Launcher(ABC):
 
 
 class _PMIxInstance(Instance):
-    def __init__(self, name: str, tool: ToolClient) -> None:
+    def __init__(self, name: str, tool: ToolClient, turn: asyncio.Lock) -> None:
         super().__init__(name)
-        self._tool = tool
+        self._tool, self._turn = tool, turn
         self._killed = False
 
     async def kill(self) -> None:
-        if self.ended.done():
-            return
-        self._killed = True
-        try:
-            await self._tool.request(_KILL_TIMEOUT_S, kill=self.name)
-        except QSimEnvError:
-            if not self.ended.done():
-                raise
-        await asyncio.wait({self.ended}, timeout=_KILL_TIMEOUT_S)
+        async with self._turn:
+            if self.ended.done():
+                return
+            self._killed = True
+            try:
+                await self._tool.request(_KILL_TIMEOUT_S, kill=self.name)
+            except QSimEnvError:
+                if not self.ended.done():
+                    raise
+            await asyncio.wait({self.ended}, timeout=_KILL_TIMEOUT_S)
         if not self.ended.done():
             raise TimedOutError(f"kill {self.name}: ranks are left after {_KILL_TIMEOUT_S:g} s")
 
@@ -185,6 +186,7 @@ class PMIxLauncher(Launcher):
         self._instances: dict[str, _PMIxInstance] = {}
         self._early: dict[str, dict[str, Any]] = {}  # ends that came before the reply that names their job
         self._watcher: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()  # one spawn or kill at a time: prte 3.0.14 has races between them
 
     async def start(self, timeout_s: float = 60.0) -> None:
         _ = self.lost
@@ -215,8 +217,9 @@ class PMIxLauncher(Launcher):
             "variable": RANK_SETUP,
             "setup": self._setup_text(spec, self._dvm.prte, self._dvm.memory_folder),
         }
-        reply = await self._tool.request(_REQUEST_TIMEOUT_S, spawn=request)
-        instance = _PMIxInstance(reply["namespace"], self._tool)
+        async with self._turn:
+            reply = await self._tool.request(_REQUEST_TIMEOUT_S, spawn=request)
+        instance = _PMIxInstance(reply["namespace"], self._tool, self._turn)
         self._instances[instance.name] = instance
         if instance.name in self._early:
             self._on_event(self._early.pop(instance.name))

@@ -18,7 +18,6 @@ from qiskit.providers import BackendV2, Options
 from qiskit.transpiler import Target
 
 import qsimenv
-from qsimenv import memory
 from qsimenv.circuit import Circuit
 from qsimenv.errors import InvalidArgumentError, NotFoundError, NotSupportedError
 from qsimenv.formats.qiskit_in import from_qiskit
@@ -26,7 +25,7 @@ from qsimenv.qiskit.job import Provider, QSimJob
 from qsimenv.qiskit.local import LocalProvider
 from qsimenv.qiskit.results import Experiment, header
 from qsimenv.qiskit.target import target
-from qsimenv.task import AMPLITUDE_BYTES, Task, task, written_clbits
+from qsimenv.task import Task, task, written_clbits
 
 
 class QSimBackend(BackendV2):  # type: ignore[misc]
@@ -126,7 +125,8 @@ def _provider(environment: Any) -> Provider:
             f"QSimBackend: {type(environment).__name__} is no environment; "
             "give a QPM, a connection file, 'local' or nothing"
         )
-    return environment
+    provider: Provider = environment
+    return provider
 
 
 def _running_environment() -> Provider | None:
@@ -143,13 +143,10 @@ def _running_environment() -> Provider | None:
 
 def _num_qubits(provider: Provider, precision: str) -> int:
     """How wide a circuit may be: what the environment says, or what this process's memory holds."""
-    described: Any = provider.describe()["num_qubits"] if hasattr(provider, "describe") else None
+    described: Any = provider.describe()["num_qubits"]
     if isinstance(described, Mapping):
-        described = described.get(precision, max(described.values(), default=0))
-    if described is not None:
-        return int(described)
-    amplitudes = memory.free_bytes_per_process() // AMPLITUDE_BYTES.get(precision, 16)  # type: ignore[call-overload]
-    return max(1, int(amplitudes).bit_length() - 1)
+        described = described.get(precision, max(described.values(), default=1))
+    return int(described)
 
 
 def _task(

@@ -31,7 +31,9 @@ _STATUS = {
 
 
 class Provider(Protocol):
-    """What a job needs of a QPM."""
+    """What the backend and its jobs need of a QPM."""
+
+    def describe(self) -> dict[str, Any]: ...
 
     def async_run(self, tasks: Sequence[Task]) -> list[str]: ...
 

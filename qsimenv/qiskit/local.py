@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import lru_cache
+from typing import Any
 
-from qsimenv import comm, engines
+from qsimenv import comm, engines, memory
 from qsimenv.errors import NotFoundError, QSimEnvError, TimedOutError
 from qsimenv.qpm_plugin.api import ErrorInfo, TaskRecord, TaskState
-from qsimenv.task import Result, Task
+from qsimenv.task import AMPLITUDE_BYTES, Result, Task
 
 Runner = Callable[[Task], Result]
 
@@ -36,6 +37,12 @@ class LocalProvider:
         self._lock = threading.Lock()
         self._records: dict[str, TaskRecord] = {}
         self._futures: dict[str, Future[None]] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """``num_qubits``: how wide a state vector this process (or the MPI job) has memory for, at each precision."""
+        free = memory.free_bytes_per_process() * comm.world().size
+        widths = {precision: max(1, (free // size).bit_length() - 1) for precision, size in AMPLITUDE_BYTES.items()}
+        return {"name": "qsimenv", "num_qubits": widths}
 
     def async_run(self, tasks: Sequence[Task]) -> list[str]:
         """Put the tasks into the queue of this process, in their order."""

@@ -27,7 +27,7 @@ SILENCE_MS = 8000
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
-    """Addresses ("tcp://host:port"), keys, the process that serves (``pid`` on ``host``), and since when (epoch seconds)."""
+    """Addresses ("tcp://host:port"), keys, and the process that serves; ``started`` in seconds since the epoch."""
 
     name: str
     address: str
@@ -58,7 +58,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def read(cls, path: Path) -> Connection:
-        """The connection in ``path``. NotFoundError; InvalidArgumentError; PermissionDeniedError: others can read it."""
+        """What ``path`` holds. NotFoundError, InvalidArgumentError; PermissionDeniedError where others can read it."""
         try:
             with path.open("rb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)

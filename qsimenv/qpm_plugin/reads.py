@@ -1,7 +1,7 @@
 """Reads that wait: who asked for which results, until when, and how the answer is put together.
 
-The service hands reads and synchronous runs over to ``Reads``, which answers them through ``Outside`` when the task table
-says that they are ready, when their time is over, or never, where whoever asked has gone.
+The service hands reads and synchronous runs over to ``Reads``, which answers them through ``Outside`` when the task
+table says that they are ready, when their time is over, or never, where whoever asked has gone.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Reads:
             self._outside.answer(asker, [farewell])
 
     def read(self, asker: Asker, body: m.Read) -> None:
-        """Answer when the tasks asked for have ended, or after ``timeout_s``. Raises what ``TaskTable.wait_for_ids`` does."""
+        """Answer when the tasks asked for have ended, or after ``timeout_s``. Raises like ``wait_for_ids``."""
         ready = self._answer_with(asker)
         if body.task_ids is not None:
             self._forget_the_gone(None)

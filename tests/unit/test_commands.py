@@ -35,6 +35,7 @@ BESIDE = Path(sys.executable).parent / "prte"
 FAR = Path("/opt/prte/bin/prte")
 PLAIN = LaunchOptions()
 HEAD = ["/x/prte", "--report-uri", "/r/uri", "--report-pid", "/r/pid", "--prtemca", "prte_local_tmpdir_base", "/r/s"]
+HEAD += ["--prtemca", "odls_base_max_threads", "0"]
 
 
 def dvm(allocation: Allocation, options: LaunchOptions = PLAIN) -> list[str]:
@@ -81,7 +82,8 @@ def test_prterun() -> None:
         Path("/x/prterun"), HOSTS, ranks=4, ranks_per_node=2, argv=("python", "-m", "w"), session_folder=Path("/r/s")
     )
     assert tokens == [
-        *("/x/prterun", "--prtemca", "prte_local_tmpdir_base", "/r/s", "--host", "a:2,b:4"),
+        *("/x/prterun", "--prtemca", "prte_local_tmpdir_base", "/r/s"),
+        *("--prtemca", "odls_base_max_threads", "0", "--host", "a:2,b:4"),
         *("--map-by", "ppr:2:node:OVERSUBSCRIBE", "--bind-to", "none", "-x", "QSIMENV_RANK_SETUP", "-n", "4"),
         *("/bin/sh", "-c", 'eval "$QSIMENV_RANK_SETUP"', "qsimenv-rank", "python", "-m", "w"),
     ]

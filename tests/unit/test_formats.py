@@ -445,6 +445,17 @@ def test_variables_are_stored_and_read():
     assert last.condition == Operation("equal", (Operation("cast", (Bits((0, 1, 2)),), 8), variable))
 
 
+def test_the_bits_of_a_boolean_are_negated_as_a_boolean():
+    circuit = QuantumCircuit(1, 2)
+    with circuit.if_test(expr.bit_not(circuit.clbits[0])):
+        circuit.x(0)
+    with circuit.if_test(expr.equal(expr.bit_not(circuit.cregs[0]), 1)):
+        circuit.x(0)
+    one, two = from_qiskit(circuit).instructions
+    assert one.condition == Operation("logic_not", (Bits((0,)),))
+    assert two.condition == Operation("equal", (Operation("bit_not", (Bits((0, 1)),), 2), Literal(1)))
+
+
 def test_variables_of_blocks_get_names_of_their_own():
     circuit = QuantumCircuit(1, 1)
     circuit.add_var("x", False)

@@ -31,8 +31,8 @@ def backend():
     return QSimBackend("local")
 
 
-def bell():
-    circuit = QuantumCircuit(2, name="bell")
+def bell(name="bell"):
+    circuit = QuantumCircuit(2, name=name)
     circuit.h(0)
     circuit.cx(0, 1)
     circuit.measure_all()
@@ -155,9 +155,9 @@ def test_seeds(backend):
             e.data.memory for e in backend.run(circuits, shots=64, memory=True, seed_simulator=seed).result().results
         ]
 
-    first, second = memory([bell(), bell()], 7)
-    assert memory([bell(), bell()], 7) == [first, second]
-    assert first != second
+    first, second, third = memory([bell(), bell(), bell()], 7)
+    assert memory([bell(), bell(), bell()], 7) == [first, second, third]
+    assert len({tuple(first), tuple(second), tuple(third)}) == 3
     assert memory(bell(), 7) == [first]
     assert memory(bell(), 8) not in ([first], [second])
     assert memory(bell(), None) != memory(bell(), None)
@@ -193,7 +193,7 @@ def test_parameter_binds(backend):
     circuit.rx(theta, 0)
     circuit.rx(theta + phi, 1)
     circuit.measure_all()
-    with pytest.raises(errors.InvalidArgumentError, match="φ|θ"):
+    with pytest.raises(errors.InvalidArgumentError, match="unbound"):
         backend.run(circuit)
     binds = [{theta: [0, np.pi, np.pi], phi: [0, 0, np.pi]}]
     assert backend.run(circuit, shots=4, parameter_binds=binds).result().get_counts() == [
@@ -245,12 +245,12 @@ class Gated:
         self.begun.set()
         assert self.go.wait(20)
         self.ran.append(task)
-        if task.circuit.name == "bad":
+        if task.circuit.name.startswith("bad"):
             raise errors.OutOfMemoryError("run: it does not fit")
         return Result(num_clbits=2, shots=task.shots, samples=np.full((task.shots, 1), 3, dtype=np.uint8))
 
 
-@pytest.fixture()
+@pytest.fixture
 def gated():
     runner = Gated()
     yield QSimBackend(LocalProvider(runner)), runner
@@ -296,8 +296,7 @@ def test_cancel_stops_what_has_not_begun(gated):
 def test_a_failure_spares_the_others_and_never_reads_as_zeros(gated):
     backend, runner = gated
     runner.go.set()
-    bad = bell()
-    bad.name = "bad"
+    bad = bell("bad")
     job = backend.run([bell(), bad], shots=3, memory=True)
     result = job.result()
     assert not result.success
@@ -323,7 +322,7 @@ def test_the_status_of_many():
     queued, running, done = TaskState.QUEUED, TaskState.RUNNING, TaskState.DONE
     assert combined({queued, done}) is JobStatus.RUNNING
     assert combined({queued, running}) is JobStatus.RUNNING
-    assert combined({TaskState.SUBMITTED, queued}) is JobStatus.RUNNING or combined({queued}) is JobStatus.QUEUED
+    assert combined({TaskState.SUBMITTED, queued}) is JobStatus.QUEUED
     assert combined({done, TaskState.CANCELED}) is JobStatus.CANCELLED
     assert combined({done, TaskState.CANCELED, TaskState.FAILED}) is JobStatus.ERROR
     assert combined({done}) is JobStatus.DONE

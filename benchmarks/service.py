@@ -1,0 +1,120 @@
+"""The service on two ranks of this machine: round trip, many small tasks at once, a wide one among them, idle workers.
+
+    python -m benchmarks service
+
+Every figure has a real state vector behind it. Starts an environment of its own and stops it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+
+import qsimenv as qs
+from benchmarks.machine import save
+from qsimenv.circuit import Circuit, Measure, Register, gate
+from qsimenv.launcher import environment
+from qsimenv.qpm_plugin import QPM, TaskState
+from qsimenv.qpm_plugin.client import connect
+from qsimenv.qpm_plugin.connection import FILE_NAME
+
+
+def ghz(num_qubits: int) -> Circuit:
+    gates = [gate("h", 0), *(gate("cx", qubit, qubit + 1) for qubit in range(num_qubits - 1))]
+    measures = [Measure(qubit, qubit) for qubit in range(num_qubits)]
+    return Circuit(num_qubits, num_qubits, (*gates, *measures), (Register("c", tuple(range(num_qubits))),))
+
+
+def round_trip(qpm: QPM, repeats: int = 500) -> dict[str, float]:
+    """Seconds for one 3-qubit circuit with 100 shots, one at a time, seeds differing."""
+    circuit, seconds = ghz(3), []
+    for seed in range(repeats):
+        began = time.perf_counter()
+        qpm.sync_run(qs.Task(circuit, shots=100, seed=seed))
+        seconds.append(time.perf_counter() - began)
+    ordered = sorted(seconds)
+    return {"median_ms": 1e3 * statistics.median(seconds), "p95_ms": 1e3 * ordered[int(0.95 * repeats)]}
+
+
+def many(qpm: QPM, number: int = 1000) -> dict[str, float]:
+    """Seconds from the submission of so many such tasks in one request to the last result."""
+    tasks = [qs.Task(ghz(3), shots=100, seed=seed) for seed in range(number)]
+    began = time.perf_counter()
+    records = qpm.read_cq(task_ids=qpm.async_run(tasks), timeout_s=60)
+    seconds = time.perf_counter() - began
+    assert all(record.state == TaskState.DONE for record in records)
+    return {"seconds": seconds, "per_second": number / seconds}
+
+
+def wide_among_small(qpm: QPM, num_qubits: int = 27, number: int = 1000) -> dict[str, Any]:
+    """A state that is worth both ranks, with small tasks queued before and behind it."""
+    small = [qs.Task(ghz(3), shots=100, seed=seed) for seed in range(number)]
+    began = time.perf_counter()
+    first = qpm.async_run(small[: number // 2])
+    wide = qpm.async_run(qs.Task(ghz(num_qubits), shots=100, seed=1))
+    behind = qpm.async_run(small[number // 2 :])
+    records = qpm.read_cq(task_ids=[*first, *wide, *behind], timeout_s=600)
+    record = records[len(first)]
+    return {
+        "seconds": time.perf_counter() - began,
+        "wide_ranks": len(record.ranks),
+        "wide_seconds": record.execution_s,
+        "done": sum(record.state == TaskState.DONE for record in records),
+        "of": len(records),
+    }
+
+
+def idle(qpm: QPM, seconds: float = 10.0) -> dict[str, float]:
+    """Share of a core that a waiting worker and the controller use, in percent."""
+    facts = qpm.describe()
+    pids = {f"worker {worker['rank']}": worker["pid"] for worker in facts["workers"]}
+    pids["controller"] = facts["controller"]["pid"]
+    processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+    before = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
+    time.sleep(seconds)
+    return {name: 100 * (sum(processes[name].cpu_times()[:2]) - before[name]) / seconds for name in processes}
+
+
+MEASUREMENTS: dict[str, tuple[Callable[[QPM], dict[str, Any]], str]] = {
+    "round_trip": (round_trip, "a 3-qubit circuit with 100 shots, one at a time (promise: median under 3 ms)"),
+    "many": (many, "1,000 of them at once (promise: under 3 s)"),
+    "wide_among_small": (wide_among_small, "27 qubits among 1,000 small ones (promise: 2 ranks, none lost)"),
+    "idle": (idle, "percent of a core while waiting for 10 s (promise: under 2 a worker)"),
+}
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=list(MEASUREMENTS), action="append")
+    options = parser.parse_args(arguments)
+    figures = {}
+    with TemporaryDirectory(prefix="qsimenv-bench-") as scratch:
+        folder = Path(scratch) / "run"
+        began = time.perf_counter()
+        environment.start("bench", run_folder=folder, ranks_per_node=2)
+        figures["start"] = {"seconds": time.perf_counter() - began}
+        print(f"start: {figures['start']['seconds']:.2f} s")
+        try:
+            with connect(folder / FILE_NAME) as qpm:
+                for name in options.only or MEASUREMENTS:
+                    measure, title = MEASUREMENTS[name]
+                    figures[name] = measure(qpm)
+                    print(f"{title}: {_text(figures[name])}", flush=True)
+        finally:
+            began = time.perf_counter()
+            environment.stop("bench", run_folder=folder)
+        figures["stop"] = {"seconds": time.perf_counter() - began}
+        print(f"stop: {figures['stop']['seconds']:.2f} s")
+    save("service", figures)
+    return figures
+
+
+def _text(figures: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())

@@ -1,0 +1,162 @@
+"""``qsimenv doctor``: what this machine offers, and what to do about what is missing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import metadata, util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qsimenv.cli.options import json_option
+
+if TYPE_CHECKING:
+    from qsimenv.launcher.doctor import Finding
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Check MPI, PRTE, the PMIx bindings and their traps, the compiler cache, memory and GPU.
+
+    Every line that is not fine says what to do about it. Exit code 0 as long as circuits can be run here at all.
+    """
+    import msgspec
+
+    from qsimenv.cli import show
+
+    findings = _findings()
+    if as_json:
+        show.echo_json([msgspec.to_builtins(finding) for finding in findings])
+    else:
+        _print(findings)
+
+
+def _print(findings: list[Finding]) -> None:
+    from qsimenv.cli import show
+
+    out = show.console()
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        mark = "[green]ok  [/green]" if finding.ok else "[yellow]look[/yellow]"
+        out.print(f"{mark} {finding.name:{width}}  {finding.found}", soft_wrap=True)
+        if finding.advice and not finding.ok:
+            out.print(f"     {'':{width}}  [dim]-> {finding.advice}[/dim]", soft_wrap=True)
+    bad = sum(not finding.ok for finding in findings)
+    out.print("all is well" if not bad else f"{show.plural(bad, 'thing')} to look at")
+
+
+def _findings() -> list[Finding]:
+    from qsimenv.launcher import doctor as launching
+
+    return [
+        _packages(),
+        *launching.check_all(),
+        _mpi4py(),
+        _compiler_cache(),
+        _memory(),
+        _cores(),
+        _gpu(),
+        _environment(),
+    ]
+
+
+def _packages() -> Finding:
+    from qsimenv.launcher.doctor import Finding
+
+    names = ("qsimenv", "numpy", "numba", "mpi4py", "pyzmq", "msgspec", "qiskit")
+    versions = []
+    for name in names:
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            return Finding("packages", False, f"{name} is not installed", f"pip install {name}")
+    return Finding("packages", True, f"Python {sys.version.split()[0]}, {', '.join(versions)}")
+
+
+def _mpi4py() -> Finding:
+    """Whether mpi4py finds an MPI library; tried in another process, because a missing one may end it."""
+    import subprocess
+
+    from qsimenv.launcher.doctor import Finding
+
+    probe = "from qsimenv import comm; print(comm.library_version())"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode == 0:
+        return Finding("mpi4py", True, done.stdout.strip())
+    words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    advice = "pip install 'qsimenv[mpi]', or load your site's MPI module (circuits run in one process without it)"
+    return Finding("mpi4py", False, words, advice)
+
+
+def _compiler_cache() -> Finding:
+    """Whether Numba can keep compiled kernels, and whether they are there already."""
+    from qsimenv.launcher.doctor import Finding
+
+    spec = util.find_spec("qsimenv.statevec")
+    assert spec is not None  # noqa: S101 - it is this package
+    assert spec.origin is not None  # noqa: S101
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(spec.origin).parent / "__pycache__")
+    kept = len(list(folder.rglob("kernels_numba*.nbc")))
+    parent = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if not os.access(parent, os.W_OK):
+        advice = (
+            "set NUMBA_CACHE_DIR to a folder that all nodes share and you can write to, or each start compiles anew"
+        )
+        return Finding("compiler cache", False, f"{folder} cannot be written", advice)
+    state = f"{kept} kernels kept" if kept else "empty: the first run compiles for some seconds"
+    return Finding("compiler cache", True, f"{folder}: {state}")
+
+
+def _memory() -> Finding:
+    from qsimenv import memory
+    from qsimenv.launcher.doctor import Finding
+    from qsimenv.statevec.engine import readable
+
+    free = memory.free_bytes()
+    qubits = (free * 8 // 9 // 16).bit_length() - 1
+    return Finding("memory", free > 1 << 30, f"{readable(free)} free: up to {qubits} qubits in double precision here")
+
+
+def _cores() -> Finding:
+    from qsimenv.launcher.allocation import default_ranks_per_node, find_allocation
+    from qsimenv.launcher.doctor import Finding
+
+    allocation = find_allocation()
+    ranks = default_ranks_per_node(allocation)
+    nodes = len(allocation.nodes)
+    found = f"{allocation.source}: {nodes} node(s), {allocation.nodes[0].cores} cores each"
+    return Finding("allocation", True, f"{found}; start would use {ranks} workers a node")
+
+
+def _gpu() -> Finding:
+    from qsimenv.launcher.doctor import Finding
+
+    devices = sorted(Path("/dev").glob("nvidia[0-9]*")) + sorted(Path("/dev/dri").glob("renderD*"))
+    cupy = util.find_spec("cupy") is not None
+    if not devices:
+        return Finding("GPU", True, "none seen; state vectors run on the CPU")
+    if not cupy:
+        return Finding(
+            "GPU", False, f"{len(devices)} device(s), but no CuPy", "pip install cupy-cuda13x (or cupy-rocm-7-0)"
+        )
+    return Finding("GPU", True, f"{len(devices)} device(s), CuPy {metadata.version('cupy')}")
+
+
+def _environment() -> Finding:
+    """Whether an environment runs, and answers."""
+    from qsimenv.errors import QSimEnvError
+    from qsimenv.launcher.doctor import Finding
+    from qsimenv.qpm_plugin.client import connect, find_connection
+
+    path = find_connection()
+    if path is None:
+        return Finding("environment", True, "none is running; `qsimenv start` starts one")
+    try:
+        with connect(path, timeout_s=3.0) as qpm:
+            facts = qpm.describe()
+    except QSimEnvError as error:
+        return Finding("environment", False, error.message, "`qsimenv stop` cleans up, `qsimenv start` starts one")
+    return Finding("environment", True, f"{facts['name']} with {facts['ranks']} workers")

@@ -1,0 +1,50 @@
+"""The mpi-marked tests of this folder on 1, 2 and 4 ranks, so that a plain ``pytest tests`` covers them."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from launch import ROOT, environment, prterun_pytest, run_pytest
+
+from qsimenv.launcher.commands import find_program
+
+SECONDS = 240
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 60)
+@pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed")
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_on_ranks(ranks: int) -> None:
+    status, tail = run_pytest(ranks, ("tests/mpi",), SECONDS)
+    assert status == 0, f"{ranks} ranks ended with {status}:\n{tail}"
+    assert f"size: {ranks}" in tail
+
+
+def test_a_failing_rank_is_seen(tmp_path) -> None:
+    """The launch itself must be able to fail: one rank of two fails a test."""
+    (tmp_path / "test_one_rank.py").write_text(
+        "import pytest\nfrom qsimenv import comm\n\n@pytest.mark.mpi\ndef test():\n    assert comm.world().rank == 0\n"
+    )
+    status, tail = run_pytest(2, (str(tmp_path),), 60)
+    assert status not in (0, 124), tail
+    assert "assert 1 == 0" in tail
+
+
+def test_a_launch_that_hangs_is_ended(tmp_path) -> None:
+    (tmp_path / "test_hang.py").write_text(
+        "import time, pytest\n\n@pytest.mark.mpi\ndef test():\n    time.sleep(100)\n"
+    )
+    status, _ = run_pytest(2, (str(tmp_path),), 4)
+    assert status == 124
+
+
+def test_the_command_line() -> None:
+    prterun = find_program("prterun")
+    tokens = prterun_pytest(prterun, 2, ("tests/mpi",))
+    assert tokens[: tokens.index("-n") + 2] == [
+        str(prterun), "--map-by", ":OVERSUBSCRIBE", "--bind-to", "none", "--output", "tag", "-n", "2",
+    ]  # fmt: skip
+    assert environment(prterun, 2)["NUMBA_NUM_THREADS"] == "1"
+    assert (ROOT / "qsimenv").is_dir()

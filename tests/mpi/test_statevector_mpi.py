@@ -1,0 +1,318 @@
+"""Amplitudes: every gate of the table wherever its qubits may live, on the ranks of this job, against the oracle.
+
+States are made by hand from a random vector scattered over the ranks through a layout, so that no gate has to bring
+them about; expected amplitudes are looked up on every rank through the layout at the end. Nothing is gathered.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import dense
+import numpy as np
+import pytest
+
+from qsimenv import gates
+from qsimenv.circuit import Circuit, Gate, gate
+from qsimenv.comm import Team
+from qsimenv.statevec import exchange, kernels_numba, plan
+from qsimenv.statevec.encode import REAL_TYPE, encode
+from qsimenv.statevec.exchange import trade_bits
+from qsimenv.statevec.layout import Layout
+from qsimenv.statevec.plan import make_plan
+from qsimenv.statevec.state import State
+from qsimenv.task import Precision
+
+pytestmark = pytest.mark.mpi
+
+TOLERANCE: dict[Precision, float] = {"double": 1e-12, "single": 1e-5}
+PRECISIONS: tuple[Precision, ...] = ("double", "single")
+FIXED_NAMES = [name for name in gates.NAMES if name != gates.UNITARY]
+QUBITS = 8
+
+
+def rank_bits(team: Team) -> int:
+    return team.size.bit_length() - 1
+
+
+def random_state(num_qubits: int, rng: np.random.Generator) -> np.ndarray:
+    state = rng.normal(size=1 << num_qubits) + 1j * rng.normal(size=1 << num_qubits)
+    return state / np.linalg.norm(state)
+
+
+def logical_indices(layout: Layout, rank: int) -> np.ndarray:
+    """For each amplitude that a rank stores: the index in the order of the qubits. Written out, bit by bit."""
+    stored = (rank << layout.num_local) + np.arange(1 << layout.num_local)
+    logical = np.zeros_like(stored)
+    for qubit, bit in enumerate(layout.bits):
+        inverted = (layout.flips >> bit) % 2
+        logical += (((stored >> bit) % 2) ^ inverted) << qubit
+    return logical
+
+
+def scatter(vector: np.ndarray, layout: Layout, team: Team, precision: Precision) -> State:
+    mine = vector[logical_indices(layout, team.rank)]
+    real = REAL_TYPE[precision]
+    return State(np.ascontiguousarray(mine.real, dtype=real), np.ascontiguousarray(mine.imag, dtype=real), layout, team)
+
+
+def assert_amplitudes(state: State, vector: np.ndarray, precision: Precision, what: object = "") -> None:
+    wanted = vector[logical_indices(state.layout, state.team.rank)]
+    deviation = float(np.abs(state.re + 1j * state.im - wanted).max())
+    assert deviation < TOLERANCE[precision], f"rank {state.team.rank} is off by {deviation:.1e}: {what}"
+
+
+def check(
+    gate_list: Sequence[Gate], layout: Layout, team: Team, precision: Precision, rng: np.random.Generator,
+    block_bits: int = 15, values: Sequence[float] = (),
+) -> plan.Plan:  # fmt: skip
+    """Run gates on a random state in ``layout`` and compare with the oracle."""
+    vector = random_state(len(layout.bits), rng)
+    state = scatter(vector, layout, team, precision)
+    made = make_plan(gate_list, layout, block_bits)
+    state.run(made, encode(made, values, precision))
+    assert state.layout == made.end
+    for one in gate_list:
+        vector = dense.apply_gate(vector, one, values)
+    assert_amplitudes(state, vector, precision, f"{layout} {made}")
+    return made
+
+
+def placements(num_gate_qubits: int, num_rank_bits: int, rng: np.random.Generator) -> Iterator[tuple[tuple[int, ...], Layout]]:
+    """Qubits for a gate, and layouts: every choice of which of them live on rank bits, the others spread at random."""
+    num_local = QUBITS - num_rank_bits
+    for count in range(max(0, num_gate_qubits - num_local), min(num_gate_qubits, num_rank_bits) + 1):
+        for away in itertools.combinations(range(num_gate_qubits), count):
+            qubits = tuple(int(q) for q in rng.permutation(QUBITS)[:num_gate_qubits])
+            high, low = (list(rng.permutation(r)) for r in (range(num_local, QUBITS), range(num_local)))
+            bits = [-1] * QUBITS
+            for k in away:
+                bits[qubits[k]] = int(high.pop())
+            for k in set(range(num_gate_qubits)) - set(away):
+                bits[qubits[k]] = int(low.pop())
+            others = [*high, *low]
+            rng.shuffle(others)
+            for qubit in (q for q in range(QUBITS) if bits[q] < 0):
+                bits[qubit] = int(others.pop())
+            yield qubits, Layout(tuple(bits), num_local, int(rng.integers(1 << QUBITS)))
+            yield qubits, Layout(tuple(bits), num_local)
+
+
+def arity(name: str) -> int:
+    if name not in gates.CONTROLLED:
+        return gates.BASE[name].num_targets
+    row = gates.CONTROLLED[name]
+    return (4 if row.num_controls is None else row.num_controls) + gates.BASE[row.base].num_targets
+
+
+def angles(name: str, rng: np.random.Generator) -> list[float]:
+    return [float(a) for a in rng.uniform(-7, 7, gates.num_params(name))]
+
+
+def unitary(num_targets: int, rng: np.random.Generator) -> np.ndarray:
+    size = 1 << num_targets
+    return np.linalg.qr(rng.normal(size=(size, size)) + 1j * rng.normal(size=(size, size)))[0]
+
+
+def random_gate(num_qubits: int, reach: int, rng: np.random.Generator) -> Gate:
+    """Any gate of the table that fits, now and then under open controls, or a unitary of its own."""
+    while True:
+        name = str(rng.choice(gates.NAMES))
+        num_targets = int(rng.integers(1, min(reach, 3) + 1)) if name == gates.UNITARY else arity(name)
+        added = int(rng.integers(0, 3)) if rng.random() < 0.3 else 0
+        if num_targets + added > num_qubits:
+            continue
+        qubits = tuple(int(q) for q in rng.permutation(num_qubits)[: num_targets + added])
+        matrix = unitary(num_targets, rng).tobytes() if name == gates.UNITARY else b""
+        made = Gate(name, qubits, tuple(angles(name, rng)), added, -1, matrix)
+        if made.num_controls and rng.random() < 0.5:
+            made = Gate(name, qubits, made.params, added, int(rng.integers(1 << made.num_controls)), matrix)
+        if len(plan.mixed_qubits(made)) <= reach:
+            return made
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", FIXED_NAMES)
+def test_every_gate_on_every_placement(name: str, precision: Precision, team: Team) -> None:
+    rng = np.random.default_rng(gates.NAMES.index(name))
+    for qubits, layout in placements(arity(name), rank_bits(team), rng):
+        check([gate(name, *qubits, params=angles(name, rng))], layout, team, precision, rng)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", FIXED_NAMES)
+def test_every_gate_under_open_controls(name: str, precision: Precision, team: Team) -> None:
+    """One or two controls more, every value of all controls (some of them where there are many)."""
+    rng = np.random.default_rng(100 + gates.NAMES.index(name))
+    for added in (1, 2):
+        if arity(name) + added > QUBITS - rank_bits(team):
+            continue
+        places = list(placements(arity(name) + added, rank_bits(team), rng))
+        probe = Gate(name, places[0][0], tuple(angles(name, rng)), added)
+        for state in {int(s) for s in rng.integers(1 << probe.num_controls, size=4)} | {0}:
+            qubits, layout = places[int(rng.integers(len(places)))]
+            check([Gate(name, qubits, tuple(angles(name, rng)), added, state)], layout, team, precision, rng)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("num_targets", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("controls", [0, 1, 2])
+def test_unitaries(num_targets: int, controls: int, precision: Precision, team: Team) -> None:
+    rng = np.random.default_rng(num_targets)
+    for qubits, layout in placements(num_targets + controls, rank_bits(team), rng):
+        state = int(rng.integers(1 << controls)) if controls else -1
+        made = Gate(gates.UNITARY, qubits, (), controls, state, unitary(num_targets, rng).tobytes())
+        check([made], layout, team, precision, rng)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_unitaries_with_special_structure(precision: Precision, team: Team) -> None:
+    """Diagonal, block-diagonal in one target, and real matrices take other ways through the planner and the kernels."""
+    rng = np.random.default_rng(8)
+    diagonal = np.diag(np.exp(1j * rng.uniform(0, 6, 8)))
+    blocks = np.zeros((8, 8), dtype=complex)
+    for value in (0, 1):  # the middle target is not mixed
+        chosen = [k for k in range(8) if k >> 1 & 1 == value]
+        blocks[np.ix_(chosen, chosen)] = unitary(2, rng)
+    real = np.linalg.qr(rng.normal(size=(2, 2)))[0]
+    for matrix in (diagonal, blocks, real, np.eye(4), dense.X, np.kron(dense.X, dense.I2)):
+        num_targets = len(matrix).bit_length() - 1
+        for qubits, layout in placements(num_targets, rank_bits(team), rng):
+            check([gate("unitary", *qubits, matrix=matrix)], layout, team, precision, rng)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("low_bits", "block_bits"), [(1, 4), (2, 5), (0, 4), (3, 7), (6, 15)])
+def test_random_circuits_in_small_blocks(
+    low_bits: int, block_bits: int, precision: Precision, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks with gaps, several sweeps a stage, several stages; inverted bits at the start."""
+    monkeypatch.setattr(plan, "LOW_BITS", low_bits)
+    rng = np.random.default_rng(block_bits)
+    gaps = False
+    for turn in range(4):
+        num_local = 10 - rank_bits(team)
+        layout = Layout(tuple(int(b) for b in rng.permutation(10)), num_local, int(rng.integers(1 << 10)))
+        circuit = [random_gate(10, min(3, block_bits - low_bits), rng) for _ in range(50)]
+        made = check(circuit, layout, team, precision, rng, block_bits)
+        if turn == 0 and block_bits < 7:
+            assert made.num_sweeps > len(made.stages)
+            assert made.num_exchanges > 0 or team.size == 1
+        gaps = gaps or any(s.block != tuple(range(len(s.block))) for stage in made.stages for s in stage.sweeps)
+    assert gaps == (block_bits < 10 - rank_bits(team))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_threads_share_the_work(precision: Precision, team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels for many threads, on a state so small that they would not be taken."""
+    monkeypatch.setattr(kernels_numba, "PARALLEL_FROM", 2)
+    rng = np.random.default_rng(3)
+    for _ in range(3):
+        layout = Layout(tuple(int(b) for b in rng.permutation(10)), 10 - rank_bits(team), int(rng.integers(1 << 10)))
+        check([random_gate(10, 3, rng) for _ in range(30)], layout, team, precision, rng, block_bits=6 + 3)
+        vector = random_state(10, rng)
+        for qubit in range(10):
+            _check_measurement(vector, layout, qubit, team, precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_and_collapse(precision: Precision, team: Team) -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(5):
+        flips = int(rng.integers(1 << QUBITS))
+        layout = Layout(tuple(int(b) for b in rng.permutation(QUBITS)), QUBITS - rank_bits(team), flips)
+        vector = random_state(QUBITS, rng)
+        for qubit in range(QUBITS):
+            _check_measurement(vector, layout, qubit, team, precision)
+
+
+def _check_measurement(vector: np.ndarray, layout: Layout, qubit: int, team: Team, precision: Precision) -> None:
+    there = np.arange(len(vector)) >> qubit & 1
+    parts = [np.where(there == value, vector, 0) for value in (0, 1)]
+    for value in (0, 1):
+        state = scatter(vector, layout, team, precision)
+        found = state.weights(qubit)
+        wanted = [float(np.vdot(part, part).real) for part in parts]
+        assert found == pytest.approx(wanted, abs=TOLERANCE[precision])
+        state.collapse(qubit, value, found[value])
+        assert_amplitudes(state, parts[value] / np.sqrt(wanted[value]), precision, (qubit, value))
+        assert sum(state.weights(qubit)) == pytest.approx(1, abs=TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_formulas_at_their_values(precision: Precision, team: Team) -> None:
+    rng = np.random.default_rng(6)
+    circuit = [gate("rx", q, params=[f"p0 + {q}"]) for q in range(QUBITS)]
+    circuit += [gate("cp", q, (q + 3) % QUBITS, params=["2*p1"]) for q in range(QUBITS)]
+    circuit += [gate("u", q, params=["p0/2", "-p1", "sin(p0)"]) for q in range(QUBITS)]
+    layout = Layout(tuple(reversed(range(QUBITS))), QUBITS - rank_bits(team), 5)
+    check(circuit, layout, team, precision, rng, values=[0.7, -1.9])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_circuit_and_its_inverse(precision: Precision, team: Team) -> None:
+    rng = np.random.default_rng(7)
+    circuit = Circuit(QUBITS, 0, tuple(random_gate(QUBITS, 3, rng) for _ in range(60)))
+    layout = Layout(tuple(int(b) for b in rng.permutation(QUBITS)), QUBITS - rank_bits(team), 9)
+    vector = random_state(QUBITS, rng)
+    state = scatter(vector, layout, team, precision)
+    for half in (circuit, circuit.inverse()):
+        made = make_plan(half.instructions, state.layout, 15)
+        state.run(made, encode(made, (), precision))
+    assert_amplitudes(state, vector, precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_amplitudes_are_in_the_order_of_the_qubits(precision: Precision, team: Team) -> None:
+    rng = np.random.default_rng(9)
+    for flips in (0, 1, 37, 255):
+        layout = Layout(tuple(int(b) for b in rng.permutation(QUBITS)), QUBITS - rank_bits(team), flips)
+        vector = random_state(QUBITS, rng)
+        found = scatter(vector, layout, team, precision).amplitudes()
+        assert found.dtype == (np.complex128 if precision == "double" else np.complex64)
+        assert np.abs(found - vector).max() < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("flips", [0, 3, 200])
+def test_zero_is_the_state_of_zeros(flips: int, team: Team) -> None:
+    layout = Layout(tuple(reversed(range(QUBITS))), QUBITS - rank_bits(team), flips)
+    assert_amplitudes(State.zero(layout, team, "double"), dense.zero_state(QUBITS), "double")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("num_pairs", [1, 2])
+@pytest.mark.parametrize("piece_bytes", [8 << 20, 64])
+def test_exchange_moves_every_amplitude_and_back(
+    num_pairs: int, piece_bytes: int, precision: Precision, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if num_pairs > rank_bits(team):
+        pytest.skip("as many rank bits as pairs are needed")
+    monkeypatch.setattr(exchange, "PIECE_BYTES", piece_bytes)
+    rng = np.random.default_rng(10)
+    num_local = QUBITS - rank_bits(team)
+    vector = random_state(QUBITS, rng)
+    for local in itertools.permutations(range(num_local), num_pairs):
+        for away in itertools.permutations(range(num_local, QUBITS), num_pairs):
+            pairs = tuple(zip(local, away, strict=True))
+            layout = Layout(tuple(int(b) for b in rng.permutation(QUBITS)), num_local, int(rng.integers(1 << QUBITS)))
+            state = scatter(vector, layout, team, precision)
+            before = state.re.copy(), state.im.copy()
+            sent = trade_bits((state.re, state.im), num_local, pairs, team)
+            assert sent == 2 * (state.re.nbytes - (state.re.nbytes >> num_pairs))
+            state.layout = layout.exchanged(pairs)
+            assert_amplitudes(state, vector, precision, pairs)
+            trade_bits((state.re, state.im), num_local, pairs, team)
+            assert np.array_equal(state.re, before[0])
+            assert np.array_equal(state.im, before[1])
+
+
+def test_the_planned_bytes_are_the_bytes_that_were_sent(team: Team) -> None:
+    rng = np.random.default_rng(11)
+    layout = Layout(tuple(range(10)), 10 - rank_bits(team))
+    state = State.zero(layout, team, "single")
+    made = make_plan([random_gate(10, 3, rng) for _ in range(60)], layout, 15)
+    state.run(made, encode(made, (), "single"))
+    assert state.work.bytes_exchanged == made.bytes_exchanged(8)
+    assert (state.work.exchanges, state.work.sweeps) == (made.num_exchanges, made.num_sweeps)
+    assert made.num_exchanges > 0 or team.size == 1

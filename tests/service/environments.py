@@ -1,0 +1,81 @@
+"""Starts controller processes with two real workers under ``mpirun`` for the service tests, and ends them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from qsimenv.qpm_plugin.client import Client, connect
+
+HERE = Path(__file__).parent
+START_S = 90.0
+
+
+@dataclass
+class Environment:
+    """A controller process; ``log`` holds what it and its workers wrote."""
+
+    process: subprocess.Popen[bytes]
+    connection: Path
+    log: Path
+
+    def connect(self, **options: object) -> Client:
+        return connect(self.connection, **options)  # type: ignore[arg-type]
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        return [
+            process for process in family if "qsimenv.qpm_plugin.worker" in process.cmdline() and _is_python(process)
+        ]
+
+
+def _is_python(process: psutil.Process) -> bool:
+    return "python" in process.name()
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait for a condition; AssertionError with ``what`` after the deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds} s: {what}"
+        time.sleep(0.01)
+
+
+@contextmanager
+def environment(folder: Path, ranks: int = 2) -> Iterator[Environment]:
+    """An environment that is ready; it is gone afterwards, with all its processes."""
+    path = os.pathsep.join([str(HERE / "engines"), os.environ.get("PYTHONPATH", "")])
+    connection, log, out = folder / "run" / "connection.json", folder / "log", folder / "out"
+    with log.open("wb") as log_file, out.open("wb") as out_file:
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "mpirun_launcher.py"), str(connection), str(ranks)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=out_file,
+            stderr=log_file,
+        )
+    made = Environment(process, connection, log)
+    try:
+        wait_until(
+            lambda: b"ready" in out.read_bytes() or process.poll() is not None, START_S, "the workers are not ready"
+        )
+        assert process.poll() is None, log.read_text()
+        yield made
+    finally:
+        family = [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            for left in family:
+                if left.is_running():
+                    left.kill()
+            process.kill()

@@ -1,0 +1,405 @@
+"""The service end to end: a real controller process, two real MPI workers, real clients."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+import msgspec
+import psutil
+import pytest
+from environments import wait_until
+
+from qsimenv.circuit import Circuit, Measure, gate
+from qsimenv.errors import (
+    BadStateError,
+    InvalidArgumentError,
+    NotFoundError,
+    NotSupportedError,
+    OutOfMemoryError,
+    OutOfRangeError,
+    PermissionDeniedError,
+    QSimEnvError,
+    TimedOutError,
+)
+from qsimenv.qpm_plugin.api import DeviceState, TaskState
+from qsimenv.qpm_plugin.client import connect
+from qsimenv.qpm_plugin.connection import Connection, new_keys
+from qsimenv.task import Task
+
+pytestmark = pytest.mark.environment
+
+BELL = Circuit(2, 2, (gate("h", 0), gate("cx", 0, 1), Measure(0, 0), Measure(1, 1)), name="bell")
+SOON = 30.0
+
+
+def play(name="", width=1, small=False):
+    """A task for the test engine; see ``engines/qsimenv_test_engine.py``."""
+    circuit = Circuit(width.bit_length(), 0, ())
+    return Task(
+        circuit=circuit, save="statevector", engine="test", precision="single" if small else "double", name=name
+    )
+
+
+# --- what is asked, is answered ---
+
+
+def test_a_synchronous_run_gives_counts(client):
+    result = client.sync_run(Task(circuit=BELL, shots=100, seed=1))
+    assert set(result.counts) == {"00", "11"}
+    assert sum(result.counts.values()) == 100
+
+
+def test_results_come_in_order_of_submission(client):
+    naps = [0.3, 0.0, 0.1, 0.0, 0.05]
+    ids = client.async_run([play(f"sleep {nap}") for nap in naps])
+    assert [record.task_id for record in client.read_cq(count=2, timeout_s=SOON)] == ids[:2]
+    assert [record.task_id for record in client.read_cq(timeout_s=SOON)] == ids[2:]
+    assert client.read_cq(timeout_s=SOON) == []
+
+
+def test_results_come_in_the_order_of_the_ids_given(client):
+    ids = client.async_run([play("sleep 0.1"), play(), play()])
+    asked = [ids[2], ids[0]]
+    assert [record.task_id for record in client.read_cq(task_ids=asked, timeout_s=SOON)] == asked
+    with pytest.raises(BadStateError, match="read already"):
+        client.read_cq(task_ids=asked)
+    with pytest.raises(NotFoundError):
+        client.read_cq(task_ids=["nobody"])
+    assert len(client.read_cq(timeout_s=SOON)) == 1
+
+
+def test_a_read_that_times_out_leaves_everything(client):
+    ids = client.async_run([play(), play("sleep 0.5")])
+    with pytest.raises(TimedOutError, match="1 of 2"):
+        client.read_cq(timeout_s=0.2)
+    assert [record.task_id for record in client.peek_cq()] == ids[:1]
+    assert [record.task_id for record in client.read_cq(timeout_s=SOON)] == ids
+    assert client.peek_cq() == []
+
+
+def test_a_record_tells_times_ranks_and_engine(client):
+    [task_id] = client.async_run(play("sleep 0.05", width=2))
+    [record] = client.read_cq(timeout_s=SOON)
+    times = record.times
+    order = [times.creation_time, times.launch_time, times.exec_time, times.completion_time, times.cq_enqueue_time]
+    assert order == sorted(order)
+    assert times.cq_dequeue_time >= times.cq_enqueue_time
+    assert record.execution_s >= 0.05
+    assert (record.task_id, record.ranks, record.engine, record.attempts) == (task_id, (0, 1), "test", 1)
+    [again] = client.status([task_id])
+    assert (again.state, again.result) == (TaskState.DONE, None)
+
+
+def test_errors_are_those_of_the_engine(client):
+    for width in (1, 2):
+        with pytest.raises(NotSupportedError, match="refused as the task wanted"):
+            client.sync_run(play("refuse", width))
+    with pytest.raises(QSimEnvError, match="ValueError: as the task wanted"):
+        client.sync_run(play("raise"))
+    assert client.sync_run(play()).metadata["ranks"] == 1
+
+
+def test_a_synchronous_run_has_a_time_limit(client):
+    with pytest.raises(TimedOutError, match="canceled"):
+        client.sync_run(play("sleep 0.5"), timeout_s=0.1)
+    wait_until(lambda: client.telemetry()["ranks"]["free"] == 2, SOON, "the canceled task still runs")
+    assert [record.state for record in client.read_cq(timeout_s=SOON)] == [TaskState.CANCELED]
+
+
+def test_all_tasks_of_a_request_are_accepted_or_none(client):
+    accepted = client.telemetry()["tasks_accepted"]
+    with pytest.raises(OutOfMemoryError):
+        client.async_run([play(), play(width=64)])
+    with pytest.raises(InvalidArgumentError):
+        client.async_run([play(), Task(circuit=BELL)])
+    with pytest.raises(NotSupportedError, match="MiB"):
+        client.async_run([Task(circuit=Circuit(24, 0, ()), save="statevector")])
+    assert client.telemetry()["tasks_accepted"] == accepted
+    assert client.async_run([]) == []
+
+
+def test_an_estimate_comes_before_anything_is_queued(client):
+    assert client.evaluate(play(width=2)).ranks == 2
+    with pytest.raises(OutOfMemoryError):
+        client.evaluate(play(width=64))
+
+
+def test_circuits_can_be_made_known_and_forgotten(client):
+    name = client.create_circuit(BELL)
+    assert name == BELL.hash
+    client.delete_circuit(name)
+    with pytest.raises(NotFoundError):
+        client.delete_circuit(name)
+    assert client.sync_run(Task(circuit=BELL, shots=1)).shots == 1
+
+
+def test_a_circuit_that_the_controller_forgot_is_sent_again(shared, client):
+    assert client.sync_run(Task(circuit=BELL, shots=1)).shots == 1
+    with shared.connect() as other:
+        other.delete_circuit(BELL.hash)
+    assert client.sync_run(Task(circuit=BELL, shots=2)).shots == 2
+
+
+def test_the_device_describes_itself(client):
+    facts = client.describe()
+    assert facts["ranks"] == 2
+    assert facts["state"] == DeviceState.IDLE
+    assert {"statevector", "test"} <= set(facts["engines"])
+    assert facts["qubits"]["single"] == facts["qubits"]["double"] + 1 > 20
+    assert len(facts["workers"]) == 2
+    assert client.is_ready()
+
+
+def test_the_self_test_runs_on_each_rank_and_on_all(client):
+    outcome = client.test()
+    assert [team["ranks"] for team in outcome["teams"]] == [[0], [1], [0, 1]]
+
+
+def test_queued_tasks_are_canceled_at_once_and_running_ones_at_their_end(client):
+    ids = client.async_run([play("sleep 0.5", width=2), play(width=2)])
+    wait_until(lambda: client.status(ids[:1])[0].state == TaskState.RUNNING, SOON, "the first task does not run")
+    states = [record.state for record in client.cancel(ids)]
+    assert states == [TaskState.RUNNING, TaskState.CANCELED]
+    assert [record.state for record in client.read_cq(timeout_s=SOON)] == [TaskState.CANCELED] * 2
+    assert [record.state for record in client.cancel(ids)] == [TaskState.CANCELED] * 2
+
+
+def test_a_wide_task_among_small_ones_is_not_starved(client):
+    ids = client.async_run([play("sleep 0.02") for _ in range(20)] + [play(width=2)] + [play("sleep 0.02")] * 100)
+    records = client.read_cq(timeout_s=SOON)
+    assert [record.task_id for record in records] == ids
+    wide = records[20]
+    assert wide.ranks == (0, 1)
+    later = [record for record in records[21:] if record.times.launch_time < wide.times.launch_time]
+    assert len(later) <= 2
+
+
+def test_a_thousand_small_tasks_take_well_under_three_seconds(client):
+    began = time.perf_counter()
+    ids = client.async_run([play(str(k), small=True) for k in range(1000)])
+    records = client.read_cq(timeout_s=SOON)
+    assert time.perf_counter() - began < 2.0
+    assert [record.task_id for record in records] == ids
+    assert {record.ranks for record in records} == {(0,), (1,)}
+
+
+def test_reservations_keep_ranks_for_their_holder(shared, client):
+    with shared.connect() as other:
+        mine = client.reserve(1, 60.0)
+        assert client.list_reservations() == other.list_reservations() == [mine]
+        with pytest.raises(OutOfRangeError):
+            other.reserve(2, 60.0)
+        ids = other.async_run([play("sleep 0.1"), play("sleep 0.1")])
+        first, second = other.read_cq(task_ids=ids, timeout_s=SOON)
+        assert first.ranks == second.ranks
+        assert client.renew(mine.reservation_id, 120.0).expires > mine.expires
+        [wide] = other.async_run(play(width=2))
+        client.sync_run(play())
+        assert other.status([wide])[0].state == TaskState.QUEUED
+        client.release(mine.reservation_id)
+        assert other.read_cq(timeout_s=SOON)[0].state == TaskState.DONE
+    with pytest.raises(NotFoundError):
+        client.release(mine.reservation_id)
+
+
+def test_a_reservation_ends_by_itself(shared, client):
+    client.reserve(2, 0.3)
+    with shared.connect() as other:
+        assert other.sync_run(play(), timeout_s=SOON).metadata["ranks"] == 1
+    assert client.list_reservations() == []
+
+
+def test_events_reach_who_asked_for_them(client):
+    seen = []
+    arrived = threading.Event()
+
+    def callback(event):
+        seen.append((event.kind, event.details["state"]))
+        arrived.set()
+
+    stop = client.register_event_notification(callback, ["task"])
+    client.sync_run(play())
+    assert arrived.wait(SOON)
+    stop()
+    stop()
+    assert ("task", "DONE") in seen
+
+
+def test_another_thread_can_cancel_what_a_read_waits_for(client):
+    ids = client.async_run([play("sleep 1", width=2), play(width=2)])
+    records = []
+    reader = threading.Thread(target=lambda: records.extend(client.read_cq(timeout_s=SOON)))
+    reader.start()
+    wait_until(lambda: client.status(ids[:1])[0].state == TaskState.RUNNING, SOON, "the first task does not run")
+    client.cancel(ids)
+    reader.join(SOON)
+    assert [record.state for record in records] == [TaskState.CANCELED] * 2
+
+
+def test_who_comes_back_under_its_name_finds_its_results(shared):
+    with shared.connect(client_id="somebody") as first:
+        ids = first.async_run([play(), play()])
+    with shared.connect(client_id="somebody") as second:
+        assert [record.task_id for record in second.read_cq(timeout_s=SOON)] == ids
+
+
+READ_FOREVER = """
+import sys
+from qsimenv.qpm_plugin.client import connect
+client = connect(sys.argv[1], client_id="victim")
+print("waiting", flush=True)
+client.read_cq(count=5)
+"""
+
+
+def test_what_a_killed_reader_waited_for_is_there_for_the_next_one(shared):
+    with shared.connect(client_id="victim") as first:
+        ids = first.async_run([play("sleep 0.3"), play()])
+    reader = subprocess.Popen([sys.executable, "-c", READ_FOREVER, str(shared.connection)], stdout=subprocess.PIPE)
+    assert reader.stdout.readline() == b"waiting\n"
+    reader.kill()
+    reader.wait()
+    reader.stdout.close()
+    with shared.connect(client_id="victim") as second:
+        assert [record.task_id for record in second.read_cq(count=2, timeout_s=SOON)] == ids
+
+
+# --- who may not ---
+
+
+def test_a_wrong_key_is_told_at_once(shared, tmp_path):
+    right = Connection.read(shared.connection)
+    public, secret = new_keys()
+    strangers = {
+        "client key": msgspec.structs.replace(right, client_key=public, client_secret=secret),
+        "worker key": msgspec.structs.replace(right, client_key=right.worker_key, client_secret=right.worker_secret),
+        "server key": msgspec.structs.replace(right, server_key=public),
+    }
+    for name, stranger in strangers.items():
+        path = tmp_path / f"{name}.json"
+        stranger.write(path)
+        began = time.monotonic()
+        with pytest.raises(PermissionDeniedError, match="refuses the key"):
+            connect(path)
+        assert time.monotonic() - began < 5, name
+
+
+def test_nobody_there_is_told_soon(shared, tmp_path):
+    silent = msgspec.structs.replace(Connection.read(shared.connection), address="tcp://127.0.0.1:9")
+    path = tmp_path / "connection.json"
+    silent.write(path)
+    began = time.monotonic()
+    with pytest.raises(TimedOutError, match="nobody answers"):
+        connect(path)
+    assert time.monotonic() - began < 5
+    with pytest.raises(NotFoundError):
+        connect(tmp_path / "missing.json")
+    path.chmod(0o640)
+    with pytest.raises(PermissionDeniedError, match="0600"):
+        connect(path)
+
+
+def test_the_controller_is_light(shared):
+    maps = psutil.Process(shared.process.pid).memory_maps()
+    loaded = " ".join(entry.path for entry in maps)
+    assert "llvmlite" not in loaded
+    assert "mpi4py" not in loaded
+
+
+def test_idle_workers_use_no_cpu(shared, client):
+    client.sync_run(play())
+    workers = shared.workers
+    assert len(workers) == 2
+    before = [sum(worker.cpu_times()[:2]) for worker in workers]
+    began = time.monotonic()
+    time.sleep(4)  # what is measured is time going by
+    used = [sum(worker.cpu_times()[:2]) - earlier for worker, earlier in zip(workers, before, strict=True)]
+    assert max(used) / (time.monotonic() - began) < 0.02
+
+
+# --- what breaks ---
+
+
+def test_a_killed_worker_costs_a_restart_and_no_task(fresh):
+    kinds = []
+    with fresh.connect() as client:
+        stop = client.register_event_notification(
+            lambda event: kinds.append(event.kind), ["instance-up", "instance-down"]
+        )
+        ids = client.async_run([play("sleep 0.5"), play("sleep 0.5")] + [play("sleep 0.05") for _ in range(10)])
+        wait_until(lambda: client.status(ids[:1])[0].state == TaskState.RUNNING, SOON, "nothing runs")
+        fresh.workers[0].kill()
+        records = client.read_cq(timeout_s=60)
+        assert [record.task_id for record in records] == ids
+        assert {record.state for record in records} == {TaskState.DONE}
+        assert [record.attempts for record in records[:2]] == [2, 2]
+        assert client.describe()["generation"] == 2
+        wait_until(lambda: kinds == ["instance-down", "instance-up"], SOON, f"the events are {kinds}")
+        stop()
+
+
+def test_a_task_that_kills_its_worker_fails_alone(fresh):
+    with fresh.connect() as client:
+        client.async_run([play("die", small=True)] + [play("sleep 0.01", small=True) for _ in range(20)])
+        first, *others = client.read_cq(timeout_s=120)
+        assert (first.state, first.attempts) == (TaskState.FAILED, 3)
+        assert "3 instances ended" in first.error.message
+        assert {record.state for record in others} == {TaskState.DONE}
+        wait_until(client.is_ready, SOON, "no new instance is up")
+
+
+def test_a_rank_that_fails_alone_ends_its_instance_and_leaves_a_record(fresh):
+    with fresh.connect() as client:
+        with pytest.raises(QSimEnvError, match="ValueError: as the task wanted"):
+            client.sync_run(play("raise", width=2))
+        assert client.sync_run(play(width=2), timeout_s=60).metadata["ranks"] == 2
+        assert client.describe()["generation"] == 2
+
+
+def test_draining_finishes_what_was_accepted(fresh):
+    with fresh.connect() as client, fresh.connect() as other:
+        ids = client.async_run([play("sleep 0.2") for _ in range(6)])
+        workers = fresh.workers
+        closer = threading.Thread(target=lambda: other.shutdown(drain=True))
+        closer.start()
+        wait_until(lambda: not client.is_ready(), SOON, "the environment does not drain")
+        with pytest.raises(BadStateError, match="shutting down"):
+            client.async_run(play())
+        records = client.read_cq(timeout_s=SOON)
+        assert [(record.task_id, record.state) for record in records] == [(task_id, TaskState.DONE) for task_id in ids]
+        closer.join(SOON)
+        assert not closer.is_alive()
+    assert fresh.process.wait(SOON) == 0
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+    assert not fresh.connection.exists()
+
+
+def test_stopping_ends_what_waits_and_what_runs(fresh):
+    with fresh.connect() as client, fresh.connect() as other:
+        client.async_run([play("sleep 60", width=2), play()])
+        records = []
+        reader = threading.Thread(target=lambda: records.extend(client.read_cq()))
+        reader.start()
+        workers = fresh.workers
+        began = time.monotonic()
+        other.shutdown()
+        assert time.monotonic() - began < 20
+        reader.join(SOON)
+        assert [record.state for record in records] == [TaskState.CANCELED] * 2
+    assert fresh.process.wait(SOON) == 0
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+
+
+def test_workers_end_with_a_killed_controller(fresh):
+    workers = fresh.workers
+    with fresh.connect(timeout_s=2) as client:
+        client.async_run(play("sleep 30"))
+        fresh.process.kill()
+        fresh.process.wait()
+        _, alive = psutil.wait_procs(workers, timeout=10)
+        assert not alive
+        with pytest.raises(TimedOutError, match="broke"):
+            client.read_cq()

@@ -1,0 +1,213 @@
+"""The scheduler on values: who starts, where, and who must not starve."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from qsimenv.errors import NotFoundError, OutOfRangeError
+from qsimenv.qpm_plugin.scheduler import BUNDLE_TASKS, Item, Placement, Schedule
+
+
+def schedule(size: int, *items: Item) -> Schedule:
+    made = Schedule()
+    made.restart(size)
+    for item in items:
+        made.add(item)
+    return made
+
+
+def wide(order: int, width: int, client: str = "a", **options: object) -> Item:
+    return Item(f"t{order}", order, client, width, seconds=1.0, **options)  # type: ignore[arg-type]
+
+
+def started(placements: list[Placement]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(task_id, placement.ranks) for placement in placements for task_id in placement.task_ids]
+
+
+def test_tasks_start_in_order_on_aligned_blocks():
+    made = schedule(8, wide(0, 1), wide(1, 4), wide(2, 2))
+    assert started(made.next_launches()) == [("t0", (0,)), ("t1", (4, 5, 6, 7)), ("t2", (2, 3))]
+    assert made.free == 0b10
+
+
+def test_a_small_task_takes_the_tightest_gap():
+    made = schedule(8, wide(0, 1), wide(1, 1))
+    assert started(made.next_launches()) == [("t0", (0,)), ("t1", (1,))]
+
+
+def test_a_size_that_is_no_power_of_two_is_used_to_the_last_rank():
+    made = schedule(6, *(wide(k, 2) for k in range(3)))
+    assert [ranks for _, ranks in started(made.next_launches())] == [(4, 5), (0, 1), (2, 3)]
+    assert made.max_width == 4
+
+
+def test_small_tasks_go_around_a_wide_one_that_waits_and_do_not_starve_it():
+    made = schedule(4, *(wide(k, 1) for k in range(4)))
+    made.next_launches()
+    made.add(wide(4, 2))
+    for order in range(5, 20):
+        made.add(wide(order, 1))
+    made.finish("t0")
+    assert made.next_launches() == []  # rank 0 is held: with rank 1 it is the first block that can become free
+    made.finish("t3")
+    assert started(made.next_launches()) == [("t5", (3,))]
+    made.finish("t1")
+    assert started(made.next_launches()) == [("t4", (0, 1))]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_loads_never_overlap_and_wide_tasks_start_soon(seed):
+    rng = random.Random(seed)  # noqa: S311 - a test
+    size = rng.choice([1, 2, 3, 4, 6, 8, 16, 24])
+    made = schedule(size)
+    waits: dict[str, int] = {}
+    running: dict[str, tuple[int, ...]] = {}
+    order = 0
+    for step in range(400):
+        if step < 300:
+            width = 1 << rng.randrange(made.max_width.bit_length())
+            made.add(wide(order, width, client=rng.choice("ab")))
+            waits[f"t{order}"] = step
+            order += 1
+        for task_id, ranks in started(made.next_launches()):
+            taken = {rank for others in running.values() for rank in others}
+            assert not taken.intersection(ranks)
+            assert ranks[0] % len(ranks) == 0
+            assert ranks[-1] < size
+            assert len(ranks) & (len(ranks) - 1) == 0
+            running[task_id] = ranks
+            del waits[task_id]
+        for task_id in rng.sample(sorted(running), k=min(len(running), rng.randrange(1, 4))):
+            made.finish(task_id)
+            del running[task_id]
+    while waits:  # everything starts in the end
+        for task_id, ranks in started(made.next_launches()):
+            running[task_id] = ranks
+            del waits[task_id]
+        assert running
+        made.finish(running.popitem()[0])
+
+
+def test_what_is_withdrawn_never_starts():
+    made = schedule(1, wide(0, 1), wide(1, 1))
+    assert made.withdraw("t0")
+    assert not made.withdraw("t0")
+    assert started(made.next_launches()) == [("t1", (0,))]
+
+
+def test_what_comes_back_goes_to_the_front():
+    made = schedule(1, wide(0, 1), wide(1, 1))
+    made.next_launches()
+    made.restart(1)
+    made.add(wide(0, 1, attempts=1))
+    assert started(made.next_launches()) == [("t0", (0,))]
+
+
+def test_a_suspect_runs_alone():
+    made = schedule(4, wide(1, 1))
+    made.next_launches()
+    made.add(wide(0, 1, attempts=2))
+    made.add(wide(2, 1))
+    assert made.next_launches() == []  # something runs
+    made.finish("t1")
+    assert started(made.next_launches()) == [("t0", (0,))]
+    assert made.free == 0
+    made.finish("t0")
+    assert started(made.next_launches()) == [("t2", (0,))]
+    assert made.free == 0b1110
+
+
+def test_small_tasks_travel_together_in_fair_shares():
+    made = schedule(2, *(Item(f"t{k}", k, "a", 1, seconds=1e-4) for k in range(10)))
+    bundles = made.next_launches()
+    assert [len(bundle.task_ids) for bundle in bundles] == [5, 5]
+    assert [bundle.task_ids[0] for bundle in bundles] == ["t0", "t5"]
+    for task_id in bundles[0].task_ids[:-1]:
+        made.finish(task_id)
+        assert made.free == 0
+    made.finish(bundles[0].task_ids[-1])
+    assert made.free == 0b1
+
+
+def test_a_bundle_is_bounded_in_number_and_seconds():
+    made = schedule(1, *(Item(f"t{k}", k, "a", 1, seconds=1e-6) for k in range(1000)))
+    assert len(made.next_launches()[0].task_ids) == BUNDLE_TASKS
+    made = schedule(1, *(Item(f"t{k}", k, "a", 1, seconds=4e-3) for k in range(1000)))
+    assert len(made.next_launches()[0].task_ids) == 5
+
+
+def test_a_pinned_task_waits_for_its_ranks():
+    made = schedule(4, wide(0, 1))
+    made.next_launches()
+    made.add(wide(1, 2, pinned=(0, 1)))
+    made.add(wide(2, 1))
+    made.add(wide(3, 1))
+    made.add(wide(4, 1))
+    assert started(made.next_launches()) == [("t2", (2,)), ("t3", (3,))]  # rank 1 is held
+    made.finish("t0")
+    assert started(made.next_launches()) == [("t1", (0, 1))]
+
+
+def test_claimed_ranks_are_for_their_holder():
+    made = schedule(4)
+    claim = made.claim("r", "b", 2, expires=10.0)
+    assert claim.ranks.bit_count() == 2
+    for order in range(4):
+        made.add(wide(order, 1, client="a"))
+    made.add(wide(4, 2, client="b"))
+    got = dict(started(made.next_launches()))
+    assert set(got) == {"t0", "t1", "t4"}
+    assert sum(1 << rank for rank in got["t4"]) == claim.ranks
+    assert made.expire(9.9) == []
+    assert made.expire(10.0) == ["r"]
+    made.finish("t4")
+    assert len(made.next_launches()) == 2
+
+
+def test_who_waits_for_claimed_ranks_stops_nobody():
+    made = schedule(4)
+    made.claim("r", "b", 1, expires=10.0)
+    made.add(wide(0, 4, client="a"))
+    made.add(wide(1, 1, client="a"))
+    assert [task_id for task_id, _ in started(made.next_launches())] == ["t1"]
+    made.release("r")
+    made.finish("t1")
+    assert [task_id for task_id, _ in started(made.next_launches())] == ["t0"]
+
+
+def test_claims_are_bounded():
+    made = schedule(4)
+    made.claim("r", "a", 3, expires=1.0)
+    for ranks in (2, 0, -1):
+        with pytest.raises(OutOfRangeError):
+            made.claim("s", "b", ranks, expires=1.0)
+    made.claim("s", "b", 1, expires=1.0)
+    assert not made.claims["r"].ranks & made.claims["s"].ranks
+    with pytest.raises(NotFoundError):
+        made.release("unknown")
+    with pytest.raises(NotFoundError):
+        made.renew("unknown", 2.0)
+    assert made.renew("r", 2.0).expires == 2.0
+
+
+def test_nothing_starts_without_an_instance():
+    made = schedule(0, wide(0, 1))
+    assert made.next_launches() == []
+    made.restart(1)
+    assert len(made.next_launches()) == 1
+
+
+def test_a_long_queue_costs_little_per_task():
+    made = schedule(64, *(Item(f"t{k}", k, f"c{k % 8}", 1 << (k % 4), seconds=1.0) for k in range(100_000)))
+    began = time.perf_counter()
+    done = 0
+    running = started(made.next_launches())
+    while running and done < 20_000:
+        for task_id, _ in running:
+            made.finish(task_id)
+        done += len(running)
+        running = started(made.next_launches())
+    assert (time.perf_counter() - began) / done < 1e-3  # some 50 microseconds on a machine that is not busy
