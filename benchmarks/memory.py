@@ -73,8 +73,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
     verdict = "kept" if above < PROMISE * state else "BROKEN"
     print(
         f"{options.qubits} qubits, double precision, {ranks} ranks, {exchanges} exchange(s): "
-        f"peak {above / 2**30:.3f} GiB above the interpreters, {above / state:.3f} x the state of {state / 2**30:.3g} GiB "
-        f"(promise {PROMISE}: {verdict})"
+        f"peak {above / 2**30:.3f} GiB above the interpreters, "
+        f"{above / state:.3f} x the state of {state / 2**30:.3g} GiB (promise {PROMISE}: {verdict})"
     )
     save("memory", figures)
     return figures

@@ -69,7 +69,7 @@ def evaluate(angle: Angle, values: Sequence[float] | npt.NDArray[np.float64]) ->
 
 def substitute(formula: str, replacements: Sequence[Angle]) -> Angle:
     """The formula with parameter ``k`` replaced by ``replacements[k]``; a float where no parameter is left."""
-    tree, _ = _parse(formula)
+    _parse(formula)
 
     class Replace(ast.NodeTransformer):
         def visit_Name(self, node: ast.Name) -> ast.AST:
@@ -79,7 +79,7 @@ def substitute(formula: str, replacements: Sequence[Angle]) -> Angle:
             return ast.parse(f"({replacements[int(match[1])]!s})", mode="eval").body
 
     text = ast.unparse(Replace().visit(ast.parse(formula, mode="eval")))
-    return float(_value(tree, np.asarray(replacements))) if not indices(text) else text
+    return text if indices(text) else float(_value(_parse(text)[0], np.empty(0)))
 
 
 @lru_cache(maxsize=4096)

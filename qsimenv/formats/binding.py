@@ -54,9 +54,4 @@ def _bound_instruction(instruction: Instruction, new: tuple[Angle, ...]) -> Inst
 
 
 def _angle(angle: Angle, replacements: tuple[Angle, ...]) -> Angle:
-    if not isinstance(angle, str):
-        return angle
-    if any(isinstance(replacements[index], str) for index in formula.indices(angle)):
-        return formula.substitute(angle, replacements)
-    numbers = [math.nan if isinstance(new, str) else new for new in replacements]
-    return float(formula.evaluate(angle, numbers))
+    return formula.substitute(angle, replacements) if isinstance(angle, str) else angle

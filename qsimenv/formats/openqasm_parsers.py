@@ -23,6 +23,8 @@ from qiskit_qasm3_import.converter import ConvertVisitor
 from qiskit_qasm3_import.exceptions import ConversionError, raise_from_node
 from qiskit_qasm3_import.state import LocalScope
 
+from qsimenv.formats.openqasm_constants import expand
+
 _DEFINED = re.compile(r"\b(?:gate|opaque)\s+(\w+)")
 _QASM2_PLACE = re.compile(r".*?:(\d+),(\d+): (.*)", re.DOTALL)
 _QASM3_PLACE = re.compile(r"L?(\d+)(?::C|,)(\d+): (.*)", re.DOTALL)
@@ -60,7 +62,7 @@ def parse3(text: str) -> QuantumCircuit:
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             program = openqasm3.parse(text)
-        return visitor.convert(program).circuit
+        return visitor.convert(expand(program)).circuit
     except QASM3ParsingError as error:
         raise _syntax_flaw(error) from None
     except RecursionError:

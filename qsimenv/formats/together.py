@@ -11,7 +11,7 @@ from qsimenv.formats import load
 
 
 def load_together(source: Any, team: Team) -> Circuit:
-    """What ``load(source)`` gives on rank 0, on every rank. *Collective.* Raises what it raises there, on every rank."""
+    """What ``load(source)`` gives on rank 0, on every rank. *Collective.* Raises what it raises there."""
     if team.size == 1 or isinstance(source, Circuit):
         return load(source)
     circuit: Circuit | None = None

@@ -13,6 +13,7 @@ import re
 import secrets
 import subprocess
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class DVM:
         self.allocation, self.options, self.environ = allocation, options or LaunchOptions(), dict(environ)
         self.log_path = run_folder / "prte.log"
         self.session_folder = run_folder / "prte"
-        self.memory_folder = new_memory_folder()
+        self.memory_folder = new_memory_folder(run_folder)
         self.uri_file = self.session_folder / "uri"
         self.prte: Path | None = None
         self._pid_file = self.session_folder / "pid"
@@ -136,9 +137,17 @@ def _make_sure_of_its_end(prte: psutil.Process) -> None:
             prte.kill()
 
 
-def new_memory_folder() -> Path:
-    """A fresh name below /dev/shm for the shared memory of the ranks; the guard makes and removes the folder."""
-    return Path("/dev/shm") / f"qsimenv-{os.getuid()}-{secrets.token_hex(6)}"  # noqa: S108  that is where it lives
+def new_memory_folder(run_folder: Path) -> Path:
+    """A fresh name below /dev/shm for the shared memory of the ranks; the guard makes and removes the folder.
+
+    The name bears a mark of the run folder, so that one can see whose it is (`memory_mark`).
+    """
+    return Path("/dev/shm") / f"{memory_mark(run_folder)}{secrets.token_hex(4)}"  # noqa: S108  that is where it lives
+
+
+def memory_mark(run_folder: Path) -> str:
+    """How the names of all shared memory folders of a run folder begin."""
+    return f"qsimenv-{os.getuid()}-{zlib.crc32(os.fsencode(run_folder)):08x}-"
 
 
 def program_version(program: Path, environ: Mapping[str, str] = os.environ) -> str:

@@ -65,8 +65,9 @@ class InstanceEnd:
 
 
 class Instance(ABC):
-    """A launched instance; `ended` is set when all its ranks are gone (those of other nodes: as PRTE reports).
+    """A launched instance; `ended` is set when PRTE has ended (after a failure: killed) all its ranks.
 
+    A killed rank may need some milliseconds more to vanish.
     Wait for `ended` with `asyncio.wait` or under `asyncio.shield`: a bare `wait_for` cancels it when time is up.
     """
 
@@ -314,7 +315,7 @@ class PrterunLauncher(Launcher):
             raise BadStateError("spawn: the launcher is not running; start it")
         self._count += 1
         name = f"prterun-{self._count}"
-        folder, memory = self.run_folder / name, new_memory_folder()
+        folder, memory = self.run_folder / name, new_memory_folder(self.run_folder)
         command = prterun_command(
             self._prterun,
             self.allocation,

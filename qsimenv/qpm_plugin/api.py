@@ -185,7 +185,9 @@ class QPM(ABC):
         """Cancel what is queued at once and what is running when its ranks come to it; final states stay as they are."""
 
     @abstractmethod
-    def register_event_notification(self, callback: Callable[[Event], None], kinds: Sequence[str] = ()) -> Callable[[], None]:
+    def register_event_notification(
+        self, callback: Callable[[Event], None], kinds: Sequence[str] = ()
+    ) -> Callable[[], None]:
         """Call ``callback`` (on a thread of the client's) for events, of the given kinds or of all. Returns the way to stop."""
 
     @abstractmethod

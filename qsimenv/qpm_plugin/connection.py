@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from pathlib import Path
 
 import msgspec
@@ -84,6 +85,12 @@ def set_heartbeat(socket: zmq.Socket[bytes]) -> None:
     """Make a dead peer show as a broken connection after SILENCE_MS."""
     socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.set(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
+
+
+def next_connection_event(monitor: zmq.Socket[bytes]) -> int:
+    """Wait for the next event (``zmq.EVENT_…``) on a socket's monitor. pyzmq's own function would bring in asyncio."""
+    event: int = struct.unpack_from("=H", monitor.recv_multipart()[0])[0]
+    return event
 
 
 def new_keys() -> tuple[str, str]:

@@ -35,6 +35,9 @@ from qsimenv.qpm_plugin.tasks import Entry
 __all__ = ["InstanceHandle", "InstanceLauncher", "Limits", "serve"]
 
 _KEPT_LINKS = 10_000
+_LARGE_BYTES = 1 << 20
+_LARGE_KEPT_S = 60.0
+"""An answer over LARGE_BYTES can be asked for again for so long only."""
 _ARE_YOU_THERE = m.encode(m.Reply(0, m.Done()))
 _log = logging.getLogger("qsimenv.controller")
 
@@ -170,10 +173,11 @@ class Controller:
             await asyncio.sleep(PING_SECONDS)
             schedule = self._service.schedule
             stuck = self._supervisor.stuck((1 << schedule.size) - 1 & ~schedule.free)
-            for worker in self._supervisor.instance.workers.values():
-                self._tell(worker, m.Ping())
-            if stuck:
-                _log.error("ranks %s have stopped answering; their instance is ended", stuck)
+            ping = m.encode(m.Ping())
+            workers = self._supervisor.instance.workers
+            gone = [rank for rank, worker in workers.items() if not self._workers.reaches(worker.identity, ping)]
+            if stuck or gone:
+                _log.error("ranks %s do not answer any more, ranks %s are gone; their instance is ended", stuck, gone)
                 await self._supervisor.kill()
 
     # --- clients ---
@@ -191,6 +195,8 @@ class Controller:
         if request.number == link.number and not again:
             for answer in link.frames:
                 self._clients.send(link_id, answer)
+            return
+        if request.number < link.number:
             return
         if not isinstance(request.body, m.Abandon):
             link.number, link.frames = request.number, []
@@ -257,6 +263,8 @@ class Controller:
         link = self._link(asker.link)
         if link.number == asker.number:
             link.frames = frames
+            if sum(map(len, frames)) > _LARGE_BYTES:
+                self.later(_LARGE_KEPT_S, link.frames.clear)
         return all([self._clients.send(asker.link, frame) for frame in frames])  # noqa: C419 - send them all
 
     def is_there(self, asker: Asker) -> bool:

@@ -10,11 +10,10 @@ import time
 import uuid
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from qsimenv.errors import PermissionDeniedError, QSimEnvError, TimedOutError
 from qsimenv.qpm_plugin import messages as m
-from qsimenv.qpm_plugin.connection import Connection, set_heartbeat
+from qsimenv.qpm_plugin.connection import Connection, next_connection_event, set_heartbeat
 
 _PATIENT_RETRIES = 3
 """How often (every 0.1 s) a first connection may be turned down: by a closed port, or by another environment's door."""
@@ -128,7 +127,7 @@ class Link:
 
     def _notice_connection(self) -> None:
         while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)["event"]
+            event = next_connection_event(self._monitor)
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._stands = self._stood = True
                 if self.repeats or not self.is_clean:

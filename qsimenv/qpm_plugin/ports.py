@@ -85,6 +85,18 @@ class Port:
             self._look_again()
         return True
 
+    def reaches(self, receiver: bytes, frame: bytes) -> bool:
+        """Send a frame that may be lost; False only where the receiver's connection is gone."""
+        try:
+            self._socket.send_multipart([receiver, frame], zmq.NOBLOCK)
+        except zmq.Again:
+            return True
+        except zmq.ZMQError:
+            return False
+        finally:
+            self._look_again()
+        return True
+
     def close(self, linger_ms: int = 1000) -> None:
         """Stop reading; what was sent still goes out for ``linger_ms``."""
         if not self._socket.closed:

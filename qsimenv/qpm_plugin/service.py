@@ -27,6 +27,7 @@ from qsimenv.qpm_plugin.scheduler import Item, Schedule
 from qsimenv.qpm_plugin.tasks import Entry, TaskTable
 from qsimenv.task import Estimate
 
+_VERSION = version("qsimenv")
 MAX_ATTEMPTS = 3
 """A task during which so many instances died is FAILED."""
 
@@ -199,6 +200,7 @@ class Service:
                 entry.record.attempts += 1
                 entry.record.ranks = placement.ranks
                 entry.record.times.launch_time = now
+                self._tell_state(entry)
             try:
                 self._outside.launch(placement, entries)
             except QSimEnvError as error:
@@ -283,9 +285,13 @@ class Service:
         self, entry: Entry, state: TaskState, error: ErrorInfo | None = None, result: msgspec.Raw | None = None
     ) -> None:
         self.tasks.finish(entry, state, time.time(), error, result)
-        self._outside.emit("task", task_id=entry.task_id, state=state.name, name=entry.record.name)
+        self._tell_state(entry)
         if self.draining and self.is_idle:
             self._outside.drained()
+
+    def _tell_state(self, entry: Entry) -> None:
+        record = entry.record
+        self._outside.emit("task", task_id=record.task_id, state=record.state.name, name=record.name)
 
     # --- facts ---
 
@@ -308,7 +314,7 @@ class Service:
         """What ``QPM.describe`` tells, less what only the controller knows."""
         return {
             "name": self.name,
-            "version": version("qsimenv"),
+            "version": _VERSION,
             "state": int(self.state),
             "ready": bool(self.schedule.size) and not self.draining and not self.broken,
             "reason": self.broken,

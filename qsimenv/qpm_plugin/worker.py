@@ -19,14 +19,19 @@ from pathlib import Path
 
 import msgspec
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from qsimenv import comm, engines, memory
 from qsimenv import errors as e
 from qsimenv.circuit import Circuit, Measure, gate
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.api import ErrorInfo
-from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, GENERATION_VARIABLE, Connection, set_heartbeat
+from qsimenv.qpm_plugin.connection import (
+    CONNECTION_VARIABLE,
+    GENERATION_VARIABLE,
+    Connection,
+    next_connection_event,
+    set_heartbeat,
+)
 from qsimenv.qpm_plugin.recent import Recent
 from qsimenv.task import Task
 
@@ -201,9 +206,9 @@ def _connect(context: zmq.Context[_Socket], connection: Connection, identity: st
 def _watch(monitor: _Socket) -> None:
     """End this process when the controller is gone: what was on its way is lost, so nothing good can follow."""
     try:
-        event = recv_monitor_message(monitor)["event"] if monitor.poll(CONNECT_MS) else None
+        event = next_connection_event(monitor) if monitor.poll(CONNECT_MS) else None
         while event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            event = recv_monitor_message(monitor)["event"]
+            event = next_connection_event(monitor)
     except zmq.ContextTerminated:
         return
     if event != zmq.EVENT_MONITOR_STOPPED:

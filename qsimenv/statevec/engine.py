@@ -18,7 +18,7 @@ from qsimenv import memory
 from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.comm import Team
 from qsimenv.engines import Engine
-from qsimenv.errors import NotSupportedError, OutOfMemoryError
+from qsimenv.errors import NotSupportedError, OutOfMemoryError, QSimEnvError
 from qsimenv.statevec.plan import mixed_qubits
 from qsimenv.task import AMPLITUDE_BYTES, Estimate, Precision, Result, Task, decode_hook, encode_hook
 
@@ -56,9 +56,13 @@ class StateVectorEngine(Engine):
         ranks = usable_ranks(task.circuit, team.size)
         if ranks == team.size:
             return _run(task, team)
-        result = None
+        result, error = None, None
         if team.rank < ranks:
-            result = _run(task, team.subteam(range(ranks)))
+            try:
+                result = _run(task, team.subteam(range(ranks)))
+            except QSimEnvError as found:
+                error = found
+        team.agree(error)  # the other ranks wait for the result, and must hear where there is none
         data = _ENCODER.encode(result) if team.rank == 0 else b""
         return _DECODER.decode(team.broadcast(data))
 

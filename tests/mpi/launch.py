@@ -19,11 +19,12 @@ TEST_SECONDS = 120
 
 
 def prterun_pytest(prterun: Path, ranks: int, arguments: tuple[str, ...]) -> list[str]:
-    """Tokens that run pytest with ``arguments`` on ``ranks`` ranks of this machine, more than it has cores if need be."""
+    """Tokens that run pytest with ``arguments`` on ``ranks`` ranks of this machine, be they more than its cores."""
     return [
         str(prterun),
         *("--map-by", ":OVERSUBSCRIBE", "--bind-to", "none", "--output", "tag", "-n", str(ranks)),
-        *(sys.executable, "-m", "pytest", "--with-mpi", "-m", "mpi", "-p", "no:cacheprovider", "--no-header", "--color=no"),
+        *(sys.executable, "-m", "pytest", "--with-mpi", "-m", "mpi"),
+        *("-p", "no:cacheprovider", "--no-header", "--color=no"),
         *("-x", "--timeout", str(TEST_SECONDS), "--timeout-method", "thread"),
         *arguments,
     ]

@@ -79,7 +79,9 @@ def check(
     return made
 
 
-def placements(num_gate_qubits: int, num_rank_bits: int, rng: np.random.Generator) -> Iterator[tuple[tuple[int, ...], Layout]]:
+def placements(
+    num_gate_qubits: int, num_rank_bits: int, rng: np.random.Generator
+) -> Iterator[tuple[tuple[int, ...], Layout]]:
     """Qubits for a gate, and layouts: every choice of which of them live on rank bits, the others spread at random."""
     num_local = QUBITS - num_rank_bits
     for count in range(max(0, num_gate_qubits - num_local), min(num_gate_qubits, num_rank_bits) + 1):

@@ -41,9 +41,15 @@ class MpirunHandle:
 
 
 class MpirunLauncher:
-    """``mpirun -n RANKS python -m qsimenv.qpm_plugin.worker``."""
+    """``mpirun -n RANKS python -m qsimenv.qpm_plugin.worker``; as often as QSIMENV_TEST_LAUNCHES says, if it is set."""
+
+    def __init__(self) -> None:
+        self._left = int(os.environ.get("QSIMENV_TEST_LAUNCHES", "1000"))
 
     async def launch(self, ranks: int, environ: dict[str, str]) -> MpirunHandle:
+        self._left -= 1
+        if self._left < 0:
+            raise OSError("no more launches")
         mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "mpirun"
         options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
         command = [mpirun, *options, sys.executable, "-m", "qsimenv.qpm_plugin.worker"]

@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from qsimenv.errors import BadStateError, InvalidArgumentError, QSimEnvError
 from qsimenv.launcher.allocation import Allocation, Node, find_allocation
 from qsimenv.launcher.bindings import find_pmix_module
 from qsimenv.launcher.commands import find_program, python_environment
-from qsimenv.launcher.dvm import DVM
+from qsimenv.launcher.dvm import DVM, memory_mark
 from qsimenv.launcher.spawn import InstanceSpec, Launcher, PMIxLauncher, PrterunLauncher, choose_launcher
 
 pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -38,7 +37,9 @@ comm = MPI.COMM_WORLD
 os.write(1, b"out of rank %d\\n" % comm.rank)
 os.write(2, b"err of rank %d\\n" % comm.rank)
 part = Path(sys.argv[1]) / f".{comm.rank}"
-part.write_text(f"{comm.size} {os.getpid()} {os.environ.get('QSIMENV_TEST')}")
+memory = os.environ["OMPI_MCA_btl_sm_backing_directory"]
+comm.Barrier()
+part.write_text(f"{comm.size} {os.getpid()} {len(os.listdir(memory))} {os.environ.get('QSIMENV_TEST')}")
 comm.Barrier()
 part.rename(part.with_name(f"rank{comm.rank}"))
 if sys.argv[2] == "stay":
@@ -75,20 +76,17 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.fixture(autouse=True)
-def leaves_nothing_behind(tmp_path: Path) -> Iterator[None]:
-    """After each test: no process that names our folder, no new file in /tmp or /dev/shm, only logs in ours."""
-    before = outside_files()
+def leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """After each test: no process that names our folder, nothing in TMPDIR or /dev/shm, only logs in the run folder."""
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
     yield
     wait_until(lambda: not processes_of(tmp_path), "all processes gone")
-    assert outside_files() - before == set()
     run = tmp_path / "run"
+    assert list(scratch.iterdir()) == []
+    assert list(Path("/dev/shm").glob(f"{memory_mark(run)}*")) == []  # noqa: S108
     assert [path.name for path in run.iterdir() if path.suffix != ".log"] == [] if run.exists() else True
-
-
-def outside_files() -> set[Path]:
-    folders = {Path(tempfile.gettempdir()), Path("/dev/shm")}  # noqa: S108  where MPI and PMIx leave their files
-    marks = ("prte", "pmix", "ompi", "qsimenv", "sm_segment", "vader", "ucx")
-    return {path for folder in folders for path in folder.iterdir() if path.name.startswith(marks)}
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
@@ -165,8 +163,9 @@ def test_two_instances_one_after_another(kind: str, tmp_path: Path) -> None:
             end = await asyncio.wait_for(instance.ended, SOON_S)
             assert (end.status, end.reason) == (0, "all ranks ended")
             for rank in range(2):
-                size, _, variable = (tmp_path / name / f"rank{rank}").read_text().split(" ", 2)
+                size, _, segments, variable = (tmp_path / name / f"rank{rank}").read_text().split(" ", 3)
                 assert (size, variable) == ("2", "ä b=1\n$x 'q'")
+                assert int(segments) > 0, "shared memory is where we remove it"
             log = (tmp_path / f"{name}.txt").read_text()
             assert all(f"{stream} of rank {rank}\n" in log for stream in ("out", "err") for rank in range(2))
         described = launcher.describe()
@@ -245,7 +244,7 @@ def test_kill(kind: str, tmp_path: Path) -> None:
         pids = await pids_of(tmp_path / "first")
         await asyncio.wait_for(instance.kill(), 10)
         assert instance.ended.result().reason == "killed on request"
-        assert not any(map(alive, pids))
+        wait_until(lambda: not any(map(alive, pids)), "both ranks are gone", 2)
         await instance.kill()
         second = await launcher.spawn(spec_of(tmp_path, "second", "end"))
         assert (await asyncio.wait_for(second.ended, SOON_S)).status == 0

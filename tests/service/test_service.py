@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +12,7 @@ import time
 import msgspec
 import psutil
 import pytest
-from environments import wait_until
+from environments import environment, wait_until
 
 from qsimenv.circuit import Circuit, Measure, gate
 from qsimenv.errors import (
@@ -27,6 +29,7 @@ from qsimenv.errors import (
 from qsimenv.qpm_plugin.api import DeviceState, TaskState
 from qsimenv.qpm_plugin.client import connect
 from qsimenv.qpm_plugin.connection import Connection, new_keys
+from qsimenv.qpm_plugin.controller import Limits, serve
 from qsimenv.task import Task
 
 pytestmark = pytest.mark.environment
@@ -218,14 +221,15 @@ def test_events_reach_who_asked_for_them(client):
 
     def callback(event):
         seen.append((event.kind, event.details["state"]))
-        arrived.set()
+        if event.details["state"] == "DONE":
+            arrived.set()
 
     stop = client.register_event_notification(callback, ["task"])
     client.sync_run(play())
     assert arrived.wait(SOON)
     stop()
     stop()
-    assert ("task", "DONE") in seen
+    assert seen == [("task", "RUNNING"), ("task", "DONE")]
 
 
 def test_another_thread_can_cancel_what_a_read_waits_for(client):
@@ -244,6 +248,21 @@ def test_who_comes_back_under_its_name_finds_its_results(shared):
         ids = first.async_run([play(), play()])
     with shared.connect(client_id="somebody") as second:
         assert [record.task_id for record in second.read_cq(timeout_s=SOON)] == ids
+
+
+def test_an_interrupted_read_takes_nothing(client):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    ids = client.async_run([play("sleep 0.5")])
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            client.read_cq()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert [record.task_id for record in client.read_cq(timeout_s=SOON)] == ids
 
 
 READ_FOREVER = """
@@ -356,6 +375,62 @@ def test_a_rank_that_fails_alone_ends_its_instance_and_leaves_a_record(fresh):
         with pytest.raises(QSimEnvError, match="ValueError: as the task wanted"):
             client.sync_run(play("raise", width=2))
         assert client.sync_run(play(width=2), timeout_s=60).metadata["ranks"] == 2
+        assert client.describe()["generation"] == 2
+
+
+class StillbornLauncher:
+    """Its instances end as soon as they are launched."""
+
+    def __init__(self):
+        self.launches = 0
+
+    async def launch(self, ranks, environ):
+        self.launches += 1
+        return StillbornHandle()
+
+
+class StillbornHandle:
+    def __init__(self):
+        self.ended = asyncio.get_running_loop().create_future()
+        self.ended.set_result("no such program")
+
+    async def kill(self):
+        pass
+
+    async def close(self):
+        pass
+
+
+def test_workers_that_never_come_up_end_the_start_with_the_reason(tmp_path):
+    launcher = StillbornLauncher()
+    limits = Limits(quick_deaths=3, backoff_s=0.01)
+    with pytest.raises(BadStateError, match="3 instances in a row ended at once.*no such program"):
+        asyncio.run(serve(tmp_path / "connection.json", "test", launcher, 2, limits=limits))
+    assert launcher.launches == 3
+    assert not (tmp_path / "connection.json").exists()
+
+
+def test_when_no_instance_can_be_had_any_more_tasks_fail_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("QSIMENV_TEST_LAUNCHES", "1")
+    with environment(tmp_path) as made, made.connect() as client:
+        client.async_run([play("sleep 30"), play("sleep 30"), play()])
+        wait_until(lambda: client.telemetry()["tasks"]["RUNNING"] == 2, SOON, "nothing runs")
+        made.workers[0].kill()
+        records = client.read_cq(timeout_s=60)
+        assert {record.state for record in records} == {TaskState.FAILED}
+        assert "no more launches" in records[0].error.message
+        assert client.describe()["state"] == DeviceState.ERROR
+        with pytest.raises(BadStateError, match="no more launches"):
+            client.async_run(play())
+        client.shutdown(drain=True)
+
+
+def test_a_stopped_worker_is_found_out_and_replaced(fresh):
+    with fresh.connect() as client:
+        [task_id] = client.async_run(play("sleep 1", width=2))
+        wait_until(lambda: client.status([task_id])[0].state == TaskState.RUNNING, SOON, "nothing runs")
+        fresh.workers[1].suspend()
+        assert client.read_cq(timeout_s=90)[0].state == TaskState.DONE
         assert client.describe()["generation"] == 2
 
 

@@ -531,10 +531,46 @@ def test_openqasm_3_control_flow():
         HEAD + "qubit[2] q; bit[2] c; for int i in [0:2] { rx(i) q[0]; } c = measure q; "
         "if (c == 2) { x q[0]; } else { negctrl @ x q[0], q[1]; } while (c[0] == 0) { c[0] = measure q[0]; }"
     )
-    loop, _, _, branch, again = circuit.instructions
-    assert [body[0].params[0] for body in loop.bodies] == [0, 1, 2]
+    *turns, _, _, branch, again = circuit.instructions
+    assert [turn.params[0] for turn in turns] == [0, 1, 2]
     assert branch.otherwise[0].control_value == 0
     assert again.condition == Operation("equal", (Bits((0,)), Literal(0)))
+
+
+def test_openqasm_3_loops_are_written_out():
+    circuit = formats.load(
+        HEAD + "const int n = 3; const float step = pi / 4; qubit[n] q; bit[n] c;"
+        "for uint i in [0:n - 2] { for int j in {2, i + 1} { cp(step * (j - i)) q[j], q[i]; } }"
+        "for int i in [n - 1:-1:0] { rx(sin(step) * i) q[i]; }"
+    )
+    pairs = [(each.qubits, each.params[0]) for each in circuit.instructions]
+    quarter, root = np.pi / 4, np.sqrt(0.5)
+    expected = [((2, 0), 2 * quarter), ((1, 0), quarter), ((2, 1), quarter), ((2, 1), quarter)]
+    expected += [((2,), 2 * root), ((1,), root), ((0,), 0)]
+    assert [qubits for qubits, _ in pairs] == [qubits for qubits, _ in expected]
+    np.testing.assert_allclose([angle for _, angle in pairs], [angle for _, angle in expected], atol=1e-15)
+
+
+def test_openqasm_3_loop_with_break_stays_a_loop():
+    circuit = formats.load(
+        HEAD + "qubit[2] q; bit[2] c; for int i in [0:2] { c[0] = measure q[0]; if (c[0]) { break; } x q[0]; }"
+    )
+    (loop,) = circuit.instructions
+    assert len(loop.bodies) == 3
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("const int n = 1 / 0;", "cannot be worked out"),
+        ("bit[2] c; const int n = c;", "not a constant"),
+        ("for int i in [0:0:3] { }", "step 0"),
+        ("qubit q; for int i in [0:100000000] { x q; }", "turns"),
+    ],
+)
+def test_openqasm_3_bad_constants(program, message):
+    with pytest.raises(ParseError, match=message):
+        formats.load(HEAD + program)
 
 
 def test_openqasm_3_conditions_and_switch():
