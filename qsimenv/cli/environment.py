@@ -112,7 +112,7 @@ def _print_status(facts: dict[str, Any], counters: dict[str, Any], note: str) ->
         "controller": f"process {facts['controller']['pid']} on {facts['controller']['host']}",
         "workers": _workers_text(facts),
         "instance": f"number {facts['generation']} of this environment",
-        "qubits": ", ".join(f"{number} in {precision} precision" for precision, number in facts["qubits"].items()),
+        "qubits": ", ".join(f"{number} in {precision} precision" for precision, number in facts["num_qubits"].items()),
         "tasks": ", ".join(tasks) or "none yet",
         "ranks": f"{ranks['busy']} busy, {ranks['free']} free; {seconds:.1f} rank seconds of work done",
     }

@@ -247,6 +247,7 @@ class _Listener:
         self._stopped = threading.Event()
         _expect(link.ask(m.Subscribe(kinds)), m.Done)
         link.repeats = True
+        link.hang_bell()
         self._thread = threading.Thread(target=self._listen, name="qsimenv-events", daemon=True)
         self._thread.start()
 

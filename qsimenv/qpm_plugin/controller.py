@@ -243,6 +243,7 @@ class Controller:
             "workers": [{"rank": w.hello.rank, "pid": w.hello.pid, "host": w.hello.host} for w in workers],
             "versions": workers[0].hello.versions if workers else {},
             "generation": instance.generation,
+            "launcher": self._supervisor.launcher.describe(),
             "controller": {"pid": os.getpid(), "host": socket.gethostname()},
         }
 

@@ -49,6 +49,9 @@ class InstanceLauncher(Protocol):
         Returns when they have been started, not when they are up. Raises QSimEnvError or OSError where they cannot be.
         """
 
+    def describe(self) -> dict[str, Any]:
+        """What launches them, for people: ``kind``, versions, nodes, process ids."""
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How patient the controller is; seconds, and numbers of deaths."""
@@ -98,7 +101,7 @@ class Supervisor:
         on_up: Callable[[], None],
         on_down: Callable[[str], None],
     ) -> None:
-        self._launcher, self._ranks, self._environ, self._limits = launcher, ranks, environ, limits
+        self.launcher, self._ranks, self._environ, self._limits = launcher, ranks, environ, limits
         self._is_busy, self._on_up, self._on_down = is_busy, on_up, on_down
         self._quick_deaths = 0
         self._stopping = asyncio.Event()
@@ -165,7 +168,7 @@ class Supervisor:
         """(why it ended, whether that was quick)."""
         environ = {**self._environ, GENERATION_VARIABLE: str(self.instance.generation)}
         try:
-            handle = await self._launcher.launch(self._ranks, environ)
+            handle = await self.launcher.launch(self._ranks, environ)
         except (QSimEnvError, OSError) as error:
             return f"it could not be launched ({error})", True
         self.instance.handle = handle

@@ -79,17 +79,20 @@ class Link:
                 self.is_clean = not (isinstance(reply.body, m.Records) and reply.body.more)
                 return reply.body
 
+    def hang_bell(self) -> None:
+        """Make ``wake`` work; before the first ``listen``."""
+        self._bell = self._context.socket(zmq.PULL)
+        self._bell.bind(self._bell_address)
+        self._poller.register(self._bell, zmq.POLLIN)
+
     def listen(self) -> m.ReplyBody:
         """What comes next, asked for or not; after ``wake``, anything."""
-        if self._bell is None:
-            self._bell = self._context.socket(zmq.PULL)
-            self._bell.bind(self._bell_address)
-            self._poller.register(self._bell, zmq.POLLIN)
         return self._receive().body
 
     def wake(self) -> None:
         """Make ``listen`` return; may be called from any thread."""
         with self._context.socket(zmq.PUSH) as bell:
+            bell.linger = 1000
             bell.connect(self._bell_address)
             bell.send(b"")
 

@@ -320,7 +320,7 @@ class Service:
             "reason": self.broken,
             "ranks": self.schedule.size,
             "max_team": self.schedule.max_width,
-            "qubits": self.admission.max_qubits,
+            "num_qubits": self.admission.max_qubits,
             "free_bytes_per_rank": self.admission.free_bytes,
             "engines": list(engines.names()),
             "gates": sorted(gates.BASE),

@@ -142,14 +142,17 @@ def assert_distribution(result: Result, expected: dict[int, float]) -> None:
     assert dense.chi_square_excess(words(result), expected) < MOST_EXCESS
 
 
-def assert_same(first: Result, second: Result) -> None:
+def assert_same(first: Result, second: Result, precision: str = "double") -> None:
+    """Values to rounding; samples bit for bit in double precision. In single precision another number of ranks rounds
+    the weights elsewhere in the eighth digit, and now and then a shot falls on the other side of a boundary."""
     for name in ("samples", "expectation_values", "statevector"):
         one, other = getattr(first, name), getattr(second, name)
         assert (one is None) == (other is None)
         if one is not None and name == "samples":
-            assert np.array_equal(one, other)
+            differing = np.any(one != other, axis=-1)
+            assert differing.sum() <= (0 if precision == "double" else differing.size / 2_000)
         elif one is not None:
-            assert np.allclose(one, other, rtol=0, atol=1e-12 if one.itemsize in (8, 16) else 1e-5)
+            assert np.allclose(one, other, rtol=0, atol=1e-12 if precision == "double" else 1e-5)
     assert first.registers == second.registers
     assert (first.num_clbits, first.shots) == (second.num_clbits, second.shots)
 
@@ -165,7 +168,7 @@ def run(made: Task, team: Team) -> Result:
     """Run on the team; the result must be the same on every rank, and that of a team of one."""
     result = engines.run(made, team)
     assert_same_on_every_rank(result, team)
-    assert_same(result, engines.run(made, comm.Team()))
+    assert_same(result, engines.run(made, comm.Team()), made.precision)
     return result
 
 

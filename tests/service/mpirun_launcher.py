@@ -58,6 +58,9 @@ class MpirunLauncher:
         )
         return MpirunHandle(process)
 
+    def describe(self) -> dict[str, str]:
+        return {"kind": "mpirun"}
+
 
 async def main(connection: Path, ranks: int) -> None:
     loop = asyncio.get_running_loop()

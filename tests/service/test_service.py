@@ -151,7 +151,7 @@ def test_the_device_describes_itself(client):
     assert facts["ranks"] == 2
     assert facts["state"] == DeviceState.IDLE
     assert {"statevector", "test"} <= set(facts["engines"])
-    assert facts["qubits"]["single"] == facts["qubits"]["double"] + 1 > 20
+    assert facts["num_qubits"]["single"] == facts["num_qubits"]["double"] + 1 > 20
     assert len(facts["workers"]) == 2
     assert client.is_ready()
 
@@ -404,7 +404,7 @@ class StillbornHandle:
 def test_workers_that_never_come_up_end_the_start_with_the_reason(tmp_path):
     launcher = StillbornLauncher()
     limits = Limits(quick_deaths=3, backoff_s=0.01)
-    with pytest.raises(BadStateError, match="3 instances in a row ended at once.*no such program"):
+    with pytest.raises(BadStateError, match=r"3 instances in a row ended at once.*no such program"):
         asyncio.run(serve(tmp_path / "connection.json", "test", launcher, 2, limits=limits))
     assert launcher.launches == 3
     assert not (tmp_path / "connection.json").exists()
@@ -425,6 +425,7 @@ def test_when_no_instance_can_be_had_any_more_tasks_fail_with_the_reason(tmp_pat
         client.shutdown(drain=True)
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_is_found_out_and_replaced(fresh):
     with fresh.connect() as client:
         [task_id] = client.async_run(play("sleep 1", width=2))
