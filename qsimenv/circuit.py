@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Union
@@ -60,7 +61,11 @@ class Gate(msgspec.Struct, frozen=True, tag="gate", omit_defaults=True):
         if self.name == gates.UNITARY:
             size = 1 << (len(self.qubits) - self.controls)
             return np.frombuffer(self.matrix, dtype="<c16").reshape(size, size)
-        return gates.BASE[self.base].matrix(*(float(formula.evaluate(angle, values)) for angle in self.params))
+        angles = [float(formula.evaluate(angle, values)) for angle in self.params]
+        for angle, text in zip(angles, self.params, strict=True):
+            if not math.isfinite(angle):
+                raise InvalidArgumentError(f"gate {self.name}: {text!r} is {angle} for these parameters, not a number")
+        return gates.BASE[self.base].matrix(*angles)
 
     def inverse(self) -> Gate:
         """The gate that undoes this one."""
@@ -354,7 +359,7 @@ def _check_gate(gate: Gate, circuit: Circuit) -> None:
         raise InvalidArgumentError(f"gate {gate.name}: the qubits {list(qubits)} are not distinct")
     if len(gate.params) != num_params:
         raise InvalidArgumentError(f"gate {gate.name}: {len(gate.params)} angles found, {num_params} needed")
-    if gate.control_state >> (gate.controls + own_controls) not in (0, -1):
+    if gate.control_state != -1 and gate.control_state >> (gate.controls + own_controls) != 0:
         raise InvalidArgumentError(f"gate {gate.name}: control state {gate.control_state} has more bits than controls")
     for angle in gate.params:
         if isinstance(angle, str):

@@ -87,7 +87,7 @@ class MPITeam(Team):
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         # Reduce and broadcast: an all-reduce may add in another order on every rank, and outcomes must agree.
-        total = np.empty_like(array)
+        total = np.empty(array.shape, dtype=array.dtype)  # C order, so that flat_total below is a view
         flat, flat_total = array.reshape(-1), total.reshape(-1)
         step = PIECE_BYTES // array.itemsize
         for start in range(0, flat.size, step):

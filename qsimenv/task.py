@@ -7,6 +7,7 @@ comes back. Both travel as msgpack (arrays as raw bytes with type and shape, nev
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -40,7 +41,12 @@ def observable(value: ObservableLike) -> Observable:
     if isinstance(value, str):
         return Observable(((value.upper(), 1.0),))
     pairs = value.items() if isinstance(value, Mapping) else getattr(value, "to_list", lambda: value)()
-    return Observable(tuple((str(pauli).upper(), _real(pauli, coefficient)) for pauli, coefficient in pairs))
+    try:
+        return Observable(tuple((str(pauli).upper(), _real(pauli, coefficient)) for pauli, coefficient in pairs))
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(
+            f"observable: {value!r} found, a Pauli string, {{string: coefficient}} or [(string, coefficient)] is needed"
+        ) from None
 
 
 def _real(pauli: str, coefficient: complex) -> float:
@@ -92,8 +98,8 @@ def task(
     """
     made = Task(
         circuit=circuit,
-        shots=shots,
-        seed=seed,
+        shots=_integer("shots", shots),
+        seed=_integer("seed", seed),
         observables=_observables(observables),
         parameters=_parameter_values(circuit, parameters),
         precision=precision,  # type: ignore[arg-type]
@@ -104,6 +110,14 @@ def task(
     )
     validate(made)
     return made
+
+
+def _integer(name: str, value: int | None) -> int | None:
+    """The number as a plain int, so that it travels whatever type it came in (a NumPy one, say)."""
+    try:
+        return None if value is None else int(operator.index(value))
+    except TypeError:
+        raise InvalidArgumentError(f"{name}: {value!r} found, a whole number is needed") from None
 
 
 def _observables(values: ObservableLike | Sequence[ObservableLike]) -> tuple[Observable, ...]:
@@ -124,7 +138,7 @@ def _parameter_values(circuit: Circuit, values: npt.ArrayLike | Mapping[str, flo
         missing = [name for name in circuit.parameters if name not in values]
         if missing:
             raise InvalidArgumentError(f"parameters: {missing[0]!r} is left unbound; give it a value")
-        values = [float(values[name]) for name in circuit.parameters]
+        values = [values[name] for name in circuit.parameters]
     try:
         return np.ascontiguousarray(values, dtype=np.float64)
     except (TypeError, ValueError):
@@ -168,6 +182,8 @@ def _validate_parameters(task: Task) -> None:
     shape = task.parameters.shape
     if len(shape) not in (1, 2) or shape[-1] != needed:
         raise InvalidArgumentError(f"parameters: an array of shape {shape} found, ({needed},) or (B, {needed}) needed")
+    if 0 in task.batch_shape:
+        raise InvalidArgumentError("parameters: an array without any set of values found; give at least one")
     if not np.isfinite(task.parameters).all():
         raise InvalidArgumentError("parameters: a value that is not a finite number found")
 

@@ -166,13 +166,18 @@ def _process_of(folder: Path) -> psutil.Process | None:
 
 def _wait_until_gone(folder: Path, process: psutil.Process | None, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    while is_running(folder):
+    while is_running(folder) or (process is not None and _is_alive(process)):
         if time.monotonic() > deadline:
             if process is None:
                 raise TimedOutError(f"stop: the environment in {folder} did not end in {timeout_s:g} s")
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         time.sleep(0.02)
-    if process is not None:
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-            process.wait(timeout_s)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; one that has ended and that its parent has not asked about yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -177,8 +177,7 @@ class Controller:
             workers = self._supervisor.instance.workers
             gone = [rank for rank, worker in workers.items() if not self._workers.reaches(worker.identity, ping)]
             if stuck or gone:
-                _log.error("ranks %s do not answer any more, ranks %s are gone; their instance is ended", stuck, gone)
-                await self._supervisor.kill()
+                await self._supervisor.kill(f"ranks {stuck or gone} do not answer any more")
 
     # --- clients ---
 
@@ -311,15 +310,14 @@ class Controller:
         try:
             self._hear(identity, m.decode_from_worker(frame))
         except QSimEnvError as error:
-            _log.error("a worker's message cannot be read, its instance is ended: %s", error)
-            self._kill_soon()
+            self._kill_soon(f"a worker's message cannot be read ({error})")
         except Exception:  # noqa: BLE001 - as above
-            _log.exception("a worker's message failed in a way nobody foresaw; its instance is ended")
-            self._kill_soon()
+            _log.exception("a worker's message failed in a way nobody foresaw")
+            self._kill_soon("a worker's message could not be dealt with")
 
-    def _kill_soon(self) -> None:
+    def _kill_soon(self, reason: str) -> None:
         """What a worker had to say is lost; a new instance will do its tasks again."""
-        self._killing = asyncio.ensure_future(self._supervisor.kill())
+        self._killing = asyncio.ensure_future(self._supervisor.kill(reason))
 
     def _hear(self, identity: bytes, message: m.FromWorker) -> None:
         if isinstance(message, m.Hello):
@@ -336,7 +334,7 @@ class Controller:
                 worker.free_bytes = free_bytes
             case m.Broken(answer=answer):
                 self._service.broke(answer)
-                self._kill_soon()
+                self._kill_soon(f"rank {message.rank} failed while others waited for it")
 
     def _up(self) -> None:
         instance = self._supervisor.instance

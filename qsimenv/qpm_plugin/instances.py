@@ -82,6 +82,8 @@ class Instance:
     workers: dict[int, Worker] = field(default_factory=dict)
     up: asyncio.Event = field(default_factory=asyncio.Event)
     handle: InstanceHandle | None = None
+    reason: str = ""
+    """Why we ended it, where we did."""
 
     @property
     def size(self) -> int:
@@ -114,6 +116,7 @@ class Supervisor:
             self.launches += 1
             self.instance = Instance(self.launches)
             reason, quick = await self._one_instance()
+            reason = self.instance.reason or reason
             if self._stopping.is_set():
                 break
             self._quick_deaths = self._quick_deaths + 1 if quick else 0
@@ -159,10 +162,15 @@ class Supervisor:
                 found.append(rank)
         return found
 
-    async def kill(self) -> None:
-        """End the instance that runs now; the next one follows unless we are stopping."""
-        if self.instance.handle is not None:
-            await self.instance.handle.kill()
+    async def kill(self, reason: str = "") -> None:
+        """End the instance that runs now, for this reason; the next one follows unless we are stopping."""
+        instance = self.instance
+        instance.reason = instance.reason or reason
+        if instance.handle is not None:
+            try:
+                await instance.handle.kill()
+            except (QSimEnvError, OSError) as error:
+                _log.error("instance %d could not be killed: %s", instance.generation, error)
 
     async def _one_instance(self) -> tuple[str, bool]:
         """(why it ended, whether that was quick)."""

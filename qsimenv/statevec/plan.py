@@ -215,7 +215,8 @@ def make_plan(gate_list: Sequence[Gate], start: Layout, block_bits: int) -> Plan
     gates times the number of stages and sweeps.
     """
     gate_list = tuple(gate_list)
-    _check_reach(gate_list, min(start.num_local, block_bits))
+    # A block that is not all of the rank's memory has its lowest bits taken already.
+    _check_reach(gate_list, start.num_local if start.num_local <= block_bits else block_bits - LOW_BITS)
     front = _Front(gate_list, range(len(gate_list)))
     layout, stages = start, list[Stage]()
     while front:

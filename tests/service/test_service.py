@@ -12,6 +12,7 @@ import time
 import msgspec
 import psutil
 import pytest
+import zmq
 from environments import environment, wait_until
 
 from qsimenv.circuit import Circuit, Measure, gate
@@ -30,6 +31,7 @@ from qsimenv.qpm_plugin.api import DeviceState, TaskState
 from qsimenv.qpm_plugin.client import connect
 from qsimenv.qpm_plugin.connection import Connection, new_keys
 from qsimenv.qpm_plugin.controller import Limits, serve
+from qsimenv.qpm_plugin.messages import Failed, decode_reply
 from qsimenv.task import Task
 
 pytestmark = pytest.mark.environment
@@ -306,6 +308,24 @@ def test_a_wrong_key_is_told_at_once(shared, tmp_path):
         assert time.monotonic() - began < 5, name
 
 
+def test_garbage_from_who_has_the_key_gets_an_error_and_harms_nobody(shared, client):
+    connection = Connection.read(shared.connection)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.curve_serverkey = connection.server_key.encode()
+        socket.curve_publickey = connection.client_key.encode()
+        socket.curve_secretkey = connection.client_secret.encode()
+        socket.linger = 0
+        socket.connect(connection.address)
+        for frame in (b"", b"\xc1", b"\x91" * 10_000, bytes(100)):
+            socket.send(frame)
+            assert socket.poll(5000)
+            reply = decode_reply(socket.recv())
+            assert isinstance(reply.body, Failed)
+            assert reply.body.code == InvalidArgumentError.code
+        socket.send_multipart([b"a", b"b", b"c"])
+    assert client.sync_run(play()).metadata["ranks"] == 1
+
+
 def test_nobody_there_is_told_soon(shared, tmp_path):
     silent = msgspec.structs.replace(Connection.read(shared.connection), address="tcp://127.0.0.1:9")
     path = tmp_path / "connection.json"
@@ -328,10 +348,10 @@ def test_the_controller_is_light(shared):
     assert "mpi4py" not in loaded
 
 
-def test_idle_workers_use_no_cpu(shared, client):
+def test_idle_workers_and_controller_use_no_cpu(shared, client):
     client.sync_run(play())
-    workers = shared.workers
-    assert len(workers) == 2
+    workers = [*shared.workers, psutil.Process(shared.process.pid)]
+    assert len(workers) == 3
     before = [sum(worker.cpu_times()[:2]) for worker in workers]
     began = time.monotonic()
     time.sleep(4)  # what is measured is time going by

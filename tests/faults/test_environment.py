@@ -1,0 +1,168 @@
+"""The life of an environment, and its death by every kill that can be done here. Real PRTE, real workers."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import qsimenv as qs
+from qsimenv.circuit import Circuit, Measure, Register, gate
+from qsimenv.errors import BadStateError, NotFoundError, QSimEnvError
+from qsimenv.launcher import environment
+from qsimenv.qpm_plugin import TaskState
+from qsimenv.qpm_plugin.client import Client, connect
+from qsimenv.qpm_plugin.connection import FILE_NAME
+from tests.faults.conftest import COMMAND, processes_of, wait_until
+
+pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def ghz(num_qubits: int) -> Circuit:
+    gates = [gate("h", 0), *(gate("cx", qubit, qubit + 1) for qubit in range(num_qubits - 1))]
+    measures = [Measure(qubit, qubit) for qubit in range(num_qubits)]
+    return Circuit(num_qubits, num_qubits, (*gates, *measures), (Register("c", tuple(range(num_qubits))),))
+
+
+def quiet_counts(num_qubits: int, seed: int) -> dict[str, int]:
+    """What the task must give, from a run in this process."""
+    counts: dict[str, int] = qs.run(ghz(num_qubits), shots=100, seed=seed).counts
+    return counts
+
+
+def end(folder: Path) -> None:
+    environment.stop()
+    assert not folder.exists()
+
+
+def worker_pids(qpm: Client) -> list[int]:
+    return [worker["pid"] for worker in qpm.describe()["workers"]]
+
+
+def test_start_run_stop(folder: Path, kind: str) -> None:
+    connection = environment.start(ranks_per_node=2)
+    assert (folder / FILE_NAME).stat().st_mode & 0o777 == 0o600
+    with connect() as qpm:
+        facts = qpm.describe()
+        assert facts["launcher"]["kind"] == kind
+        assert facts["ranks"] == len(facts["workers"]) == 2
+        assert facts["controller"]["pid"] == connection.pid
+        assert qpm.sync_run(qs.Task(ghz(3), shots=100, seed=7)).counts == quiet_counts(3, 7)
+    with pytest.raises(BadStateError, match="already running"):
+        environment.start()
+    end(folder)
+    with pytest.raises(NotFoundError):
+        environment.stop()
+
+
+def test_stop_with_drain_finishes_what_was_accepted(folder: Path) -> None:
+    environment.start(ranks_per_node=2)
+    with connect() as qpm:
+        ids = qpm.async_run([qs.Task(ghz(18), shots=100, seed=seed) for seed in range(20)])
+        stopping = subprocess.Popen([*COMMAND, "stop", "--drain"])
+        records = qpm.read_cq(task_ids=ids, timeout_s=60)
+    assert [record.state for record in records] == [TaskState.DONE] * 20
+    assert stopping.wait(60) == 0
+    assert not folder.exists()
+
+
+def test_killed_worker(folder: Path, kind: str) -> None:
+    """The instance is started again, and every task ends with the counts of a quiet system."""
+    environment.start(ranks_per_node=2)
+    with connect() as qpm:
+        ids = qpm.async_run([qs.Task(ghz(20), shots=100, seed=seed) for seed in range(40)])
+        wait_until(lambda: qpm.status(ids[3:4])[0].state == TaskState.DONE, 30, "no task was done")
+        psutil.Process(worker_pids(qpm)[1]).kill()
+        records = qpm.read_cq(task_ids=ids, timeout_s=120)
+        assert [record.state for record in records] == [TaskState.DONE] * 40
+        assert qpm.describe()["generation"] == 2
+        assert any(record.attempts == 2 for record in records), "no task had to run again: the kill came too late"
+    for seed, record in enumerate(records):
+        assert record.result is not None
+        assert record.result.counts == quiet_counts(20, seed)
+    end(folder)
+
+
+def test_killed_controller(folder: Path, kind: str) -> None:
+    """Workers and DVM are gone within 15 s, and a start works again at once."""
+    environment.start(ranks_per_node=2)
+    with connect() as qpm:
+        controller = psutil.Process(qpm.describe()["controller"]["pid"])
+        family = [*controller.children(recursive=True), *map(psutil.Process, worker_pids(qpm))]
+    assert len(family) > 3
+    controller.kill()
+    environment.start(ranks_per_node=2)
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert not alive
+    with connect() as qpm:
+        assert qpm.is_ready()
+    end(folder)
+
+
+def test_killed_dvm(folder: Path) -> None:
+    """A new DVM is made, and what was accepted still runs."""
+    environment.start(ranks_per_node=2)
+    with connect() as qpm:
+        launcher = qpm.describe()["launcher"]
+        if launcher["kind"] != "pmix":
+            pytest.skip("there is no lasting DVM without the PMIx bindings")
+        ids = qpm.async_run([qs.Task(ghz(20), shots=100, seed=seed) for seed in range(20)])
+        psutil.Process(launcher["pid"]).kill()
+        records = qpm.read_cq(task_ids=ids, timeout_s=120)
+        assert [record.state for record in records] == [TaskState.DONE] * 20
+        assert qpm.describe()["launcher"]["pid"] != launcher["pid"]
+    end(folder)
+
+
+def test_interrupted_start_leaves_nothing(folder: Path, kind: str) -> None:
+    for delay_s in (0.3, 1.0):
+        process = subprocess.Popen([*COMMAND, "start"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        wait_until(lambda: (folder / "lock").exists(), 20, "the environment's process did not begin")
+        time.sleep(delay_s)  # somewhere in the middle, on purpose: that is what an interrupt is
+        process.send_signal(signal.SIGINT)
+        _, words = process.communicate(timeout=60)
+        if process.returncode == 0:  # it was ready before
+            environment.stop()
+        else:
+            assert process.returncode == 130, words
+            assert b"interrupted" in words
+        assert not folder.exists()
+        assert not processes_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hosts": "no-such-host-anywhere:2"}, "no-such-host"),
+        ({"hosts": "a:0"}, "a:0"),
+        ({"timeout_s": 0.05}, "in time|0.05 s"),
+    ],
+)
+def test_failed_start_leaves_nothing(folder: Path, kind: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(QSimEnvError, match=message):
+        environment.start(ranks_per_node=2, **options)  # type: ignore[arg-type]
+    assert not folder.exists()
+    assert not processes_of(folder)
+
+
+def test_workers_that_cannot_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that die at once: start says so and leaves nothing."""
+    monkeypatch.setattr("qsimenv.launcher.serving.WORKER_COMMAND", ("/bin/false",))
+    script = (
+        "from qsimenv.launcher import serving; import sys;"
+        "serving.WORKER_COMMAND = ('/bin/false',); sys.exit(serving.main(sys.argv[1:]))"
+    )
+    real = subprocess.Popen
+
+    def with_false(command: list[str], **options: object) -> object:
+        return real([command[0], "-c", script, *command[3:]], **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("qsimenv.launcher.environment.subprocess.Popen", with_false)
+    with pytest.raises(BadStateError, match="no instance of workers came up"):
+        environment.start(ranks_per_node=2)
+    monkeypatch.undo()
+    assert not folder.exists()
