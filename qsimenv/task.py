@@ -309,7 +309,7 @@ def encode_hook(value: Any) -> Any:
     """For msgspec encoders: arrays as ArrayBytes."""
     if isinstance(value, np.ndarray):
         contiguous = np.ascontiguousarray(value)
-        return contiguous.dtype.str, contiguous.shape, contiguous.reshape(-1).view(np.uint8).data
+        return contiguous.dtype.str, value.shape, contiguous.reshape(-1).view(np.uint8).data
     if isinstance(value, np.generic):
         return value.item()
     raise NotImplementedError(f"{type(value).__name__} does not travel")

@@ -21,7 +21,7 @@ import msgspec
 import psutil
 
 from qsimenv.errors import BadStateError, NotFoundError, QSimEnvError, TimedOutError, from_code
-from qsimenv.launcher.serving import FAILED, LOCK_NAME, LOG_NAME, READY, Progress, Settings
+from qsimenv.launcher.serving import FAILED, LOCK_NAME, LOG_NAME, READY, Progress, Settings, remove
 from qsimenv.qpm_plugin.connection import FILE_NAME, Connection, default_run_folder
 
 _END_TIMEOUT_S = 40.0
@@ -44,7 +44,7 @@ def start(
     ``timeout_s`` seconds for each phase, any QSimEnvError for what went wrong; nothing is left running then.
     """
     folder = (run_folder or default_run_folder(name)).absolute()
-    if is_running(folder):
+    if is_running(folder) and not _is_dying(folder):
         raise BadStateError(f"start: environment {name!r} is already running; stop it first, or give another --name")
     settings = Settings(
         name=name,
@@ -65,6 +65,8 @@ def start(
             _wait_until_ready(process, pipe.fileno(), 3 * timeout_s, on_phase)
         except BaseException:
             _end(process)
+            if not is_running(folder):
+                remove(folder)  # it was ended before it could do so itself
             raise
     return Connection.read(folder / FILE_NAME)
 
@@ -129,6 +131,18 @@ def is_running(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _is_dying(folder: Path, patience_s: float = 5.0) -> bool:
+    """Whether the process that holds the folder was killed and lets go of it within moments."""
+    began = time.monotonic()
+    while is_running(folder):
+        process = _process_of(folder)
+        alive = process is not None and _is_alive(process)
+        if time.monotonic() - began > (0.5 if alive else patience_s):  # a kill takes a moment to arrive
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def stop(

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from qsimenv.errors import BadStateError, QSimEnvError
+from qsimenv.errors import BadStateError, NotFoundError, QSimEnvError
 from qsimenv.launcher.allocation import Allocation, default_ranks_per_node, find_allocation
 from qsimenv.launcher.spawn import Instance as SpawnedInstance
 from qsimenv.launcher.spawn import InstanceSpec, Launcher, choose_launcher
@@ -93,7 +93,9 @@ class Workers:
     async def start(self) -> None:
         """Bring the DVM up, in a folder of its own."""
         self._launchers += 1
-        launcher = choose_launcher(self._allocation, self._folder / f"dvm-{self._launchers}")
+        # The number of the process keeps us out of the way of a killed predecessor's guard, which may still clean up.
+        folder = self._folder / f"dvm-{os.getpid()}-{self._launchers}"
+        launcher = choose_launcher(self._allocation, folder)
         await launcher.start(self._timeout_s)
         self._launcher = launcher
 
@@ -139,6 +141,7 @@ async def run(settings: Settings, tell: Any) -> None:
     folder = Path(settings.run_folder)
     tell(Progress("finding the allocation"))
     allocation = find_allocation(settings.hosts, het_group=settings.het_group)
+    address = address_towards(allocation)
     per_node = settings.ranks_per_node or default_ranks_per_node(allocation)
     workers = Workers(allocation, folder, per_node, settings.timeout_s)
     nodes = ", ".join(node.name for node in allocation.nodes[:4]) + (", …" if len(allocation.nodes) > 4 else "")
@@ -152,7 +155,7 @@ async def run(settings: Settings, tell: Any) -> None:
             workers,
             workers.ranks,
             lambda: tell(Progress(READY)),
-            host=address_towards(allocation),
+            host=address,
             limits=Limits(start_s=settings.timeout_s),
         )
     finally:
@@ -160,11 +163,22 @@ async def run(settings: Settings, tell: Any) -> None:
 
 
 def address_towards(allocation: Allocation) -> str:
-    """The address of this machine that the nodes can reach: loopback where there is no other node."""
+    """The address of this machine that the nodes can reach: loopback where there is no other node.
+
+    Raises NotFoundError for a node whose name does not resolve: PRTE would only say that something failed.
+    """
     here = {"localhost", "127.0.0.1", socket.gethostname(), socket.gethostname().partition(".")[0]}
     others = [node.name for node in allocation.nodes if node.name not in here]
     if not others:
         return "127.0.0.1"
+    for name in others:
+        try:
+            socket.getaddrinfo(name, None)
+        except OSError as error:
+            reason = error.strerror or error
+            raise NotFoundError(
+                f"start: host {name!r} is not known ({reason}); check the name, or /etc/hosts"
+            ) from None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((others[0], 9))  # a UDP connect sends nothing: it only asks the routing table
@@ -174,14 +188,23 @@ def address_towards(allocation: Allocation) -> str:
         return address
 
 
-def _remove(folder: Path) -> None:
-    """Everything in the run folder, the lock last, so that nobody moves in while we move out."""
-    for entry in folder.iterdir():
-        if entry.name != LOCK_NAME:
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
+def remove(folder: Path) -> None:
+    """Take the run folder away, the lock last, so that nobody moves in while we move out."""
+    _clear(folder, keep=(LOCK_NAME,))
     (folder / LOCK_NAME).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody put something there meanwhile
         folder.rmdir()
+
+
+def _clear(folder: Path, keep: tuple[str, ...]) -> None:
+    """Remove what is in the folder: ours, or what a predecessor left that was killed."""
+    for entry in folder.iterdir() if folder.exists() else ():
+        if entry.name in keep:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 async def _until_signalled(settings: Settings, tell: Any) -> None:
@@ -203,6 +226,7 @@ def main(arguments: list[str]) -> int:
 
     try:
         lock(Path(settings.run_folder))
+        _clear(Path(settings.run_folder), keep=(LOCK_NAME, LOG_NAME))
     except QSimEnvError as error:
         tell(Progress(FAILED, error.code, error.message))
         return 2
@@ -215,7 +239,7 @@ def main(arguments: list[str]) -> int:
         traceback.print_exc()
         failure = Progress(FAILED, QSimEnvError.code, f"start: {type(error).__name__}: {error}")
     finally:
-        _remove(Path(settings.run_folder))
+        remove(Path(settings.run_folder))
     if failure is not None:
         tell(failure)
     return 0 if failure is None else 2

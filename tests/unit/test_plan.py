@@ -36,9 +36,9 @@ def layouts(draw: st.DrawFn, num_qubits: int, num_local: int) -> Layout:
 
 
 @st.composite
-def gate_lists(draw: st.DrawFn, num_qubits: int, most: int = 40) -> list[Gate]:
+def gate_lists(draw: st.DrawFn, num_qubits: int) -> list[Gate]:
     made = []
-    for name in draw(st.lists(st.sampled_from([*FIXED, "x", "swap", "swap", "h", "cx"]), max_size=most)):
+    for name in draw(st.lists(st.sampled_from([*FIXED, "x", "swap", "swap", "h", "cx"]), min_size=20, max_size=40)):
         added = draw(st.integers(0, 1))
         size = arity(name) + added
         if size > num_qubits:
