@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 def doctor(as_json: bool) -> None:
     """Check MPI, PRTE, the PMIx bindings and their traps, the compiler cache, memory and GPU.
 
+    \b
+    Examples:
+        qsimenv doctor
+        qsimenv doctor --json | jq '.findings[] | select(.ok | not)'
+
     Every line that is not fine says what to do about it. Exit code 0 as long as circuits can be run here at all.
     """
     import msgspec
@@ -29,21 +34,26 @@ def doctor(as_json: bool) -> None:
 
     findings = _findings()
     if as_json:
-        show.echo_json([msgspec.to_builtins(finding) for finding in findings])
+        show.echo_json({"findings": [msgspec.to_builtins(finding) for finding in findings]})
     else:
         _print(findings)
+    if not findings[0].ok:
+        click.get_current_context().exit(1)
 
 
 def _print(findings: list[Finding]) -> None:
+    from rich.text import Text
+
     from qsimenv.cli import show
 
     out = show.console()
-    width = max(len(finding.name) for finding in findings)
+    rows: list[tuple[str | Text, str | Text]] = []
     for finding in findings:
-        mark = "[green]ok  [/green]" if finding.ok else "[yellow]look[/yellow]"
-        out.print(f"{mark} {finding.name:{width}}  {finding.found}", soft_wrap=True)
+        mark = Text("ok    ", style="green") if finding.ok else Text("look  ", style="yellow")
+        rows.append((mark + Text(finding.name, style="none"), finding.found))
         if finding.advice and not finding.ok:
-            out.print(f"     {'':{width}}  [dim]-> {finding.advice}[/dim]", soft_wrap=True)
+            rows.append(("", Text(f"-> {finding.advice}", style="dim")))
+    show.fields(out, rows)
     bad = sum(not finding.ok for finding in findings)
     out.print("all is well" if not bad else f"{show.plural(bad, 'thing')} to look at")
 
@@ -85,7 +95,7 @@ def _mpi4py() -> Finding:
     probe = "from qsimenv import comm; print(comm.library_version())"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=False)
     if done.returncode == 0:
-        return Finding("mpi4py", True, done.stdout.strip())
+        return Finding("mpi4py", True, done.stdout.strip(" \n\0"))
     words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     advice = "pip install 'qsimenv[mpi]', or load your site's MPI module (circuits run in one process without it)"
     return Finding("mpi4py", False, words, advice)
@@ -121,14 +131,15 @@ def _memory() -> Finding:
 
 
 def _cores() -> Finding:
+    from qsimenv.cli.show import plural
     from qsimenv.launcher.allocation import default_ranks_per_node, find_allocation
     from qsimenv.launcher.doctor import Finding
 
     allocation = find_allocation()
     ranks = default_ranks_per_node(allocation)
     nodes = len(allocation.nodes)
-    found = f"{allocation.source}: {nodes} node(s), {allocation.nodes[0].cores} cores each"
-    return Finding("allocation", True, f"{found}; start would use {ranks} workers a node")
+    found = f"{allocation.source}: {plural(nodes, 'node')}, {plural(allocation.nodes[0].cores, 'core')} each"
+    return Finding("allocation", True, f"{found}; start would use {plural(ranks, 'worker')} a node")
 
 
 def _gpu() -> Finding:
@@ -159,4 +170,4 @@ def _environment() -> Finding:
             facts = qpm.describe()
     except QSimEnvError as error:
         return Finding("environment", False, error.message, "`qsimenv stop` cleans up, `qsimenv start` starts one")
-    return Finding("environment", True, f"{facts['name']} with {facts['ranks']} workers")
+    return Finding("environment", True, f"{facts['name']} with {facts['ranks']} workers, {path}")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
-from qsimenv.cli.options import json_option
+from qsimenv.cli.options import json_option, name_option, seconds
 
-name_option = click.option("--name", default="default", show_default=True, help="Which environment.")
+_MOST_HOSTS, _MOST_PIDS = 8, 8
 
 
-def environment_connection(name: str) -> Path | None:
-    """The connection file of a named environment; None lets ``connect`` look where it always does."""
+def connection_file(name: str | None) -> Path | None:
+    """The connection file of a named environment; None, for no name, lets ``connect`` look where it always does."""
     from qsimenv.qpm_plugin.connection import FILE_NAME, default_run_folder
 
-    return None if name == "default" else default_run_folder(name) / FILE_NAME
+    return None if name is None else default_run_folder(name) / FILE_NAME
 
 
 @click.command()
@@ -27,9 +29,9 @@ def environment_connection(name: str) -> Path | None:
 @click.option("--hosts", metavar="A:2,B:2|@FILE", help="Hosts with their slots.  [default: Slurm's, or this machine]")
 @click.option("--ranks-per-node", type=click.IntRange(min=1), help="Workers a node.  [default: one a cache domain]")
 @click.option("--het-group", type=click.IntRange(min=0), help="Group of a heterogeneous Slurm job to start on.")
-@click.option("--timeout", "timeout_s", default=120.0, show_default=True, help="Seconds that each phase may take.")
+@click.option("--timeout", "timeout_s", type=seconds, default=120, help="How long each phase may take.  [default: 120]")
 @json_option
-def start(name: str, as_json: bool, **options: Any) -> None:
+def start(name: str | None, as_json: bool, **options: Any) -> None:
     """Start an environment and return when every worker has answered.
 
     \b
@@ -42,10 +44,15 @@ def start(name: str, as_json: bool, **options: Any) -> None:
     """
     from qsimenv.launcher import environment
 
+    name = "default" if name is None else name
+    path = connection_file(name)
     began = time.perf_counter()
     with _phases(as_json) as on_phase:
         environment.start(name, on_phase=on_phase, **options)
-    _show_status(name, as_json, f"started in {time.perf_counter() - began:.1f} s")
+    _show_status(path, as_json, f"started in {time.perf_counter() - began:.1f} s")
+    named = os.environ.get("QSIMENV_CONNECTION")
+    if named and path and Path(named).absolute() != path.absolute():
+        click.echo(f"note: QSIMENV_CONNECTION names another file ({named}), and clients go by that", err=True)
 
 
 def _phases(as_json: bool) -> AbstractContextManager[Any]:
@@ -54,93 +61,143 @@ def _phases(as_json: bool) -> AbstractContextManager[Any]:
         return nullcontext(lambda _phase: None)
     if not sys.stderr.isatty():
         return nullcontext(lambda phase: click.echo(phase, err=True))
-    from contextlib import contextmanager
+    return _spinning()
 
+
+@contextmanager
+def _spinning() -> Iterator[Any]:
     from rich.console import Console
 
-    @contextmanager
-    def spinning() -> Any:
-        with Console(stderr=True).status("starting") as status:
-            yield status.update
-
-    return spinning()
+    with Console(stderr=True, markup=False).status("starting") as status:
+        yield status.update
 
 
 @click.command()
 @name_option
 @json_option
-def status(name: str, as_json: bool) -> None:
-    """Show the running environment: its DVM, its workers and its tasks."""
-    _show_status(name, as_json)
+def status(name: str | None, as_json: bool) -> None:
+    """Show the running environment: its DVM, its workers and its tasks.
+
+    \b
+    Examples:
+        qsimenv status
+        qsimenv status --name big --json
+    """
+    _show_status(connection_file(name), as_json)
 
 
 @click.command()
 @name_option
 @click.option("--drain", is_flag=True, help="Finish what was accepted first.")
-@click.option("--timeout", "timeout_s", default=60.0, show_default=True, help="Seconds until it is ended by force.")
-def stop(name: str, drain: bool, timeout_s: float) -> None:
-    """Stop the running environment; leaves no process and no file behind."""
+@click.option("--timeout", "timeout_s", type=seconds, default=60, help="When to end it by force.  [default: 60]")
+def stop(name: str | None, drain: bool, timeout_s: float) -> None:
+    """Stop the running environment; leaves no process and no file behind.
+
+    \b
+    Examples:
+        qsimenv stop                           what still runs or waits is canceled
+        qsimenv stop --drain                   what was accepted is finished first
+    """
     from qsimenv.launcher import environment
 
-    environment.stop(name, drain=drain, timeout_s=timeout_s)
-    click.echo(f"environment {name!r} is stopped", err=True)
+    named = os.environ.get("QSIMENV_CONNECTION")
+    folder = Path(named).parent if named and name is None else None
+    environment.stop("default" if name is None else name, run_folder=folder, drain=drain, timeout_s=timeout_s)
+    click.echo("the environment is stopped", err=True)
 
 
-def _show_status(name: str, as_json: bool, note: str = "") -> None:
+def _show_status(path: Path | None, as_json: bool, note: str = "") -> None:
     from qsimenv.cli import show
-    from qsimenv.qpm_plugin.client import connect
+    from qsimenv.qpm_plugin.client import connect, find_connection
 
-    with connect(environment_connection(name)) as qpm:
+    path = path or find_connection()
+    with connect(path) as qpm:
         facts, counters = qpm.describe(), qpm.telemetry()
     if as_json:
         show.echo_json({"device": facts, "telemetry": counters})
-        return
-    _print_status(facts, counters, note)
+    else:
+        _print_status(facts, counters, str(path), note)
 
 
-def _print_status(facts: dict[str, Any], counters: dict[str, Any], note: str) -> None:
-    from rich.table import Table
+def _print_status(facts: dict[str, Any], counters: dict[str, Any], path: str, note: str) -> None:
+    from rich.text import Text
 
     from qsimenv.cli import show
 
     out = show.console()
-    ranks, seconds = counters["ranks"], counters["work_rank_seconds"]
-    tasks = [f"{number} {state.lower()}" for state, number in counters["tasks"].items() if number]
-    rows = {
-        "environment": _state_text(facts),
-        "DVM": _dvm_text(facts["launcher"]),
-        "controller": f"process {facts['controller']['pid']} on {facts['controller']['host']}",
-        "workers": _workers_text(facts),
-        "instance": f"number {facts['generation']} of this environment",
-        "qubits": ", ".join(f"{number} in {precision} precision" for precision, number in facts["num_qubits"].items()),
-        "tasks": ", ".join(tasks) or "none yet",
-        "ranks": f"{ranks['busy']} busy, {ranks['free']} free; {seconds:.1f} rank seconds of work done",
-    }
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for label, text in rows.items():
-        table.add_row(label, text)
-    out.print(table)
+    rows = [
+        ("environment", Text(_state_text(facts, counters["uptime_s"]), style="bold")),
+        ("DVM", _dvm_text(facts["launcher"])),
+        ("controller", f"process {facts['controller']['pid']} on {facts['controller']['host']}"),
+        *(("" if k else "workers", line) for k, line in enumerate(_workers_lines(facts))),
+        (
+            "qubits",
+            ", ".join(f"{number} in {precision} precision" for precision, number in facts["num_qubits"].items()),
+        ),
+        ("tasks", _tasks_text(counters["tasks"])),
+        ("ranks", _ranks_text(counters)),
+        ("connection", path),
+        *([("log", facts["launcher"]["log"])] if "log" in facts["launcher"] else []),
+    ]
+    show.fields(out, rows)
     if note:
-        out.print(f"[dim]{note}[/dim]")
+        out.print(Text(note, style="dim"))
 
 
-def _state_text(facts: dict[str, Any]) -> str:
+def _state_text(facts: dict[str, Any], uptime_s: float) -> str:
     from qsimenv.qpm_plugin import DeviceState
 
     reason = f": {facts['reason']}" if facts["reason"] else ""
-    return f"[bold]{facts['name']}[/bold] is {DeviceState(facts['state']).name}{reason}"
+    return f"{facts['name']} is {DeviceState(facts['state']).name}{reason}, up for {_duration(uptime_s)}"
+
+
+def _duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 05 min``."""
+    minutes = int(seconds // 60)
+    if minutes == 0:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _dvm_text(launcher: dict[str, Any]) -> str:
     if launcher["kind"] == "prterun":
-        return f"prterun for each instance (no PMIx bindings), PRTE {launcher['prte']}"
+        return f"none that lasts: prterun {launcher['prte']} for each instance (there are no PMIx bindings)"
     if launcher["kind"] != "pmix":
         return "none: it is being made anew"
-    return f"prte {launcher['prte']}, process {launcher['pid']}, on {', '.join(launcher['nodes'])} (PMIx spawn)"
+    return f"prte {launcher['prte']}, process {launcher['pid']}, on {_some(launcher['nodes'])} (PMIx spawn)"
 
 
-def _workers_text(facts: dict[str, Any]) -> str:
-    by_host: dict[str, list[str]] = {}
+def _some(names: list[str]) -> str:
+    more = len(names) - _MOST_HOSTS
+    return ", ".join(names[:_MOST_HOSTS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _workers_lines(facts: dict[str, Any]) -> list[str]:
+    """A line for each host, and one where they were started again."""
+    by_host: dict[str, list[dict[str, Any]]] = {}
     for worker in facts["workers"]:
-        by_host.setdefault(worker["host"], []).append(f"rank {worker['rank']} = {worker['pid']}")
-    return "; ".join(f"{host}: {', '.join(ranks)}" for host, ranks in by_host.items()) or "none yet"
+        by_host.setdefault(worker["host"], []).append(worker)
+    lines = [f"{host}: {_ranks_of_host(workers)}" for host, workers in list(by_host.items())[:_MOST_HOSTS]]
+    more = len(by_host) - _MOST_HOSTS
+    return [
+        *(lines or ["none yet"]),
+        *([f"and more on {more} other hosts (--json names all)"] if more > 0 else []),
+        *([f"started {facts['generation']} times"] if facts["generation"] > 1 else []),
+    ]
+
+
+def _ranks_of_host(workers: list[dict[str, Any]]) -> str:
+    if len(workers) > _MOST_PIDS:
+        return f"{len(workers)} ranks, {workers[0]['rank']} to {workers[-1]['rank']}"
+    return ", ".join(f"rank {worker['rank']} is process {worker['pid']}" for worker in workers)
+
+
+def _tasks_text(tasks: dict[str, int]) -> str:
+    return ", ".join(f"{number} {state.lower()}" for state, number in tasks.items() if number) or "none yet"
+
+
+def _ranks_text(counters: dict[str, Any]) -> str:
+    from qsimenv.cli import show
+
+    ranks, work_s = counters["ranks"], counters["work_rank_seconds"]
+    return f"{ranks['busy']} busy, {ranks['free']} free, {show.seconds_text(work_s)} of work done by all together"

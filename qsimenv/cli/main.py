@@ -6,9 +6,12 @@ are imported when they are called, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import time
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -28,6 +31,7 @@ _COMMANDS = {
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+_HEAD_START_S = 1.0
 
 
 class _Group(click.Group):
@@ -50,11 +54,13 @@ class _Group(click.Group):
 
 @click.group(
     cls=_Group,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="`qsimenv COMMAND --help` explains a command, with examples.",
 )
 @click.version_option(__version__, "--version", message="qsimenv %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """A simulation environment for quantum circuits on HPC machines.
 
     \b
@@ -69,12 +75,19 @@ def cli() -> None:
         qsimenv status
         qsimenv stop
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and exit: 0 done, 2 for whatever the user can mend, 130 where the user broke it off."""
+    """Run the command and exit: 0 done, 1 where what was asked for failed (a task, a check of ``doctor``),
+    2 for whatever the user can mend, 130 where the user broke it off."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
     try:
         code = cli.main(arguments, prog_name="qsimenv", standalone_mode=False)
+        sys.stdout.flush()
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "qsimenv"
         _fail(f"{where}: {error.format_message().rstrip('.')}; `{where} --help` tells what it takes")
@@ -85,10 +98,20 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         _leave("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_stdout()
         sys.exit(EXIT_ERROR)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        _close_stdout()
+        _fail(f"output: it cannot be written ({error.strerror}); make room, or send it elsewhere")
     else:
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _close_stdout() -> None:
+    """Nobody takes what is still in its buffer; Python would complain about that at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> None:
@@ -96,9 +119,14 @@ def _fail(message: str) -> None:
 
 
 def _leave(message: str, code: int) -> Any:
-    """One line on stderr, from the first rank only: all ranks of an MPI job fail alike."""
+    """One line on stderr, from the first rank only: all ranks of an MPI job fail alike.
+
+    The others leave after it, because a launcher kills all ranks as soon as one has ended with an error.
+    """
     if launched_rank() == 0:
         click.echo(f"qsimenv: {message}" if not message.startswith("qsimenv") else message, err=True)
+    else:
+        time.sleep(_HEAD_START_S)
     sys.exit(code)
 
 

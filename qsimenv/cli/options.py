@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+import numpy as np
 
+from qsimenv import formula
 from qsimenv.circuit import Circuit
-from qsimenv.errors import InvalidArgumentError
+from qsimenv.errors import InvalidArgumentError, QSimEnvError
 from qsimenv.task import Task, task
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -27,9 +30,10 @@ def task_options(command: _Command) -> _Command:
                 help="Expectation value of a Pauli sum, e.g. ZZI or 0.5*XX-ZI; exact. The rightmost letter is qubit 0.",
             ),
             click.option(
-                "--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE", help="A free parameter."
+                "--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE",
+                help="Value of a free parameter, e.g. theta=0.3 or theta=pi/4.",
             ),
-            click.option("--precision", default="double", show_default=True, help="double or single."),
+            click.option("--precision", default="double", show_default=True, help="double, or single: half the bytes."),
             click.option("--engine", default="auto", show_default=True, help="auto, or the name of an engine."),
         )
     ):  # fmt: skip
@@ -37,6 +41,8 @@ def task_options(command: _Command) -> _Command:
     return command
 
 
+seconds = click.FloatRange(min=0, clamp=False)
+name_option = click.option("--name", help="Which environment, where several run.  [default: default]")
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else.")
 
 
@@ -69,13 +75,26 @@ def pauli_sum(text: str) -> list[tuple[str, float]]:
 
 
 def _parameters(pairs: tuple[str, ...]) -> dict[str, float]:
-    values = {}
+    """``theta=pi/4`` as a name and a number. Raises InvalidArgumentError."""
+    values: dict[str, float] = {}
     for pair in pairs:
-        name, found, text = pair.rpartition("=")
-        try:
-            values[name] = float(text)
-        except ValueError:
-            found = ""
-        if not found or not name:
-            raise InvalidArgumentError(f"parameter: {pair!r} found, NAME=VALUE with a number needed")
+        name, _, text = (part.strip() for part in pair.partition("="))
+        if name in values:
+            raise InvalidArgumentError(f"parameter: {name!r} is given twice; give each one value")
+        values[name] = _number(text)
+        if not name or not math.isfinite(values[name]):
+            raise InvalidArgumentError(f"parameter: {pair!r} found, NAME=VALUE with a number like 0.3 or pi/4 needed")
     return values
+
+
+def _number(text: str) -> float:
+    """A number or a formula of numbers; NaN for anything else."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        with np.errstate(all="ignore"):
+            return float(formula.substitute(text, ()))
+    except (QSimEnvError, IndexError):  # an index: it reads a parameter
+        return math.nan

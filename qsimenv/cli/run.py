@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 
-from qsimenv.cli.options import json_option, make_task, task_options
+from qsimenv.cli.options import json_option, make_task, name_option, task_options
 from qsimenv.errors import InvalidArgumentError, QSimEnvError
 from qsimenv.task import Result, Task
 
@@ -19,9 +20,10 @@ from qsimenv.task import Result, Task
 @task_options
 @click.option("--save", type=click.Path(path_type=Path), help="Write the statevector to this .npy file.")
 @click.option("--environment", "-e", is_flag=True, help="Run on the running environment instead of here.")
+@name_option
 @click.option("--idle-ranks", is_flag=True, help="Under mpirun with, say, 3 ranks: use 2 of them and let 1 idle.")
 @click.option("--explain", is_flag=True, help="Print the plan (stages, sweeps, ops) instead of running it.")
-@click.option("--metadata", is_flag=True, help="With --json: also engine, ranks, sweeps, bytes, seconds.")
+@click.option("--metadata", is_flag=True, help="Also show engine, ranks, sweeps, bytes, seconds, all that is known.")
 @json_option
 def run(file: str, **options: Any) -> None:
     """Run the circuit in FILE (OpenQASM 2 or 3, or QPY).
@@ -29,12 +31,13 @@ def run(file: str, **options: Any) -> None:
     \b
     Examples:
         qsimenv run bell.qasm --shots 1000 --seed 7
-        qsimenv run ansatz.qasm -p theta=0.3 -o ZZ -o "0.5*XX-0.5*YY"
+        qsimenv run ansatz.qasm -p theta=pi/4 -o ZZ -o "0.5*XX-0.5*YY"
         mpirun -n 4 qsimenv run big.qasm --precision single --json
         qsimenv run big.qasm --explain
 
     Without --shots, --observable and --save it draws 1024 shots.
     """
+    _check(options)
     if options["environment"]:
         _finish(_run_on_environment(file, options), options)
         return
@@ -53,29 +56,43 @@ def run(file: str, **options: Any) -> None:
         _finish(result, options)
 
 
+def _check(options: dict[str, Any]) -> None:
+    """Refuse options that would have no effect."""
+    for name in ("explain", "idle_ranks"):
+        if options["environment"] and options[name]:
+            raise InvalidArgumentError(f"run: --{name.replace('_', '-')} is about a run here; leave --environment out")
+    if options["name"] and not options["environment"]:
+        raise InvalidArgumentError("run: --name is about a running environment; add --environment, or leave it out")
+
+
 def _run_here(file: str, options: dict[str, Any], team: Any) -> Result | None:
     from qsimenv import engines
     from qsimenv.formats.together import load_together
 
-    circuit = load_together(file, team)
-    task = make_task(circuit, options, "statevector" if options["save"] else None)
-    if options["explain"]:
-        if team.rank == 0:
-            _explain(task, team.size)
-        return None
     working = engines.power_of_two(team, allow_idle=options["idle_ranks"])
     if working is None:
         return None
-    with _busy(f"{circuit.num_qubits} qubits on {working.size} rank(s)", options, team.rank):
+    working.agree(_unwritable(options["save"]) if working.rank == 0 else None)
+    circuit = load_together(file, working)
+    task = make_task(circuit, options, "statevector" if options["save"] else None)
+    if options["explain"]:
+        if working.rank == 0:
+            _explain(task, working.size, options["as_json"])
+        return None
+    with _busy(f"{circuit.num_qubits} qubits on {working.size} rank(s)", options, working.rank):
         return engines.run(task, working)
 
 
 def _run_on_environment(file: str, options: dict[str, Any]) -> Result:
+    from qsimenv.cli.environment import connection_file
     from qsimenv.formats import load
     from qsimenv.qpm_plugin.client import connect
 
+    unwritable = _unwritable(options["save"])
+    if unwritable is not None:
+        raise unwritable
     task = make_task(load(file), options, "statevector" if options["save"] else None)
-    with connect() as qpm, _busy("waiting for the environment", options, 0):
+    with connect(connection_file(options["name"])) as qpm, _busy("waiting for the environment", options, 0):
         return qpm.sync_run(task)
 
 
@@ -91,12 +108,27 @@ def _busy(text: str, options: dict[str, Any], rank: int) -> Any:
 def _finish(result: Result, options: dict[str, Any]) -> None:
     from qsimenv.cli import show
 
-    if options["save"]:
-        _save(result, options["save"])
+    path = options["save"]
+    if path:
+        _save(result, path)
     if options["as_json"]:
-        show.echo_json(show.result_as_json(result, options["metadata"]))
-    else:
-        show.show_result(result, options["observables"])
+        saved = {"saved": str(path)} if path else {}
+        show.echo_json({**show.result_as_json(result, options["metadata"]), **saved})
+        return
+    show.show_result(result, options["observables"], options["metadata"])
+    if path and result.statevector is not None:
+        click.echo(f"{show.plural(result.statevector.size, 'amplitude')} written to {path}")
+
+
+def _unwritable(path: Path | None) -> InvalidArgumentError | None:
+    """Why the file cannot be written, as far as that can be seen before the run."""
+    if path is None:
+        return None
+    if path.is_dir():
+        return _not_saved(path, "it is a folder")
+    if not path.parent.is_dir():
+        return _not_saved(path, "there is no such folder")
+    return None if os.access(path if path.exists() else path.parent, os.W_OK) else _not_saved(path, "no permission")
 
 
 def _save(result: Result, path: Path) -> None:
@@ -107,10 +139,19 @@ def _save(result: Result, path: Path) -> None:
         with path.open("wb") as file:
             np.save(file, result.statevector)
     except OSError as error:
-        raise InvalidArgumentError(f"save: {path} cannot be written ({error.strerror}); give another path") from None
+        raise _not_saved(path, error.strerror or str(error)) from None
 
 
-def _explain(task: Task, ranks: int) -> None:
+def _not_saved(path: Path, reason: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"save: {path} cannot be written ({reason}); give another path")
+
+
+def _explain(task: Task, ranks: int, as_json: bool) -> None:
+    from qsimenv.cli import show
     from qsimenv.statevec.explain import explain
 
-    click.echo(explain(task, ranks))
+    text = explain(task, ranks)
+    if as_json:
+        show.echo_json({"plan": text})
+    else:
+        click.echo(text)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from qsimenv.cli.environment import environment_connection, name_option
-from qsimenv.cli.options import json_option, make_task, task_options
+from qsimenv.cli.environment import connection_file
+from qsimenv.cli.options import json_option, make_task, name_option, seconds, task_options
+
+EXIT_FAILED = 1
 
 
 @click.command()
@@ -16,7 +21,7 @@ from qsimenv.cli.options import json_option, make_task, task_options
 @name_option
 @click.option("--wait", is_flag=True, help="Wait for the results and show them.")
 @json_option
-def submit(files: tuple[str, ...], name: str, wait: bool, as_json: bool, **options: Any) -> None:
+def submit(files: tuple[str, ...], name: str | None, wait: bool, as_json: bool, **options: Any) -> None:
     """Submit circuits (OpenQASM or QPY files) to the running environment, all in one request.
 
     Prints one task id a line, in the order of the files; `qsimenv results ID...` fetches what they gave.
@@ -25,18 +30,21 @@ def submit(files: tuple[str, ...], name: str, wait: bool, as_json: bool, **optio
     Examples:
         qsimenv submit examples/*.qasm --shots 1000 --wait
         ids=$(qsimenv submit bell.qasm ghz.qasm); qsimenv results $ids
+
+    With --wait it ends with exit code 1 where a task failed.
     """
+    from qsimenv.cli import show
     from qsimenv.formats import load
     from qsimenv.qpm_plugin.client import connect
 
     tasks = [make_task(load(file), options) for file in files]
-    with connect(environment_connection(name)) as qpm:
+    with connect(connection_file(name)) as qpm:
         ids = qpm.async_run(tasks)
         if wait:
-            _show_records(_wait_for(qpm, ids, as_json), as_json, options["observables"], files)
+            with _telling(ids):
+                records = _wait_for(qpm, ids, as_json)
+            _show_records(records, as_json, files, options["observables"])
         elif as_json:
-            from qsimenv.cli import show
-
             show.echo_json({"task_ids": ids})
         else:
             click.echo("\n".join(ids))
@@ -45,49 +53,69 @@ def submit(files: tuple[str, ...], name: str, wait: bool, as_json: bool, **optio
 @click.command()
 @click.argument("task_ids", nargs=-1, required=True, metavar="ID...")
 @name_option
-@click.option("--timeout", "timeout_s", type=float, help="Give up after so many seconds; nothing is lost then.")
+@click.option("--timeout", "timeout_s", type=seconds, help="Give up after so many seconds; nothing is lost then.")
 @json_option
-def results(task_ids: tuple[str, ...], name: str, timeout_s: float | None, as_json: bool) -> None:
-    """Fetch the results of submitted tasks, in the order of the IDs. Waits for those that still run."""
+def results(task_ids: tuple[str, ...], name: str | None, timeout_s: float | None, as_json: bool) -> None:
+    """Fetch the results of submitted tasks, in the order of the IDs. Waits for those that still run.
+
+    \b
+    Examples:
+        qsimenv results 3e2b74-1 3e2b74-2
+        qsimenv results 3e2b74-1 --timeout 60 --json
+
+    A result is handed out once: keep what you need. Exit code 1 where a task failed.
+    """
     from qsimenv.qpm_plugin.client import connect
 
-    with connect(environment_connection(name)) as qpm:
-        _show_records(_wait_for(qpm, list(task_ids), as_json, timeout_s), as_json, (), task_ids)
+    with connect(connection_file(name)) as qpm:
+        _show_records(_wait_for(qpm, list(task_ids), as_json, timeout_s), as_json, task_ids)
+
+
+@contextmanager
+def _telling(ids: list[str]) -> Iterator[None]:
+    """Whoever breaks off the wait hears how to get the results later."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"\nthe tasks go on; fetch them with: qsimenv results {' '.join(ids)}", err=True, nl=False)
+        raise
 
 
 def _wait_for(qpm: Any, ids: list[str], as_json: bool, timeout_s: float | None = None) -> list[Any]:
-    """The records of the tasks, with a progress bar on a terminal."""
-    import sys
-
-    if as_json or not sys.stderr.isatty() or len(ids) == 1:
+    """The records of the tasks; a person sees that it waits."""
+    if as_json or not sys.stderr.isatty():
         return list(qpm.read_cq(task_ids=ids, timeout_s=timeout_s))
     from rich.console import Console
-    from rich.progress import track
 
-    records = []
-    for task_id in track(ids, description="tasks", console=Console(stderr=True), transient=True):
-        records += qpm.read_cq(task_ids=[task_id], timeout_s=timeout_s)
-    return records
+    from qsimenv.cli import show
+
+    with Console(stderr=True).status(f"waiting for {show.plural(len(ids), 'task')}"):
+        return list(qpm.read_cq(task_ids=ids, timeout_s=timeout_s))
 
 
-def _show_records(records: list[Any], as_json: bool, observables: tuple[str, ...], labels: tuple[str, ...]) -> None:
+def _show_records(
+    records: list[Any], as_json: bool, labels: tuple[str, ...], observables: tuple[str, ...] = ()
+) -> None:
+    """The records with their results. Exits with EXIT_FAILED where a task did not end as it should."""
+    from rich.text import Text
+
     from qsimenv.cli import show
 
     if as_json:
-        show.echo_json([_record_as_json(record) for record in records])
-        return
-    out = show.console()
-    for record, label in zip(records, labels, strict=True):
-        out.print(f"[bold]{label}[/bold]  {record_line(record)}")
-        if record.result is not None:
-            if record.result.samples is not None:
-                out.print(show.counts_table(record.result.counts))
-            for text, value in zip(observables, record.result.expectation_values if observables else (), strict=False):
-                out.print(f"<{text}> = {value:+.12g}")
+        show.echo_json({"tasks": [_record_as_json(record) for record in records]})
+    else:
+        out = show.console()
+        for k, (record, label) in enumerate(zip(records, labels, strict=True)):
+            out.print(("\n" if k else "") + label, style="bold", end="  ")
+            out.print(Text(record_line(record)))
+            if record.result is not None:
+                show.outcome_of(out, record.result, observables)
+    if any(record.state.name != "DONE" for record in records):
+        click.get_current_context().exit(EXIT_FAILED)
 
 
 def record_line(record: Any) -> str:
-    """``DONE on ranks 0-1: queued 0.2 ms, ran 1.3 ms`` or why it failed."""
+    """``DONE on ranks 0, 1: queued 0.2 ms, ran 1.3 ms`` or why it failed."""
     from qsimenv.cli import show
 
     line = str(record.state.name)

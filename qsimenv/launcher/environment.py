@@ -20,11 +20,20 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from qsimenv.errors import BadStateError, NotFoundError, QSimEnvError, TimedOutError, from_code
+from qsimenv.errors import (
+    BadStateError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    QSimEnvError,
+    TimedOutError,
+    from_code,
+)
 from qsimenv.launcher.serving import FAILED, LOCK_NAME, LOG_NAME, READY, Progress, Settings, remove
 from qsimenv.qpm_plugin.connection import FILE_NAME, Connection, default_run_folder
 
 _END_TIMEOUT_S = 40.0
+_GUARD_TIMEOUT_S = 15.0
 
 
 def start(
@@ -44,6 +53,7 @@ def start(
     ``timeout_s`` seconds for each phase, any QSimEnvError for what went wrong; nothing is left running then.
     """
     folder = (run_folder or default_run_folder(name)).absolute()
+    _make(folder)
     if is_running(folder) and not _is_dying(folder):
         raise BadStateError(f"start: environment {name!r} is already running; stop it first, or give another --name")
     settings = Settings(
@@ -54,7 +64,6 @@ def start(
         het_group=het_group,
         timeout_s=timeout_s,
     )
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     reading, writing = os.pipe()
     with contextlib.closing(os.fdopen(reading, "rb", buffering=0)) as pipe:
         try:
@@ -69,6 +78,17 @@ def start(
                 remove(folder)  # it was ended before it could do so itself
             raise
     return Connection.read(folder / FILE_NAME)
+
+
+def _make(folder: Path) -> None:
+    """Make the run folder. Raises InvalidArgumentError where that cannot be."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InvalidArgumentError(
+            f"start: the run folder {folder} cannot be made ({reason}); set QSIMENV_RUN_FOLDER to another one"
+        ) from None
 
 
 def _spawn(settings: Settings, folder: Path, pipe: int) -> subprocess.Popen[bytes]:
@@ -122,8 +142,10 @@ def is_running(folder: Path) -> bool:
     """Whether a process holds the run folder. One that died has let it go, whatever files it left."""
     try:
         descriptor = os.open(folder / LOCK_NAME, os.O_RDWR)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise PermissionDeniedError(f"environment: {folder} is not ours ({error.strerror})") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -150,13 +172,14 @@ def stop(
 ) -> None:
     """Stop an environment and return when its process is gone; ``drain`` lets it finish what it accepted first.
 
-    Raises NotFoundError where none runs. One that does not answer is ended by its process id.
+    Raises NotFoundError where none runs. One that does not answer is ended by its process id, and by force where that
+    has not helped after ``timeout_s`` seconds.
     """
     from qsimenv.qpm_plugin.client import connect
 
     folder = (run_folder or default_run_folder(name)).absolute()
     if not is_running(folder):
-        raise NotFoundError(f"stop: no environment {name!r} is running; `qsimenv start` starts one")
+        raise NotFoundError(f"stop: no environment is running in {folder}; `qsimenv start` starts one")
     process = _process_of(folder)
     try:
         with connect(folder / FILE_NAME, timeout_s=5.0) as qpm:
@@ -184,14 +207,24 @@ def _wait_until_gone(folder: Path, process: psutil.Process | None, timeout_s: fl
         if time.monotonic() > deadline:
             if process is None:
                 raise TimedOutError(f"stop: the environment in {folder} did not end in {timeout_s:g} s")
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+            _kill(folder, process)
+            return
         time.sleep(0.02)
+
+
+def _kill(folder: Path, process: psutil.Process) -> None:
+    """End the environment's process by force and wait for its DVM and workers, whose guard ends them then."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = process.children(recursive=True)
+        process.kill()
+        psutil.wait_procs([process, *family], timeout=_GUARD_TIMEOUT_S)
+    if not is_running(folder):
+        remove(folder)
 
 
 def _is_alive(process: psutil.Process) -> bool:
     """Whether it runs; one that has ended and that its parent has not asked about yet does not."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

@@ -33,6 +33,9 @@ from qsimenv.qpm_plugin.instances import Limits
 LOCK_NAME = "lock"
 LOG_NAME = "controller.log"
 WORKER_LOG_NAME = "workers.log"
+_DVM_PREFIX = "dvm-"
+_OURS = (LOCK_NAME, LOG_NAME, WORKER_LOG_NAME, FILE_NAME, f".{FILE_NAME}.*.tmp", f"{_DVM_PREFIX}*")
+"""What an environment puts into its run folder, and all that it ever removes from there."""
 WORKER_COMMAND = (sys.executable, "-m", "qsimenv.qpm_plugin.worker")
 
 
@@ -94,7 +97,7 @@ class Workers:
         """Bring the DVM up, in a folder of its own."""
         self._launchers += 1
         # The number of the process keeps us out of the way of a killed predecessor's guard, which may still clean up.
-        folder = self._folder / f"dvm-{os.getpid()}-{self._launchers}"
+        folder = self._folder / f"{_DVM_PREFIX}{os.getpid()}-{self._launchers}"
         launcher = choose_launcher(self._allocation, folder)
         await launcher.start(self._timeout_s)
         self._launcher = launcher
@@ -139,13 +142,12 @@ def lock(folder: Path) -> int:
 async def run(settings: Settings, tell: Any) -> None:
     """Bring the environment up, serve until it is shut down, take it down; in this order, whatever goes wrong."""
     folder = Path(settings.run_folder)
-    tell(Progress("finding the allocation"))
     allocation = find_allocation(settings.hosts, het_group=settings.het_group)
     address = address_towards(allocation)
     per_node = settings.ranks_per_node or default_ranks_per_node(allocation)
     workers = Workers(allocation, folder, per_node, settings.timeout_s)
     nodes = ", ".join(node.name for node in allocation.nodes[:4]) + (", …" if len(allocation.nodes) > 4 else "")
-    tell(Progress(f"starting the DVM on {len(allocation.nodes)} node(s): {nodes}"))
+    tell(Progress(f"starting the DVM on {nodes}"))
     try:
         await workers.start()
         tell(Progress(f"starting {workers.ranks} workers (the first time they compile their kernels)"))
@@ -192,13 +194,13 @@ def remove(folder: Path) -> None:
     """Take the run folder away, the lock last, so that nobody moves in while we move out."""
     _clear(folder, keep=(LOCK_NAME,))
     (folder / LOCK_NAME).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # somebody put something there meanwhile
+    with contextlib.suppress(OSError):  # something is there that is not ours
         folder.rmdir()
 
 
 def _clear(folder: Path, keep: tuple[str, ...]) -> None:
-    """Remove what is in the folder: ours, or what a predecessor left that was killed."""
-    for entry in folder.iterdir() if folder.exists() else ():
+    """Remove what we put into the folder, or what a predecessor left there that was killed; nothing else."""
+    for entry in [entry for pattern in _OURS for entry in folder.glob(pattern)]:
         if entry.name in keep:
             continue
         if entry.is_dir() and not entry.is_symlink():

@@ -45,7 +45,13 @@ class QSimBackend(BackendV2):  # type: ignore[misc]
             **options,
         )
         self._provider_of_runs: Provider = _provider(environment)
-        self._target = target(_num_qubits(self._provider_of_runs, self.options.precision))
+        described = self._provider_of_runs.describe()
+        here = isinstance(self._provider_of_runs, LocalProvider)
+        self._place = "in this process" if here else f"on environment {described.get('name', '?')!r}"
+        self._target = target(_num_qubits(described, self.options.precision))
+
+    def __repr__(self) -> str:
+        return f"<QSimBackend {self._place}, {self.num_qubits} qubits>"
 
     @classmethod
     def _default_options(cls) -> Options:
@@ -141,12 +147,12 @@ def _running_environment() -> Provider | None:
         return None
 
 
-def _num_qubits(provider: Provider, precision: str) -> int:
+def _num_qubits(described: Mapping[str, Any], precision: str) -> int:
     """How wide a circuit may be: what the environment says, or what this process's memory holds."""
-    described: Any = provider.describe()["num_qubits"]
-    if isinstance(described, Mapping):
-        described = described.get(precision, max(described.values(), default=1))
-    return int(described)
+    widths: Any = described["num_qubits"]
+    if isinstance(widths, Mapping):
+        widths = widths.get(precision, max(widths.values(), default=1))
+    return int(widths)
 
 
 def _task(

@@ -178,17 +178,23 @@ class QPM(ABC):
 
     @abstractmethod
     def status(self, task_ids: Sequence[str] | None = None) -> list[TaskRecord]:
-        """Records without results; of all tasks of the environment where no ids are given. NotFoundError for an unknown id."""
+        """Records without results; of all tasks of the environment where no ids are given.
+
+        Raises NotFoundError for an unknown id.
+        """
 
     @abstractmethod
     def cancel(self, task_ids: Sequence[str]) -> list[TaskRecord]:
-        """Cancel what is queued at once and what is running when its ranks come to it; final states stay as they are."""
+        """Cancel what is queued at once, and what is running when its ranks come to it; final states stay."""
 
     @abstractmethod
     def register_event_notification(
         self, callback: Callable[[Event], None], kinds: Sequence[str] = ()
     ) -> Callable[[], None]:
-        """Call ``callback`` (on a thread of the client's) for events, of the given kinds or of all. Returns the way to stop."""
+        """Call ``callback`` (on a thread of the client's) for events, of the given kinds or of all.
+
+        Returns the way to stop.
+        """
 
     @abstractmethod
     def telemetry(self) -> dict[str, Any]:
@@ -196,7 +202,10 @@ class QPM(ABC):
 
     @abstractmethod
     def test(self) -> dict[str, Any]:
-        """Run a known circuit on every rank and on all of them together; returns what was measured. QSimEnvError if wrong."""
+        """Run a known circuit on every rank and on all of them together; returns what was measured.
+
+        Raises QSimEnvError where an outcome is wrong.
+        """
 
     @abstractmethod
     def shutdown(self, drain: bool = False) -> None:

@@ -8,9 +8,11 @@ keys (25519) in Z85 text; the server's secret key never leaves the controller.
 from __future__ import annotations
 
 import os
+import re
 import stat
 import struct
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import zmq
@@ -26,18 +28,23 @@ HEARTBEAT_MS = 2000
 SILENCE_MS = 8000
 """A peer that has been silent for so long is gone. ZeroMQ's own threads ask and answer, however busy Python is."""
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+Address = Annotated[str, msgspec.Meta(pattern=r"^tcp://\S+:[0-9]{1,5}$")]
+Key = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}$")]
+"""A CURVE key in Z85; ZeroMQ itself would only say "Invalid argument" of another text."""
+
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses ("tcp://host:port"), keys, and the process that serves; ``started`` in seconds since the epoch."""
 
     name: str
-    address: str
-    worker_address: str
-    server_key: str
-    client_key: str
-    client_secret: str
-    worker_key: str
-    worker_secret: str
+    address: Address
+    worker_address: Address
+    server_key: Key
+    client_key: Key
+    client_secret: Key
+    worker_key: Key
+    worker_secret: Key
     pid: int
     host: str
     started: float
@@ -100,7 +107,14 @@ def new_keys() -> tuple[str, str]:
 
 
 def default_run_folder(name: str = "default") -> Path:
-    """Where the environment ``name`` keeps its files: ``$QSIMENV_RUN_FOLDER``, else ``~/.qsimenv/run/<name>``."""
+    """Where the environment ``name`` keeps its files: ``$QSIMENV_RUN_FOLDER``, else ``~/.qsimenv/run/<name>``.
+
+    Raises InvalidArgumentError for a name that could lead to another folder.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidArgumentError(
+            f"name: {name!r} cannot name an environment; use letters, digits, '.', '-' and '_', 64 at most"
+        )
     folder = os.environ.get(RUN_FOLDER_VARIABLE)
     return Path(folder) if folder else Path.home() / ".qsimenv" / "run" / name
 

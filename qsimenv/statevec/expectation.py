@@ -27,7 +27,7 @@ def expectation_values(state: State, observables: Sequence[Observable]) -> npt.N
     values = [
         sum(_group_value(state, x, terms) for x, terms in _group(o.terms, state.layout).items()) for o in observables
     ]
-    return state.team.sum(np.array(values, dtype=np.float64))
+    return state.team.sum(np.array(values, dtype=np.float64)) * abs(state.scale) ** 2
 
 
 def _group(terms: Iterable[tuple[str, float]], layout: Layout) -> Groups:

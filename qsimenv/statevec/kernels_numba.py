@@ -20,10 +20,14 @@ from qsimenv.statevec.encode import (
     OFFSET,
     OUTER_MASK,
     OUTER_VALUE,
+    PERMUTE,
     PHASE,
+    QUADRATIC,
     REAL,
+    ROTATE,
     TARGETS,
 )
+from qsimenv.statevec.passes_numba import apply_phases, permute, rotate
 
 PARALLEL_FROM = 1 << 15
 """Amplitudes from which starting threads pays."""
@@ -131,13 +135,19 @@ def _many_targets(re, im, bits, ops, row, coefficients):
 
 
 @njit(**_options)
-def _apply(re, im, bits, ops, coefficients, index):
-    """All ops on one block whose first amplitude has the (global) index ``index``."""
+def _apply(re, im, bits, ops, coefficients, tables, index, spare):
+    """All passes over one block whose first amplitude has the (global) index ``index``."""
     for row in range(ops.shape[0]):
         if (index & ops[row, OUTER_MASK]) != ops[row, OUTER_VALUE]:
             continue
         kind = ops[row, KIND]
-        if kind == PHASE:
+        if kind == ROTATE:
+            rotate(re, im, bits, ops, row, coefficients)
+        elif kind == QUADRATIC:
+            apply_phases(re, im, bits, ops, row, coefficients, tables, index)
+        elif kind == PERMUTE:
+            permute(re, im, bits, ops, row, tables, index, spare)
+        elif kind == PHASE:
             _phase(re, im, bits, ops, row, coefficients)
         elif kind == FLIP:
             _flip(re, im, bits, ops, row)
@@ -158,23 +168,25 @@ def _block_start(number, outer):
 
 
 @njit(**_options)
-def _sweep_range(re, im, first, last, block_bits, low_bits, offsets, outer, ops, coefficients, rank_index, scratch):
+def _sweep_range(
+    re, im, first, last, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, scratch
+):
     """Blocks ``first`` to ``last``. A block without gaps is worked on where it lies, another one in ``scratch``."""
     size, run = 1 << block_bits, 1 << low_bits
     for number in range(first, last):
         start = _block_start(number, outer)
+        index, spare = rank_index | start, scratch[2]
         if offsets.shape[0] == 1:
-            _apply(
-                re[start : start + size], im[start : start + size], block_bits, ops, coefficients, rank_index | start
-            )
+            x, y = re[start : start + size], im[start : start + size]
+            _apply(x, y, block_bits, ops, coefficients, tables, index, spare)
             continue
-        x, y = scratch[0], scratch[1]
+        x, y = scratch[0, :size], scratch[1, :size]
         for k in range(offsets.shape[0]):
             source, to = start + offsets[k], k << low_bits
             for i in range(run):
                 x[to + i] = re[source + i]
                 y[to + i] = im[source + i]
-        _apply(x, y, block_bits, ops, coefficients, rank_index | start)
+        _apply(x, y, block_bits, ops, coefficients, tables, index, spare)
         for k in range(offsets.shape[0]):
             source, to = start + offsets[k], k << low_bits
             for i in range(run):
@@ -183,27 +195,45 @@ def _sweep_range(re, im, first, last, block_bits, low_bits, offsets, outer, ops,
 
 
 @njit(parallel=True, **_options)
-def _sweep_parallel(re, im, blocks, block_bits, low_bits, offsets, outer, ops, coefficients, rank_index, scratch):
+def _sweep_parallel(
+    re, im, blocks, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, scratch
+):
     threads = scratch.shape[0]
     for thread in prange(threads):
         first, last = blocks * thread // threads, blocks * (thread + 1) // threads
         _sweep_range(
-            re, im, first, last, block_bits, low_bits, offsets, outer, ops, coefficients, rank_index, scratch[thread]
+            re,
+            im,
+            first,
+            last,
+            block_bits,
+            low_bits,
+            offsets,
+            outer,
+            ops,
+            coefficients,
+            tables,
+            rank_index,
+            scratch[thread],
         )
 
 
 def scratch_for(block_bits, real_type):
-    """Room for one block a thread: shape (threads, 2, 2**block_bits)."""
-    return np.empty((get_num_threads(), 2, 1 << block_bits), dtype=real_type)
+    """Room for one block and a plane to spare for each thread: shape (threads, 3, 2**block_bits)."""
+    return np.empty((get_num_threads(), 3, 1 << block_bits), dtype=real_type)
 
 
-def sweep(re, im, block_bits, low_bits, offsets, outer, ops, coefficients, rank_index, scratch):
+def sweep(re, im, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, scratch):
     """All ops of one encoded sweep on ``re`` and ``im``, in place. ``rank_index`` is the rank's part of the index."""
     blocks = len(re) >> block_bits
     if blocks == 1 or len(re) < PARALLEL_FROM or len(scratch) == 1:
-        _sweep_range(re, im, 0, blocks, block_bits, low_bits, offsets, outer, ops, coefficients, rank_index, scratch[0])
+        _sweep_range(
+            re, im, 0, blocks, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, scratch[0]
+        )
     else:
-        _sweep_parallel(re, im, blocks, block_bits, low_bits, offsets, outer, ops, coefficients, rank_index, scratch)
+        _sweep_parallel(
+            re, im, blocks, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, scratch
+        )
 
 
 # --- exchange ---

@@ -25,6 +25,9 @@ from qsimenv.task import AMPLITUDE_BYTES, Precision
 BLOCK_BITS: dict[Precision, int] = {"double": 15, "single": 16}
 """A block of two planes fills half of a 1 MiB second-level cache."""
 
+_SMALLEST_SCALE = 2.0**-30
+"""A scale beyond this is multiplied in, so that the stored numbers stay in range."""
+
 
 @dataclass
 class Work:
@@ -41,11 +44,15 @@ class Work:
 
 
 class State:
-    """2**n amplitudes over the ranks of ``team``; ``re`` and ``im`` are this rank's ``2**num_local`` reals."""
+    """2**n amplitudes over the ranks of ``team``; ``re`` and ``im`` are this rank's ``2**num_local`` reals.
+
+    An amplitude is ``scale`` times the number stored: gates leave common factors there instead of multiplying them in.
+    """
 
     def __init__(self, re: np.ndarray, im: np.ndarray, layout: Layout, team: Team, work: Work | None = None) -> None:
         self.re, self.im, self.layout, self.team = re, im, layout, team
         self.work = work or Work()
+        self.scale: complex = 1.0
         self.precision: Precision = "double" if re.dtype == np.float64 else "single"
         self._scratch: np.ndarray | None = None
 
@@ -75,7 +82,9 @@ class State:
 
     def copy(self) -> State:
         """A second state; doubles the memory."""
-        return State(self.re.copy(), self.im.copy(), self.layout, self.team, self.work)
+        other = State(self.re.copy(), self.im.copy(), self.layout, self.team, self.work)
+        other.scale = self.scale
+        return other
 
     def run(self, plan: Plan, encoded: Sequence[Sequence[EncodedSweep]]) -> None:
         """Run a plan made for this layout. *Collective.*"""
@@ -100,9 +109,17 @@ class State:
             self._scratch = kernels.scratch_for(sweep.block_bits, self.re.dtype)
         kernels.sweep(
             self.re, self.im, sweep.block_bits, sweep.low_bits, sweep.offsets, sweep.outer, sweep.ops,
-            sweep.coefficients, self.rank_index, self._scratch,
+            sweep.coefficients, sweep.tables, self.rank_index, self._scratch,
         )  # fmt: skip
         self.work.sweeps += 1
+        self.scale *= sweep.scale
+        if not _SMALLEST_SCALE < abs(self.scale) < 1 / _SMALLEST_SCALE:
+            self._keep(63, 0, abs(self.scale))
+            self.scale /= abs(self.scale)
+
+    def _keep(self, bit: int, value: int, factor: float) -> None:
+        """Multiply what has ``value`` at ``bit`` (0 for all above the index) by a factor and clear the rest. *Local.*"""
+        kernels.collapse(self.re, self.im, bit, value, factor)
 
     def weights(self, qubit: int) -> tuple[float, float]:
         """The weights of the parts with 0 and with 1 at ``qubit``; together the squared norm. *Collective.*"""
@@ -112,19 +129,19 @@ class State:
         else:
             norm = kernels.weights(self.re, self.im, 63)[0]
             zero, one = (0.0, norm) if self.rank_index >> bit & 1 else (norm, 0.0)
-        zero, one = self.team.sum(np.array([zero, one]))
+        zero, one = self.team.sum(np.array([zero, one])) * abs(self.scale) ** 2
         return (float(one), float(zero)) if self.layout.flips >> bit & 1 else (float(zero), float(one))
 
     def collapse(self, qubit: int, value: int, weight: float) -> None:
         """Project on ``value`` at ``qubit``, whose part has ``weight``, and make the norm one. *Local.*"""
         bit = self.layout.bits[qubit]
         stored = value ^ (self.layout.flips >> bit & 1)
-        scale = 1 / np.sqrt(weight)
+        factor = abs(self.scale) / np.sqrt(weight)
+        self.scale /= abs(self.scale)
         if self.layout.is_local(qubit):
-            kernels.collapse(self.re, self.im, bit, stored, scale)
+            self._keep(bit, stored, factor)
         else:
-            keeps = self.rank_index >> bit & 1 == stored
-            kernels.collapse(self.re, self.im, 63, 0, scale if keeps else 0.0)
+            self._keep(63, 0, factor if self.rank_index >> bit & 1 == stored else 0.0)
 
     def amplitudes(self) -> npt.NDArray[np.complexfloating]:
         """All 2**n amplitudes in the order of the qubits, on every rank. *Collective*; takes three times the state."""
@@ -132,6 +149,7 @@ class State:
         full = np.empty(1 << num_qubits, dtype=np.complex128 if self.precision == "double" else np.complex64)
         full.real = self.team.gather(self.re).reshape(-1)
         full.imag = self.team.gather(self.im).reshape(-1)
+        full *= self.scale
         cube = full.reshape((2,) * num_qubits)
         flipped = [num_qubits - 1 - bit for bit in range(num_qubits) if self.layout.flips >> bit & 1]
         cube = np.flip(cube, axis=tuple(flipped))

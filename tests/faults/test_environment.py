@@ -121,7 +121,7 @@ def test_killed_dvm(folder: Path) -> None:
 def test_interrupted_start_leaves_nothing(folder: Path, kind: str) -> None:
     for delay_s in (0.3, 1.0):
         process = subprocess.Popen([*COMMAND, "start"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        wait_until(lambda: (folder / "lock").exists(), 20, "the environment's process did not begin")
+        wait_until((folder / "lock").exists, 20, "the environment's process did not begin")
         time.sleep(delay_s)  # somewhere in the middle, on purpose: that is what an interrupt is
         process.send_signal(signal.SIGINT)
         _, words = process.communicate(timeout=60)

@@ -246,6 +246,17 @@ def test_a_loop_that_never_ends_is_ended_on_all_ranks(team: Team) -> None:
         assert "more than 50 times" in message
 
 
+def test_a_loop_may_turn_as_often_as_it_says_and_no_more(team: Team) -> None:
+    count = Assign(Variable("turn"), Operation("add", (Variable("turn"), Literal(1)), 8))
+    for most in (3, 2):
+        loop = While(Operation("less", (Variable("turn"), Literal(3))), (count, gate("x", 0)), most)
+        made = task(Circuit(5, 1, (loop, Measure(0, 0)), variables=("turn",)), shots=3, seed=1)
+        if most == 3:
+            assert run(made, team).counts == {"1": 3}
+        else:
+            raises_alike(errors.TimedOutError, lambda t=made: engines.run(t, team), team)
+
+
 def test_division_by_zero_is_refused_on_all_ranks(team: Team) -> None:
     for num_qubits in (1, 6):
         divide = Assign(Bits((0,)), Operation("div", (Literal(1), Bits((0,))), 1))
@@ -311,11 +322,14 @@ def test_sampling_in_several_chunks(
 ) -> None:
     monkeypatch.setattr(sampling, "FIRST_CHUNK", first_chunk)
     monkeypatch.setattr(sampling, "MAX_BINS", max_bins)
-    rng = np.random.default_rng(4)
-    body = [*spread(9, rng), *random_gates(9, 30, rng)]
-    circuit = Circuit(9, 7, (*body, *(Measure(q, c) for c, q in enumerate((8, 0, 3, 7, 1, 5, 4)))))
-    result = run(task(circuit, shots=4_000, seed=4), team)
-    assert_distribution(result, dense.distribution(circuit))
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        flipping = [gate("x", int(q)) for q in rng.permutation(9)[:4]]  # leaves bits stored inverted
+        body = [*spread(9, rng), *random_gates(9, 30, rng), *flipping]
+        qubits = [int(q) for q in rng.permutation(9)[:7]]
+        circuit = Circuit(9, 7, (*body, *map(Measure, qubits, range(7))))
+        result = run(task(circuit, shots=4_000, seed=seed), team)
+        assert_distribution(result, dense.distribution(circuit))
 
 
 def test_sampling_by_many_threads(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:

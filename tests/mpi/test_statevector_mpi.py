@@ -16,7 +16,7 @@ import pytest
 from qsimenv import gates
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
-from qsimenv.statevec import exchange, kernels_numba, plan
+from qsimenv.statevec import exchange, kernels_numba, plan, sampling
 from qsimenv.statevec.encode import REAL_TYPE, encode
 from qsimenv.statevec.exchange import trade_bits
 from qsimenv.statevec.layout import Layout
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.mpi
 TOLERANCE: dict[Precision, float] = {"double": 1e-12, "single": 1e-5}
 PRECISIONS: tuple[Precision, ...] = ("double", "single")
 FIXED_NAMES = [name for name in gates.NAMES if name != gates.UNITARY]
-QUBITS = 8
+QUBITS = 9
 
 
 def rank_bits(team: Team) -> int:
@@ -59,7 +59,8 @@ def scatter(vector: np.ndarray, layout: Layout, team: Team, precision: Precision
 
 def assert_amplitudes(state: State, vector: np.ndarray, precision: Precision, what: object = "") -> None:
     wanted = vector[logical_indices(state.layout, state.team.rank)]
-    deviation = float(np.abs(state.re + 1j * state.im - wanted).max())
+    found = (state.re.astype(float) + 1j * state.im) * getattr(state, "scale", 1.0)
+    deviation = float(np.abs(found - wanted).max())
     assert deviation < TOLERANCE[precision], f"rank {state.team.rank} is off by {deviation:.1e}: {what}"
 
 
@@ -82,23 +83,28 @@ def check(
 def placements(
     num_gate_qubits: int, num_rank_bits: int, rng: np.random.Generator
 ) -> Iterator[tuple[tuple[int, ...], Layout]]:
-    """Qubits for a gate, and layouts: every choice of which of them live on rank bits, the others spread at random."""
-    num_local = QUBITS - num_rank_bits
-    for count in range(max(0, num_gate_qubits - num_local), min(num_gate_qubits, num_rank_bits) + 1):
-        for away in itertools.combinations(range(num_gate_qubits), count):
-            qubits = tuple(int(q) for q in rng.permutation(QUBITS)[:num_gate_qubits])
-            high, low = (list(rng.permutation(r)) for r in (range(num_local, QUBITS), range(num_local)))
-            bits = [-1] * QUBITS
-            for k in away:
-                bits[qubits[k]] = int(high.pop())
-            for k in set(range(num_gate_qubits)) - set(away):
-                bits[qubits[k]] = int(low.pop())
-            others = [*high, *low]
-            rng.shuffle(others)
-            for qubit in (q for q in range(QUBITS) if bits[q] < 0):
-                bits[qubit] = int(others.pop())
-            yield qubits, Layout(tuple(bits), num_local, int(rng.integers(1 << QUBITS)))
-            yield qubits, Layout(tuple(bits), num_local)
+    """Qubits for a gate, and layouts: every choice of which of them live on rank bits, the others spread at random.
+
+    Each on ten qubits with inverted bits and on seven without: large and small blocks are encoded in different ways.
+    """
+    for num_qubits in (10, 7):
+        num_local = num_qubits - num_rank_bits
+        for count in range(max(0, num_gate_qubits - num_local), min(num_gate_qubits, num_rank_bits) + 1):
+            for away in itertools.combinations(range(num_gate_qubits), count):
+                qubits = tuple(int(q) for q in rng.permutation(num_qubits)[:num_gate_qubits])
+                bits = _place(num_qubits, num_local, qubits, [qubits[k] for k in away], rng)
+                yield qubits, Layout(bits, num_local, int(rng.integers(1 << num_qubits)) if num_qubits == 10 else 0)
+
+
+def _place(
+    num_qubits: int, num_local: int, qubits: Sequence[int], away: Sequence[int], rng: np.random.Generator
+) -> tuple[int, ...]:
+    """Bits for all qubits, so that of ``qubits`` those in ``away`` live on rank bits and the others on local ones."""
+    high, low = ([int(b) for b in rng.permutation(r)] for r in (range(num_local, num_qubits), range(num_local)))
+    bits = {qubit: (high if qubit in away else low).pop() for qubit in qubits}
+    others = [*high, *low]
+    rng.shuffle(others)
+    return tuple(bits[qubit] if qubit in bits else others.pop() for qubit in range(num_qubits))
 
 
 def arity(name: str) -> int:
@@ -148,8 +154,6 @@ def test_every_gate_under_open_controls(name: str, precision: Precision, team: T
     """One or two controls more, every value of all controls (some of them where there are many)."""
     rng = np.random.default_rng(100 + gates.NAMES.index(name))
     for added in (1, 2):
-        if arity(name) + added > QUBITS - rank_bits(team):
-            continue
         places = list(placements(arity(name) + added, rank_bits(team), rng))
         probe = Gate(name, places[0][0], tuple(angles(name, rng)), added)
         for state in {int(s) for s in rng.integers(1 << probe.num_controls, size=4)} | {0}:
@@ -185,24 +189,25 @@ def test_unitaries_with_special_structure(precision: Precision, team: Team) -> N
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize(("low_bits", "block_bits"), [(1, 4), (2, 5), (0, 4), (3, 7), (6, 15)])
+@pytest.mark.parametrize(("low_bits", "block_bits"), [(1, 4), (2, 5), (0, 4), (3, 7), (6, 15), (5, 9), (2, 8)])
 def test_random_circuits_in_small_blocks(
     low_bits: int, block_bits: int, precision: Precision, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks with gaps, several sweeps a stage, several stages; inverted bits at the start."""
     monkeypatch.setattr(plan, "LOW_BITS", low_bits)
     rng = np.random.default_rng(block_bits)
+    num_qubits = 10 if block_bits < 8 else 12
+    num_local = num_qubits - rank_bits(team)
     gaps = False
-    for turn in range(4):
-        num_local = 10 - rank_bits(team)
-        layout = Layout(tuple(int(b) for b in rng.permutation(10)), num_local, int(rng.integers(1 << 10)))
-        circuit = [random_gate(10, min(3, block_bits - low_bits), rng) for _ in range(50)]
+    for _ in range(4):
+        flips = int(rng.integers(1 << num_qubits))
+        layout = Layout(tuple(int(b) for b in rng.permutation(num_qubits)), num_local, flips)
+        circuit = [random_gate(num_qubits, min(3, block_bits - low_bits), rng) for _ in range(50)]
         made = check(circuit, layout, team, precision, rng, block_bits)
-        if turn == 0 and block_bits < 7:
-            assert made.num_sweeps > len(made.stages)
-            assert made.num_exchanges > 0 or team.size == 1
+        assert made.num_exchanges > 0 or team.size == 1
+        assert made.num_sweeps > len(made.stages) or block_bits == 15
         gaps = gaps or any(s.block != tuple(range(len(s.block))) for stage in made.stages for s in stage.sweeps)
-    assert gaps == (block_bits < 10 - rank_bits(team))
+    assert gaps == (block_bits < num_local)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -210,11 +215,13 @@ def test_threads_share_the_work(precision: Precision, team: Team, monkeypatch: p
     """The kernels for many threads, on a state so small that they would not be taken."""
     monkeypatch.setattr(kernels_numba, "PARALLEL_FROM", 2)
     rng = np.random.default_rng(3)
-    for _ in range(3):
-        layout = Layout(tuple(int(b) for b in rng.permutation(10)), 10 - rank_bits(team), int(rng.integers(1 << 10)))
-        check([random_gate(10, 3, rng) for _ in range(30)], layout, team, precision, rng, block_bits=6 + 3)
-        vector = random_state(10, rng)
-        for qubit in range(10):
+    for num_qubits, block_bits in ((10, 9), (12, 9), (9, 6)):
+        monkeypatch.setattr(plan, "LOW_BITS", 3)
+        flips = int(rng.integers(1 << num_qubits))
+        layout = Layout(tuple(int(b) for b in rng.permutation(num_qubits)), num_qubits - rank_bits(team), flips)
+        check([random_gate(num_qubits, 3, rng) for _ in range(30)], layout, team, precision, rng, block_bits)
+        vector = random_state(num_qubits, rng)
+        for qubit in range(num_qubits):
             _check_measurement(vector, layout, qubit, team, precision)
 
 
@@ -227,6 +234,28 @@ def test_weights_and_collapse(precision: Precision, team: Team) -> None:
         vector = random_state(QUBITS, rng)
         for qubit in range(QUBITS):
             _check_measurement(vector, layout, qubit, team, precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("first_chunk", [12, 3])
+def test_samples_of_some_qubits_in_any_order(
+    first_chunk: int, precision: Precision, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "FIRST_CHUNK", first_chunk)
+    rng = np.random.default_rng(12)
+    for turn in range(4):
+        flips = int(rng.integers(1 << QUBITS))
+        layout = Layout(tuple(int(b) for b in rng.permutation(QUBITS)), QUBITS - rank_bits(team), flips)
+        vector = random_state(QUBITS, rng)
+        qubits = [int(q) for q in rng.permutation(QUBITS)[:5]]
+        drawn = sampling.sample(
+            scatter(vector, layout, team, precision), qubits, sampling.Draw(turn, 0, 5_000, np.arange(5_000))
+        )
+        index = np.arange(1 << QUBITS)
+        outcome = sum(((index >> qubit) % 2) << k for k, qubit in enumerate(qubits))
+        exact = dict(enumerate(np.bincount(outcome, np.abs(vector) ** 2).tolist()))
+        counts = dict(enumerate(np.bincount(drawn, minlength=1 << len(qubits)).tolist()))
+        assert dense.chi_square_excess(counts, exact) < 6
 
 
 def _check_measurement(vector: np.ndarray, layout: Layout, qubit: int, team: Team, precision: Precision) -> None:
@@ -268,7 +297,7 @@ def test_a_circuit_and_its_inverse(precision: Precision, team: Team) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_amplitudes_are_in_the_order_of_the_qubits(precision: Precision, team: Team) -> None:
     rng = np.random.default_rng(9)
-    for flips in (0, 1, 37, 255):
+    for flips in (0, 1, 37, 511):
         layout = Layout(tuple(int(b) for b in rng.permutation(QUBITS)), QUBITS - rank_bits(team), flips)
         vector = random_state(QUBITS, rng)
         found = scatter(vector, layout, team, precision).amplitudes()
