@@ -43,7 +43,13 @@ LAYERS = (
 DOORS = {
     "mpi4py": {"qsimenv.comm"},
     "cupy": {"qsimenv.arrays", "qsimenv.statevec.kernels_cupy"},
-    "numba": {"qsimenv.statevec.kernels_numba", "qsimenv.statevec.engine"},
+    "numba": {
+        "qsimenv.statevec.kernels_numba",
+        "qsimenv.statevec.passes_numba",
+        "qsimenv.statevec.lanes_numba",
+        "qsimenv.statevec.engine",
+    },
+    "llvmlite": {"qsimenv.statevec.lanes_numba"},
     "qiskit": {"qsimenv.formats", "qsimenv.qiskit"},
     "zmq": {"qsimenv.qpm_plugin"},
     "click": {"qsimenv.cli"},

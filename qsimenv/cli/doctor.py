@@ -49,8 +49,8 @@ def _print(findings: list[Finding]) -> None:
     out = show.console()
     rows: list[tuple[str | Text, str | Text]] = []
     for finding in findings:
-        mark = Text("ok    ", style="green") if finding.ok else Text("look  ", style="yellow")
-        rows.append((mark + Text(finding.name, style="none"), finding.found))
+        mark = ("ok    ", "green") if finding.ok else ("look  ", "yellow")
+        rows.append((Text.assemble(mark, finding.name), finding.found))
         if finding.advice and not finding.ok:
             rows.append(("", Text(f"-> {finding.advice}", style="dim")))
     show.fields(out, rows)

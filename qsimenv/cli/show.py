@@ -53,7 +53,7 @@ def fields(out: Console, rows: Iterable[tuple[str | Text, str | Text]]) -> None:
     for label, text in pairs:
         label.pad_right(width + 2 - label.cell_len)
         for line in _wrapped(out, text, width + 2):
-            out.print(label + line)
+            out.print(Text.assemble(label, line))
             label = Text(" " * (width + 2))  # noqa: PLW2901 - the label stands beside the first line only
 
 
@@ -102,7 +102,7 @@ def show_result(result: Result, observables: Sequence[str] = (), metadata: bool 
     out = console()
     outcome_of(out, result, observables)
     if metadata:
-        fields(out, [(name.replace("_", " "), str(value)) for name, value in result.metadata.items()])
+        fields(out, [(name.replace("_", " "), _plain(value)) for name, value in result.metadata.items()])
     else:
         for line in summary(result.metadata):
             out.print(Text(line, style="dim"))
@@ -119,12 +119,19 @@ def summary(metadata: Mapping[str, Any]) -> tuple[str, str]:
     """``statevector, 2 ranks x 1 thread, double precision, seed 7`` and ``12 ms: sweeps 10 ms, …``."""
     ranks, threads = metadata["ranks"], metadata["threads"]
     seconds = metadata["seconds"]
-    phases = ", ".join(f"{phase} {seconds_text(s)}" for phase, s in seconds.items() if phase != "total")
+    phases = {phase: s for phase, s in seconds.items() if phase != "total"}
     return (
         f"{metadata['engine']}, {plural(ranks, 'rank')} x {plural(threads, 'thread')}, "
         f"{metadata['precision']} precision, seed {metadata['seed']}",
-        f"{seconds_text(seconds['total'])}: {phases}",
+        f"{seconds_text(seconds['total'])}: {_plain(phases)}",
     )
+
+
+def _plain(value: Any) -> str:
+    """A value of the metadata; those that have parts are seconds by phase."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {seconds_text(part)}" for name, part in value.items())
+    return str(value)
 
 
 def plural(number: int, noun: str) -> str:

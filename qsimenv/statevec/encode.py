@@ -1,8 +1,8 @@
 """Encoding: the sweeps of a plan and parameter values to the flat arrays that a kernel reads.
 
 A row of ``ops`` is one pass over a block in terms of positions *inside the block*; ``coefficients`` and ``tables`` hold
-the numbers. All depend on the precision and on nothing that a rank knows, so every rank reads the same. Columns are named
-below; the kernels import these names, and nothing else is shared between planner and kernels. Blocks of at least
+the numbers. All depend on the precision and on nothing that a rank knows, so every rank reads the same. Columns are
+named below; the kernels import these names, and nothing else is shared between planner and kernels. Blocks of at least
 ``NORMAL_FORM_BITS`` bits are brought into normal form first; smaller ones get a row for each op.
 """
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from qsimenv import gates
 from qsimenv.circuit import Gate
-from qsimenv.statevec.normalform import Affine, Compiler, Pass, Phases, Plain, Rotations
+from qsimenv.statevec.normalform import Affine, Compiler, Factor, Pass, Phases, Plain, Rotations
 from qsimenv.statevec.plan import Op, Plan, Sweep, unmixed_targets
 from qsimenv.task import Precision
 
@@ -38,9 +38,9 @@ FIXED = TARGETS + gates.MAX_UNITARY_TARGETS
 """First column of the sorted block positions that a pass holds fixed: its targets and its controls inside the block."""
 ROW = 56
 
-GENERAL, REAL, FLIP, PHASE, ROTATE, QUADRATIC, PERMUTE = range(7)
-"""Kinds: dense complex matrix, real matrix on one target, X on one target, multiplication by one number; and the passes
-of the normal form: rotations, quadratic phases, affine permutation."""
+GENERAL, REAL, FLIP, PHASE, ROTATE, QUADRATIC, PERMUTE, TWO_TARGETS = range(8)
+"""Kinds: dense complex matrix, real matrix on one target, X on one target, multiplication by one number; the passes of
+the normal form: rotations, quadratic phases, affine permutation; and a dense matrix on two targets without controls."""
 
 NORMAL_FORM_BITS = 8
 LOW_TABLE_BITS = 8
@@ -147,6 +147,9 @@ class _Writer:
                     self._phases(each)
                 case Affine():
                     self._affine(each)
+                case Factor(value=value):
+                    self._controlled_row(PHASE, [], 0, 0)
+                    self._add_coefficients([value, 0.0])
         block = self._block
         low_bits = next((k for k, bit in enumerate(block) if bit != k), len(block))
         return EncodedSweep(
@@ -187,11 +190,30 @@ class _Writer:
             return
         if np.array_equal(matrix, np.eye(len(matrix))):
             return
+        if len(matrix) == 4 and not op.control_mask and len(self._block) >= NORMAL_FORM_BITS:
+            self._two_targets([self._position[bit] for bit in op.bits], matrix)
+            return
         kind = GENERAL
         if len(matrix) == 2 and not matrix.imag.any():
             kind = FLIP if np.array_equal(matrix, [[0, 1], [1, 0]]) else REAL
         self._controlled_row(kind, [self._position[bit] for bit in op.bits], op.control_mask, op.control_value)
         self._add_coefficients(np.ascontiguousarray(matrix).view(np.float64))
+
+    def _two_targets(self, targets: Sequence[int], matrix: gates.Matrix) -> None:
+        """See ``lanes_numba.dense``: for output v, pattern m and each lane the entry (row, row ^ m) of the matrix."""
+        if targets[0] > targets[1]:
+            targets, swapped = targets[::-1], [0, 2, 1, 3]
+            matrix = matrix[np.ix_(swapped, swapped)]
+        lanes = [position for position in targets if position < self._lane_bits]
+        index = np.arange(1 << self._lane_bits)
+        lane_part = sum((index >> lane & 1) << k for k, lane in enumerate(lanes)) + 0 * index
+        row = self._row(TWO_TARGETS, targets, targets)
+        row[HAS_LANES] = len(lanes)
+        for output in range(4 >> len(lanes)):
+            rows = lane_part | output << len(lanes)
+            for pattern in range(4):
+                entries = matrix[rows, rows ^ pattern]
+                self._add_coefficients([entries.real, entries.imag])
 
     def _number(self, op: Op, stored: int, factor: complex) -> None:
         """Multiply by ``factor`` where the op's bits have the value ``stored`` and its controls theirs."""

@@ -26,8 +26,9 @@ from qsimenv.statevec.encode import (
     REAL,
     ROTATE,
     TARGETS,
+    TWO_TARGETS,
 )
-from qsimenv.statevec.passes_numba import apply_phases, permute, rotate
+from qsimenv.statevec.passes_numba import apply_phases, permute, rotate, two_targets
 
 PARALLEL_FROM = 1 << 15
 """Amplitudes from which starting threads pays."""
@@ -147,6 +148,8 @@ def _apply(re, im, bits, ops, coefficients, tables, index, spare):
             apply_phases(re, im, bits, ops, row, coefficients, tables, index)
         elif kind == PERMUTE:
             permute(re, im, bits, ops, row, tables, index, spare)
+        elif kind == TWO_TARGETS:
+            two_targets(re, im, bits, ops, row, coefficients)
         elif kind == PHASE:
             _phase(re, im, bits, ops, row, coefficients)
         elif kind == FLIP:

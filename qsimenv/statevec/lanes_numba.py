@@ -68,12 +68,13 @@ def rotation(pair_bits: int, with_lanes: bool) -> Callable[..., Any]:
     slope on that bit; ``lane_slopes`` is a tuple of one slope a lane bit (not looked at without ``with_lanes``).
     """
 
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]
     def turn(typing: Any, plane: Any, start: Any, distances: Any, slopes: Any, lane_slopes: Any) -> Any:
         signature = types.void(plane, start, distances, slopes, lane_slopes)
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-            data, kind, tile, pointers = _load(context, builder, signature, arguments, pair_bits)
+            plane, start, distances = arguments[:3]
+            kind, tile, pointers = _load(context, builder, signature.args[0], plane, start, distances, pair_bits)
             if with_lanes:
                 for bit in range(LANE_BITS[signature.args[0].dtype.bitwidth // 8]):
                     slope = builder.extract_value(arguments[4], bit)
@@ -81,7 +82,7 @@ def rotation(pair_bits: int, with_lanes: bool) -> Callable[..., Any]:
             for bit in range(pair_bits):
                 tile = _turn_pairs(builder, kind, tile, bit, builder.extract_value(arguments[3], bit))
             for pointer, x in zip(pointers, tile, strict=True):
-                builder.store(x, pointer).align = signature.args[0].dtype.bitwidth // 8
+                builder.store(x, pointer).align = _item_bytes(kind)
             return context.get_dummy_value()
 
         return signature, generate
@@ -89,24 +90,78 @@ def rotation(pair_bits: int, with_lanes: bool) -> Callable[..., Any]:
     return turn  # type: ignore[no-any-return]
 
 
+def dense(lanes: tuple[int, ...], pair_bits: int) -> Callable[..., Any]:
+    """An intrinsic ``apply(re, im, start, distances, coefficients, at)``: a dense complex matrix on one tile, in place.
+
+    Its targets are the lane bits ``lanes`` and then ``pair_bits`` bits above them. For output vector v and every pattern
+    m over the targets, ``coefficients`` holds from ``at`` on a vector of real and one of imaginary parts, lane by lane:
+    what the input at ``index ^ m`` is multiplied by.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def apply(typing: Any, re: Any, im: Any, start: Any, distances: Any, coefficients: Any, at: Any) -> Any:
+        signature = types.void(re, im, start, distances, coefficients, at)
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            re_plane, im_plane, start, distances, table, at = arguments
+            kind, reals, to_re = _load(context, builder, signature.args[0], re_plane, start, distances, pair_bits)
+            _, imags, to_im = _load(context, builder, signature.args[1], im_plane, start, distances, pair_bits)
+            numbers = context.make_array(signature.args[4])(context, builder, table).data
+            place = at
+            for number, (re_pointer, im_pointer) in enumerate(zip(to_re, to_im, strict=True)):
+                x = y = ir.Constant(kind, [0.0] * kind.count)
+                for pattern in range(1 << (len(lanes) + pair_bits)):
+                    lane_mask = sum((pattern >> k & 1) << lane for k, lane in enumerate(lanes))
+                    other = number ^ (pattern >> len(lanes))
+                    p, q = (_shuffled(builder, kind, plane[other], lane_mask) for plane in (reals, imags))
+                    c, place = _vector_at(builder, kind, numbers, place)
+                    s, place = _vector_at(builder, kind, numbers, place)
+                    minus = builder.fneg(s)
+                    x = _fma(builder, kind, minus, q, _fma(builder, kind, c, p, x))
+                    y = _fma(builder, kind, s, p, _fma(builder, kind, c, q, y))
+                for result, pointer in ((x, re_pointer), (y, im_pointer)):
+                    builder.store(result, pointer).align = _item_bytes(kind)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return apply  # type: ignore[no-any-return]
+
+
+def _shuffled(builder: ir.IRBuilder, kind: ir.VectorType, x: Any, lane_mask: int) -> Any:
+    """The vector with lane l taken from lane ``l ^ lane_mask``."""
+    if not lane_mask:
+        return x
+    order = ir.Constant(ir.VectorType(_MASK, kind.count), [lane ^ lane_mask for lane in range(kind.count)])
+    return builder.shuffle_vector(x, ir.Constant(kind, ir.Undefined), order)
+
+
+def _vector_at(builder: ir.IRBuilder, kind: ir.VectorType, numbers: Any, place: Any) -> tuple[Any, Any]:
+    """The vector at ``place`` of an array, and the place after it."""
+    x = builder.load(builder.bitcast(builder.gep(numbers, [place]), kind.as_pointer()))
+    x.align = _item_bytes(kind)
+    return x, builder.add(place, ir.Constant(_INDEX, kind.count))
+
+
+def _item_bytes(kind: ir.VectorType) -> int:
+    return 4 if isinstance(kind.element, ir.FloatType) else 8
+
+
 def _load(
-    context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any], pair_bits: int
-) -> tuple[Any, ir.VectorType, list[Any], list[Any]]:
-    """The vectors of a tile and where they came from."""
-    array = signature.args[0]
+    context: Any, builder: ir.IRBuilder, array: Any, plane: Any, start: Any, distances: Any, pair_bits: int
+) -> tuple[ir.VectorType, list[Any], list[Any]]:
+    """The kind of vector, the vectors of a tile, and where they came from."""
     item_bytes = array.dtype.bitwidth // 8
     kind = ir.VectorType(ir.FloatType() if item_bytes == 4 else ir.DoubleType(), 64 // item_bytes)
-    data = context.make_array(array)(context, builder, arguments[0]).data
-    distances = [builder.extract_value(arguments[2], bit) for bit in range(pair_bits)]
-    pointers, tile = [], []
+    data = context.make_array(array)(context, builder, plane).data
+    steps = [builder.extract_value(distances, bit) for bit in range(pair_bits)]
+    tile, pointers = [], []
     for number in range(1 << pair_bits):
-        place = arguments[1]
+        place = start
         for bit in range(pair_bits):
             if number >> bit & 1:
-                place = builder.add(place, distances[bit])
-        pointer = builder.bitcast(builder.gep(data, [place]), kind.as_pointer())
-        x = builder.load(pointer)
-        x.align = item_bytes
-        pointers.append(pointer)
-        tile.append(x)
-    return data, kind, tile, pointers
+                place = builder.add(place, steps[bit])
+        pointers.append(builder.bitcast(builder.gep(data, [place]), kind.as_pointer()))
+        tile.append(builder.load(pointers[-1]))
+        tile[-1].align = item_bytes
+    return kind, tile, pointers

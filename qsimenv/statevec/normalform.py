@@ -5,8 +5,9 @@ several bits in one pass), *phases* ``exp(i q(x))`` with a quadratic form q over
 that are affine over GF(2), and what is left over as it stands. Every one-target gate is a phase, a rotation and a
 phase, times a number that the state carries along; controlled phases and CX chains are phases and permutations.
 
-A compiler holds back what has come so far as ``phases . rotations . permutation`` and emits it only when the next op
-does not commute with it. So a layer of RZ and CZ becomes one pass, CX-RZ-CX a phase, a CX chain one permutation.
+A compiler holds back what has come so far as ``phases . rotations . phases . permutation`` (the last one acts first)
+and emits it only when the next op does not commute with it. So a layer of RZ and CZ becomes one pass, CX-RZ-CX a
+phase, a CX chain one permutation.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from qsimenv.statevec.plan import Op
 
 _NOTHING = 1e-15
 """A rotation or an angle smaller than this is none."""
+SMALLEST_SCALE = 2.0**-30
+"""A scale below this is multiplied in."""
 
 
 @dataclass
@@ -43,8 +46,25 @@ class Quadratic:
         else:
             _add(self.product, (min(bits), max(bits)), angle)
 
-    def touches(self, bit: int) -> bool:
-        return bit in self.linear or any(bit in pair for pair in self.product)
+    def take_out(self, bit: int, stay: dict[int, float]) -> Quadratic | None:
+        """The terms with ``bit``, taken out; None, and nothing is, where one of them also has a bit of ``stay``."""
+        partners = self._partners(bit)
+        if any(other in stay for other, _ in partners):
+            return None
+        taken = Quadratic()
+        if bit in self.linear:
+            taken.add(self.linear.pop(bit), bit)
+        for other, angle in partners:
+            del self.product[min(bit, other), max(bit, other)]
+            taken.add(angle, bit, other)
+        return taken
+
+    def add_form(self, other: Quadratic) -> None:
+        self.add(other.constant)
+        for bit, angle in other.linear.items():
+            self.add(angle, bit)
+        for pair, angle in other.product.items():
+            self.add(angle, *pair)
 
     def flip(self, bit: int) -> None:
         """Put ``1 - x`` for the bit."""
@@ -107,13 +127,20 @@ class Plain:
     matrix: npt.NDArray[np.complex128]
 
 
-Pass = Rotations | Phases | Affine | Plain
+@dataclass(frozen=True)
+class Factor:
+    """Multiply every number."""
+
+    value: float
+
+
+Pass = Rotations | Phases | Affine | Plain | Factor
 
 
 class Compiler:
     """Takes the ops of the sweeps of a stage one after the other and gives the passes of each sweep.
 
-    ``finish_sweep`` emits all that is bound to the block; phases may wait for a later sweep, ``finish`` emits them, too.
+    ``finish_sweep`` emits all that is bound to the block; phases may wait for a later sweep, ``finish`` emits them too.
     ``scale`` is what the stored numbers have to be multiplied by.
     """
 
@@ -122,6 +149,7 @@ class Compiler:
         self._passes: list[Pass] = []
         self._rows: dict[int, int] = {}
         self._flips = 0
+        self._before = Quadratic()
         self._slopes: dict[int, float] = {}
         self._phases = Quadratic()
 
@@ -182,32 +210,46 @@ class Compiler:
             slope = abs(slope)
         self._phases.add(lean, bit)
         self._rotate(bit, float(slope))
-        self.scale *= abs(first)
+        self._shrink(abs(first))
         self._phases.add(turn - lean, bit)
+
+    def _shrink(self, factor: float) -> None:
+        """Leave a factor in the scale; multiply it in before the stored numbers grow out of range."""
+        self.scale *= factor
+        if abs(self.scale) < SMALLEST_SCALE:
+            self._emit()
+            self._passes.append(Factor(abs(self.scale)))
+            self.scale /= abs(self.scale)
 
     def _flip(self, bit: int) -> None:
         """X is moved to the front: past phases and rotations it only changes signs."""
         self._phases.flip(bit)
+        self._before.flip(bit)
         if bit in self._slopes:
             self._slopes[bit] = -self._slopes[bit]
         self._rows.setdefault(bit, 1 << bit)
         self._flips ^= 1 << bit
 
     def _rotate(self, bit: int, slope: float) -> None:
-        if self._phases.touches(bit):
-            self._emit()
-        elif bit in self._slopes:
+        if bit in self._slopes:
             self._emit_moves()
+        moved = self._phases.take_out(bit, self._slopes)
+        if moved is None:
+            self._emit_moves()
+            moved = self._phases.take_out(bit, {})
+            assert moved is not None  # noqa: S101 - nothing had to stay
+        self._before.add_form(moved)
         self._slopes[bit] = slope
 
     def _controlled_flip(self, target: int, control: int, value: int) -> None:
+        if target in self._slopes or control in self._slopes or not self._before.can_add_control(target, control):
+            self._emit_moves()
         if not self._phases.can_add_control(target, control):
             self._emit()
-        elif target in self._slopes or control in self._slopes:
-            self._emit_moves()
-        self._phases.add_control(target, control)
-        if not value:
-            self._phases.flip(target)
+        for form in (self._phases, self._before):
+            form.add_control(target, control)
+            if not value:
+                form.flip(target)
         source = self._rows.get(control, 1 << control)
         self._rows[target] = self._rows.get(target, 1 << target) ^ source
         flip = (self._flips >> control & 1) ^ 1 ^ value
@@ -217,18 +259,23 @@ class Compiler:
 
     def _emit(self) -> None:
         self._emit_moves()
-        form, self._phases = self._phases, Quadratic()
-        self.scale *= cmath.exp(1j * form.constant)
-        if form.linear or form.product:
-            self._passes.append(Phases(Quadratic(0.0, form.linear, form.product)))
+        self._emit_phases(self._phases)
+        self._phases = Quadratic()
 
     def _emit_moves(self) -> None:
+        """All but the phases that come last."""
         masks = tuple((bit, mask) for bit, mask in sorted(self._rows.items()) if mask != 1 << bit)
         if masks or self._flips:
             self._passes.append(Affine(masks, self._flips))
+        self._emit_phases(self._before)
         if self._slopes:
             self._passes.append(Rotations(tuple(sorted(self._slopes.items()))))
-        self._rows, self._flips, self._slopes = {}, 0, {}
+        self._rows, self._flips, self._before, self._slopes = {}, 0, Quadratic(), {}
+
+    def _emit_phases(self, form: Quadratic) -> None:
+        self.scale *= cmath.exp(1j * form.constant)
+        if form.linear or form.product:
+            self._passes.append(Phases(Quadratic(0.0, form.linear, form.product)))
 
 
 def _bits_of(mask: int) -> list[int]:

@@ -22,12 +22,18 @@ from qsimenv.statevec.encode import (
     TABLE,
     TARGETS,
 )
-from qsimenv.statevec.lanes_numba import rotation
+from qsimenv.statevec.lanes_numba import dense, rotation
 
 _options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
 _lanes_only, _lanes_1, _lanes_2, _lanes_3, _lanes_4 = (rotation(k, with_lanes=True) for k in range(5))
 _pairs_1, _pairs_2, _pairs_3, _pairs_4 = (rotation(k, with_lanes=False) for k in range(1, 5))
+
+
+_dense_pairs = dense((), 2)
+_dense_0, _dense_1, _dense_2, _dense_3 = (dense((lane,), 1) for lane in range(4))
+_dense_01, _dense_02, _dense_12 = dense((0, 1), 0), dense((0, 2), 0), dense((1, 2), 0)
+_dense_03, _dense_13, _dense_23 = dense((0, 3), 0), dense((1, 3), 0), dense((2, 3), 0)
 
 
 @njit(inline="always", **_options)
@@ -95,6 +101,46 @@ def rotate(re, im, bits, ops, row, coefficients):
             start = _tile_start(tile << lane_bits, ops, row, 4)
             _pairs_4(re, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
             _pairs_4(im, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
+
+
+@njit(**_options)
+def two_targets(re, im, bits, ops, row, coefficients):
+    """A dense complex matrix on two bits of the block, HAS_LANES of which (the lower ones) are lane bits."""
+    lane_bits = 4 if re.itemsize == 4 else 3
+    lanes, at = ops[row, HAS_LANES], ops[row, OFFSET]
+    low, high = ops[row, TARGETS], ops[row, TARGETS + 1]
+    tiles = 1 << (bits - lane_bits - 2 + lanes)
+    if lanes == 0:
+        distances = (1 << low, 1 << high)
+        for tile in range(tiles):
+            _dense_pairs(re, im, _tile_start(tile << lane_bits, ops, row, 2), distances, coefficients, at)
+    elif lanes == 1:
+        distance = (1 << high,)
+        for tile in range(tiles):
+            start = ((tile << lane_bits) >> high << (high + 1)) | ((tile << lane_bits) & ((1 << high) - 1))
+            if low == 0:
+                _dense_0(re, im, start, distance, coefficients, at)
+            elif low == 1:
+                _dense_1(re, im, start, distance, coefficients, at)
+            elif low == 2:
+                _dense_2(re, im, start, distance, coefficients, at)
+            else:
+                _dense_3(re, im, start, distance, coefficients, at)
+    else:
+        for tile in range(tiles):
+            start = tile << lane_bits
+            if high == 1:
+                _dense_01(re, im, start, (), coefficients, at)
+            elif high == 2 and low == 0:
+                _dense_02(re, im, start, (), coefficients, at)
+            elif high == 2:
+                _dense_12(re, im, start, (), coefficients, at)
+            elif low == 0:
+                _dense_03(re, im, start, (), coefficients, at)
+            elif low == 1:
+                _dense_13(re, im, start, (), coefficients, at)
+            else:
+                _dense_23(re, im, start, (), coefficients, at)
 
 
 @njit(**_options)

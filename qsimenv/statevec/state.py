@@ -19,14 +19,12 @@ from qsimenv.statevec import kernels_numba as kernels
 from qsimenv.statevec.encode import REAL_TYPE, EncodedSweep
 from qsimenv.statevec.exchange import trade_bits
 from qsimenv.statevec.layout import Layout
+from qsimenv.statevec.normalform import SMALLEST_SCALE
 from qsimenv.statevec.plan import Plan
 from qsimenv.task import AMPLITUDE_BYTES, Precision
 
 BLOCK_BITS: dict[Precision, int] = {"double": 15, "single": 16}
 """A block of two planes fills half of a 1 MiB second-level cache."""
-
-_SMALLEST_SCALE = 2.0**-30
-"""A scale beyond this is multiplied in, so that the stored numbers stay in range."""
 
 
 @dataclass
@@ -113,12 +111,12 @@ class State:
         )  # fmt: skip
         self.work.sweeps += 1
         self.scale *= sweep.scale
-        if not _SMALLEST_SCALE < abs(self.scale) < 1 / _SMALLEST_SCALE:
+        if abs(self.scale) < SMALLEST_SCALE:
             self._keep(63, 0, abs(self.scale))
             self.scale /= abs(self.scale)
 
     def _keep(self, bit: int, value: int, factor: float) -> None:
-        """Multiply what has ``value`` at ``bit`` (0 for all above the index) by a factor and clear the rest. *Local.*"""
+        """Multiply what has ``value`` at ``bit`` (0 for all above the index) by a factor, clear the rest. *Local.*"""
         kernels.collapse(self.re, self.im, bit, value, factor)
 
     def weights(self, qubit: int) -> tuple[float, float]:
@@ -149,7 +147,7 @@ class State:
         full = np.empty(1 << num_qubits, dtype=np.complex128 if self.precision == "double" else np.complex64)
         full.real = self.team.gather(self.re).reshape(-1)
         full.imag = self.team.gather(self.im).reshape(-1)
-        full *= self.scale
+        np.multiply(full, self.scale, out=full)
         cube = full.reshape((2,) * num_qubits)
         flipped = [num_qubits - 1 - bit for bit in range(num_qubits) if self.layout.flips >> bit & 1]
         cube = np.flip(cube, axis=tuple(flipped))

@@ -17,7 +17,7 @@ from qsimenv.launcher import environment
 from qsimenv.qpm_plugin import TaskState
 from qsimenv.qpm_plugin.client import Client, connect
 from qsimenv.qpm_plugin.connection import FILE_NAME
-from tests.faults.conftest import COMMAND, processes_of, wait_until
+from tests.support import COMMAND, processes_of, wait_until
 
 pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(180)]
 

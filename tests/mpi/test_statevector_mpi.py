@@ -198,16 +198,17 @@ def test_random_circuits_in_small_blocks(
     rng = np.random.default_rng(block_bits)
     num_qubits = 10 if block_bits < 8 else 12
     num_local = num_qubits - rank_bits(team)
-    gaps = False
+    gaps, exchanges = False, 0
     for _ in range(4):
         flips = int(rng.integers(1 << num_qubits))
         layout = Layout(tuple(int(b) for b in rng.permutation(num_qubits)), num_local, flips)
         circuit = [random_gate(num_qubits, min(3, block_bits - low_bits), rng) for _ in range(50)]
         made = check(circuit, layout, team, precision, rng, block_bits)
-        assert made.num_exchanges > 0 or team.size == 1
+        exchanges += made.num_exchanges
         assert made.num_sweeps > len(made.stages) or block_bits == 15
         gaps = gaps or any(s.block != tuple(range(len(s.block))) for stage in made.stages for s in stage.sweeps)
     assert gaps == (block_bits < num_local)
+    assert (exchanges > 0) == (team.size > 1)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -269,6 +270,40 @@ def _check_measurement(vector: np.ndarray, layout: Layout, qubit: int, team: Tea
         state.collapse(qubit, value, found[value])
         assert_amplitudes(state, parts[value] / np.sqrt(wanted[value]), precision, (qubit, value))
         assert sum(state.weights(qubit)) == pytest.approx(1, abs=TOLERANCE[precision])
+
+
+SPECIAL_ANGLES = [
+    sign * angle + offset
+    for angle in (0.0, np.pi / 2, np.pi, 2 * np.pi, 3 * np.pi) for sign in (1, -1) for offset in (0.0, 1e-8, -1e-5)
+]  # fmt: skip
+"""Where sines, cosines and their quotients are zero, one, infinite, or next to it."""
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("num_qubits", [7, 11])
+def test_special_angles(num_qubits: int, precision: Precision, team: Team) -> None:
+    rng = np.random.default_rng(13)
+    names = [name for name in FIXED_NAMES if gates.num_params(name)]
+    for _ in range(6):
+        circuit = []
+        for name in rng.permutation(names):
+            qubits = (int(q) for q in rng.permutation(num_qubits)[: arity(name)])
+            angles = [float(a) for a in rng.choice(SPECIAL_ANGLES, gates.num_params(name))]
+            circuit += [gate(str(name), *qubits, params=angles), random_gate(num_qubits, 3, rng)]
+        layout = Layout(tuple(int(b) for b in rng.permutation(num_qubits)), num_qubits - rank_bits(team), 3)
+        check(circuit, layout, team, precision, rng)
+
+
+def test_a_deep_circuit(team: Team) -> None:
+    """Thousands of gates: factors that are put aside must neither vanish nor pile up."""
+    rng = np.random.default_rng(14)
+    circuit = [random_gate(9, 3, rng) for _ in range(300)]
+    for layer in range(60):
+        circuit += [gate("ry", q, params=[3.1 if layer % 2 else 0.4]) for q in range(9)]
+        circuit += [gate("cx", q, (q + 1) % 9) for q in range(9)] + [gate("h", q) for q in range(9)]
+        circuit += [gate("rx", q, params=[-np.pi + 1e-3 * layer]) for q in range(9)]
+    layout = Layout(tuple(int(b) for b in rng.permutation(9)), 9 - rank_bits(team), 5)
+    check(circuit, layout, team, "double", rng)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -1,0 +1,113 @@
+"""What tests in several folders need: the command, run folders that must be left empty, and waiting with a deadline."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qsimenv.errors import QSimEnvError
+from qsimenv.launcher.bindings import find_pmix_module
+from qsimenv.launcher.commands import find_program
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+COMMAND = (sys.executable, "-m", "qsimenv.cli")
+
+
+def qsimenv(*arguments: object, timeout_s: float = 60, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user calls it, in a process of its own, with nothing to read."""
+    return run_and_end([*COMMAND, *map(str, arguments)], timeout_s, environ)
+
+
+def run_and_end(
+    command: Sequence[str], timeout_s: float, environ: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; after ``timeout_s`` seconds it is ended with all its family, and the test fails."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, cwd=ROOT, env=os.environ | (environ or {})
+    )
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        process.terminate()
+        _, left = psutil.wait_procs(family, timeout=5)
+        for member in left:
+            member.kill()
+        out, err = process.communicate()
+        pytest.fail(f"not done after {timeout_s} s: {command}\n{out.decode()}\n{err.decode()}")
+    return subprocess.CompletedProcess(list(command), process.returncode, out.decode(), err.decode())
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait for a condition; AssertionError with ``what`` after the deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Every process that names the run folder on its command line or in its environment, but ourselves."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+        names_it = any(str(folder) in word for word in words)
+        if names_it and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def skip_without_prte() -> None:
+    """Skip where there is no PRTE to start an environment with."""
+    try:
+        find_program("prte")
+    except QSimEnvError as error:
+        pytest.skip(str(error))
+
+
+@contextmanager
+def run_folder(parent: Path) -> Iterator[Path]:
+    """A run folder of one's own, for as long as the block lasts; no process that knew it may be left then."""
+    run = parent / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QSIMENV_RUN_FOLDER", str(run))
+        patch.delenv("QSIMENV_CONNECTION", raising=False)
+        try:
+            yield run
+        finally:
+            left = processes_of(run)
+            words = [" ".join(process.cmdline())[:150] for process in left if process.is_running()]
+            for process in left:
+                process.kill()
+            assert not words, f"left running: {words}"
+
+
+@pytest.fixture(params=["pmix", "prterun"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to launch; the PMIx one is skipped where there are no bindings, unless QSIMENV_REQUIRE names it."""
+    skip_without_prte()
+    missing = request.param == "pmix" and find_pmix_module() is None
+    if missing and "pmix" not in os.environ.get("QSIMENV_REQUIRE", ""):
+        pytest.skip("no PMIx Python bindings for this interpreter (Debian: python3-pmix)")
+    monkeypatch.setenv("QSIMENV_LAUNCHER", request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A run folder for one test; the test must leave it gone, and no process that knew it."""
+    with run_folder(tmp_path) as run:
+        yield run
