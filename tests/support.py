@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ from qsimenv.launcher.commands import find_program
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 COMMAND = (sys.executable, "-m", "qsimenv.cli")
+BELL = EXAMPLES / "bell.qasm"
+QASM2 = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
+QASM3 = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
 
 
 def qsimenv(*arguments: object, timeout_s: float = 60, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -46,6 +50,25 @@ def run_and_end(
         out, err = process.communicate()
         pytest.fail(f"not done after {timeout_s} s: {command}\n{out.decode()}\n{err.decode()}")
     return subprocess.CompletedProcess(list(command), process.returncode, out.decode(), err.decode())
+
+
+def refused(done: subprocess.CompletedProcess[str], message: str) -> None:
+    """Exit code 2, nothing on stdout, and one line on stderr that says ``message`` (a regular expression)."""
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    assert done.stderr.endswith("\n"), done.stderr
+    assert done.stderr.startswith("qsimenv"), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert re.search(message, done.stderr), done.stderr
+
+
+def long_program(num_qubits: int, layers: int) -> str:
+    layer = "".join(f"rx(0.3) q[{k}];\nry(0.4) q[{k}];\n" for k in range(num_qubits))
+    layer += "".join(f"cx q[{k}], q[{k + 1}];\n" for k in range(num_qubits - 1))
+    return (
+        f"{QASM3}qubit[{num_qubits}] q;\nbit[{num_qubits}] c;\n"
+        f"for uint k in [1:{layers}] {{\n{layer}}}\nc = measure q;\n"
+    )
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:

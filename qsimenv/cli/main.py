@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
         _leave("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         _close_stdout()
-        sys.exit(EXIT_ERROR)
+        sys.exit(1)  # as click itself does
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise

@@ -44,8 +44,10 @@ the normal form: rotations, quadratic phases, affine permutation; and a dense ma
 
 NORMAL_FORM_BITS = 8
 LOW_TABLE_BITS = 8
-"""The quadratic phases and the permutations of a block work with one table for so many low bits, one for the others."""
+"""The quadratic phases of a block work with one table for so many low bits, one for the others."""
 _MOST_PAIR_BITS = 4
+_LINE_BITS = 4
+"""A cache line holds sixteen numbers in single precision."""
 
 REAL_TYPE: dict[Precision, type[np.floating]] = {"double": np.float64, "single": np.float32}
 
@@ -282,7 +284,6 @@ class _Writer:
     def _affine(self, affine: Affine) -> None:
         """See ``passes_numba.permute``."""
         bits, position = len(self._block), self._position
-        low = min(bits, LOW_TABLE_BITS)
         matrix = np.eye(bits, dtype=np.uint8)
         outside: list[tuple[int, int]] = []
         moved = {position[bit] for bit in self._block if affine.flips >> bit & 1}
@@ -301,11 +302,53 @@ class _Writer:
         for bit in self._block:
             if affine.flips >> bit & 1:
                 shift ^= columns[position[bit]]
+        run_bits = min(min(moved), _LINE_BITS)
+        near = _tile(matrix, run_bits)
+        far = _complement(near, bits, run_bits)
         row = self._row(PERMUTE, [], [])
-        row[NUM_ENTRIES], row[RUN_BITS] = len(outside), min(moved, default=bits)
+        row[NUM_ENTRIES], row[RUN_BITS], row[NUM_FIXED] = len(outside), run_bits, 1 << len(near)
         self._add_table([shift, *(number for mask, k in outside for number in (mask, columns[k]))])
-        self._add_table(_xor_table(columns[:low]))
-        self._add_table(_xor_table(columns[low:]))
+        for directions in (near, far):
+            self._add_table(_xor_table(directions))
+            self._add_table(_xor_table([_product(columns, direction) for direction in directions]))
+
+
+def _product(columns: Sequence[int], vector: int) -> int:
+    """A matrix, given by its columns, times a vector over GF(2)."""
+    result = 0
+    for k, column in enumerate(columns):
+        result ^= column * (vector >> k & 1)
+    return result
+
+
+def _tile(matrix: npt.NDArray[np.uint8], run_bits: int) -> list[int]:
+    """Independent directions that span whole cache lines of the target and of the source, above the runs."""
+    size = len(matrix)
+    lines = [1 << k for k in range(run_bits, min(_LINE_BITS, size))]
+    images = [
+        int(sum(int(matrix[k, column]) << k for k in range(size))) for column in range(run_bits, min(_LINE_BITS, size))
+    ]
+    return _independent([*lines, *images])
+
+
+def _complement(near: Sequence[int], bits: int, run_bits: int) -> list[int]:
+    """Directions that span the rest of the block together with those near and the runs."""
+    together = _independent([*near, *(1 << k for k in range(run_bits, bits))])
+    return together[len(near) :]
+
+
+def _independent(vectors: Sequence[int]) -> list[int]:
+    """Those of the vectors over GF(2) that are no sums of the ones before."""
+    kept: list[int] = []
+    reduced: dict[int, int] = {}
+    for vector in vectors:
+        rest = vector
+        while rest and (rest.bit_length() - 1) in reduced:
+            rest ^= reduced[rest.bit_length() - 1]
+        if rest:
+            reduced[rest.bit_length() - 1] = rest
+            kept.append(vector)
+    return kept
 
 
 def _values(bits: int) -> npt.NDArray[np.float64]:

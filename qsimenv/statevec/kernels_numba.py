@@ -221,9 +221,13 @@ def _sweep_parallel(
         )
 
 
+_PAD = 144
+"""Numbers between the planes of a scratch block, so that equal positions in two of them differ in the low address bits."""
+
+
 def scratch_for(block_bits, real_type):
-    """Room for one block and a plane to spare for each thread: shape (threads, 3, 2**block_bits)."""
-    return np.empty((get_num_threads(), 3, 1 << block_bits), dtype=real_type)
+    """Room for one block and a plane to spare for each thread: shape (threads, 3, 2**block_bits and a little more)."""
+    return np.empty((get_num_threads(), 3, (1 << block_bits) + _PAD), dtype=real_type)
 
 
 def sweep(re, im, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, scratch):

@@ -93,7 +93,7 @@ def rotation(pair_bits: int, with_lanes: bool) -> Callable[..., Any]:
 def dense(lanes: tuple[int, ...], pair_bits: int) -> Callable[..., Any]:
     """An intrinsic ``apply(re, im, start, distances, coefficients, at)``: a dense complex matrix on one tile, in place.
 
-    Its targets are the lane bits ``lanes`` and then ``pair_bits`` bits above them. For output vector v and every pattern
+    Its targets are the lane bits ``lanes``, then ``pair_bits`` bits above them. For output vector v and every pattern
     m over the targets, ``coefficients`` holds from ``at`` on a vector of real and one of imaginary parts, lane by lane:
     what the input at ``index ^ m`` is multiplied by.
     """

@@ -16,6 +16,7 @@ from qsimenv.statevec.encode import (
     HAS_LANES,
     LOW_TABLE_BITS,
     NUM_ENTRIES,
+    NUM_FIXED,
     NUM_TARGETS,
     OFFSET,
     RUN_BITS,
@@ -145,9 +146,10 @@ def two_targets(re, im, bits, ops, row, coefficients):
 
 @njit(**_options)
 def permute(re, im, bits, ops, row, tables, index, spare):
-    """An affine permutation of the block: number j comes from ``high[j >> 8] ^ low[j & 255] ^ shift``.
+    """An affine permutation of the block: what goes to ``to[a] ^ to[b]`` comes from ``source[a] ^ source[b] ^ shift``.
 
-    ``shift`` hangs on the bits outside the block. The lowest RUN_BITS bits stay where they are, so runs are copied.
+    ``shift`` hangs on the bits outside the block. a numbers the tiles and b the numbers of one: a tile is made of whole
+    cache lines on both sides, so each line is moved once. The lowest RUN_BITS bits stay where they are.
     """
     at = ops[row, TABLE]
     shift = tables[at]
@@ -155,28 +157,27 @@ def permute(re, im, bits, ops, row, tables, index, spare):
         if _is_odd(index & tables[at + 1 + 2 * entry]):
             shift ^= tables[at + 2 + 2 * entry]
     at += 1 + 2 * ops[row, NUM_ENTRIES]
-    width = 1 << min(bits, LOW_TABLE_BITS)
-    low, high = tables[at : at + width], tables[at + width : at + width + (1 << bits) // width]
-    _move(re, spare, low, high, shift, ops[row, RUN_BITS])
-    _move(im, spare, low, high, shift, ops[row, RUN_BITS])
+    inner, run = ops[row, NUM_FIXED], 1 << ops[row, RUN_BITS]
+    outer = (1 << bits) // (inner * run)
+    near_to, near_source = tables[at : at + inner], tables[at + inner : at + 2 * inner]
+    at += 2 * inner
+    far_to, far_source = tables[at : at + outer], tables[at + outer : at + 2 * outer]
+    _move(re, spare, near_to, near_source, far_to, far_source, shift, run)
+    _move(im, spare, near_to, near_source, far_to, far_source, shift, run)
 
 
 @njit(**_options)
-def _move(plane, spare, low, high, shift, run_bits):
-    width = low.shape[0]
-    run = 1 << min(run_bits, LOW_TABLE_BITS)
-    if run == 1:
-        for h in range(high.shape[0]):
-            base = high[h] ^ shift
-            for k in range(width):
-                spare[h * width + k] = plane[base ^ low[k]]
-    else:
-        for h in range(high.shape[0]):
-            base = high[h] ^ shift
-            for k in range(0, width, run):
-                source, to = base ^ low[k], h * width + k
+def _move(plane, spare, near_to, near_source, far_to, far_source, shift, run):
+    for a in range(far_to.shape[0]):
+        to, source = far_to[a], far_source[a] ^ shift
+        if run == 1:
+            for b in range(near_to.shape[0]):
+                spare[to ^ near_to[b]] = plane[source ^ near_source[b]]
+        else:
+            for b in range(near_to.shape[0]):
+                t, s = to ^ near_to[b], source ^ near_source[b]
                 for i in range(run):
-                    spare[to + i] = plane[source + i]
+                    spare[t + i] = plane[s + i]
     for i in range(plane.shape[0]):
         plane[i] = spare[i]
 

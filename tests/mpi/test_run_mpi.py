@@ -535,9 +535,7 @@ def test_forty_qubits_are_refused_by_all_ranks_alike(team: Team) -> None:
     message = raises_alike(errors.OutOfMemoryError, lambda: engines.run(made, team), team)
     assert "40 qubits in double precision need 16 TiB" in message
     assert "use " in message
-    message = raises_alike(
-        errors.OutOfMemoryError, lambda: engines.run(task(Circuit(61, 1, ()), shots=1), team), team
-    )
+    message = raises_alike(errors.OutOfMemoryError, lambda: engines.run(task(Circuit(61, 1, ()), shots=1), team), team)
     assert "at most 60" in message
 
 

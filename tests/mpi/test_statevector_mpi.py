@@ -238,6 +238,30 @@ def test_weights_and_collapse(precision: Precision, team: Team) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+def test_measuring_and_copying_after_gates(precision: Precision, team: Team) -> None:
+    """Whatever factors the gates have put aside belong to the weights, to a copy and to what is left."""
+    rng = np.random.default_rng(16)
+    layout = Layout(tuple(int(b) for b in rng.permutation(11)), 11 - rank_bits(team), 77)
+    vector = random_state(11, rng)
+    circuit = [gate("ry", q, params=[1.3]) for q in range(11)] + [gate("h", q) for q in range(11)]
+    made = make_plan(circuit, layout, 15)
+    state = scatter(vector, layout, team, precision)
+    state.run(made, encode(made, (), precision))
+    for one in circuit:
+        vector = dense.apply_gate(vector, one)
+    for qubit in (0, 10, 4):
+        part = np.where(np.arange(len(vector)) >> qubit & 1, vector, 0)
+        weight = float(np.vdot(part, part).real)
+        assert state.weights(qubit) == pytest.approx((1 - weight, weight), abs=TOLERANCE[precision])
+        other = state.copy()
+        assert_amplitudes(other, vector, precision, "copy")
+        other.collapse(qubit, 1, weight)
+        assert_amplitudes(other, part / np.sqrt(weight), precision, qubit)
+        assert_amplitudes(state, vector, precision, "the copied state stays as it was")
+        assert other.amplitudes() == pytest.approx(part / np.sqrt(weight), abs=TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("first_chunk", [12, 3])
 def test_samples_of_some_qubits_in_any_order(
     first_chunk: int, precision: Precision, team: Team, monkeypatch: pytest.MonkeyPatch
@@ -288,10 +312,39 @@ def test_special_angles(num_qubits: int, precision: Precision, team: Team) -> No
         circuit = []
         for name in rng.permutation(names):
             qubits = (int(q) for q in rng.permutation(num_qubits)[: arity(name)])
-            angles = [float(a) for a in rng.choice(SPECIAL_ANGLES, gates.num_params(name))]
-            circuit += [gate(str(name), *qubits, params=angles), random_gate(num_qubits, 3, rng)]
+            special = [float(a) for a in rng.choice(SPECIAL_ANGLES, gates.num_params(name))]
+            circuit += [gate(str(name), *qubits, params=special), random_gate(num_qubits, 3, rng)]
         layout = Layout(tuple(int(b) for b in rng.permutation(num_qubits)), num_qubits - rank_bits(team), 3)
         check(circuit, layout, team, precision, rng)
+
+
+SIMPLE_NAMES = [
+    *("x", "y", "z", "h", "s", "t", "sx", "p", "rx", "ry", "rz", "u"),
+    *("cx", "cx", "cx", "cx", "cz", "cp", "rzz", "crz", "swap"),
+]
+"""What layers of circuits are made of; the planner and the encoder melt long runs of these together."""
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("num_qubits", "low_bits", "block_bits"), [(10, 6, 15), (12, 6, 15), (12, 4, 8), (12, 5, 9)])
+@pytest.mark.parametrize("moving", [0.1, 0.4])
+def test_long_runs_of_simple_gates(
+    num_qubits: int, low_bits: int, block_bits: int, moving: float, precision: Precision, team: Team,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(plan, "LOW_BITS", low_bits)
+    rng = np.random.default_rng(15)
+    melting = [name for name in SIMPLE_NAMES if name[0] in "xzstcp" or name in ("rz", "rzz")]
+    for _ in range(3):
+        circuit = []
+        for _ in range(150):
+            name = str(rng.choice(SIMPLE_NAMES if rng.random() < moving else melting))
+            qubits = tuple(int(q) for q in rng.permutation(num_qubits)[: arity(name)])
+            state = int(rng.integers(-1, 1)) if name in ("cx", "cz", "cp") else -1
+            circuit.append(Gate(name, qubits, tuple(angles(name, rng)), control_state=state))
+        flips = int(rng.integers(1 << num_qubits))
+        layout = Layout(tuple(int(b) for b in rng.permutation(num_qubits)), num_qubits - rank_bits(team), flips)
+        check(circuit, layout, team, precision, rng, block_bits)
 
 
 def test_a_deep_circuit(team: Team) -> None:

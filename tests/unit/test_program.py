@@ -193,9 +193,7 @@ def test_a_for_loop_without_jumps_is_part_of_its_segment() -> None:
 def test_break_and_continue_of_a_for_loop() -> None:
     for leave, names in ((Break(), ["h", "x", "h", "cx"]), (Continue(), ["h", "x", "h", "h", "x", "cx"])):
         second = Operation("equal", (Variable("v"), Literal(1)))
-        bodies = tuple(
-            (Assign(Variable("v"), Literal(k)), H0, IfElse(second, (leave,)), X1) for k in range(3)
-        )
+        bodies = tuple((Assign(Variable("v"), Literal(k)), H0, IfElse(second, (leave,)), X1) for k in range(3))
         assert trace(lowered(Repeat(bodies), CX)) == names
 
 
