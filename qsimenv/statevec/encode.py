@@ -46,8 +46,7 @@ NORMAL_FORM_BITS = 8
 LOW_TABLE_BITS = 8
 """The quadratic phases of a block work with one table for so many low bits, one for the others."""
 _MOST_PAIR_BITS = 4
-_LINE_BITS = 4
-"""A cache line holds sixteen numbers in single precision."""
+_MOST_RUN_BITS = 8
 
 REAL_TYPE: dict[Precision, type[np.floating]] = {"double": np.float64, "single": np.float32}
 
@@ -302,8 +301,9 @@ class _Writer:
         for bit in self._block:
             if affine.flips >> bit & 1:
                 shift ^= columns[position[bit]]
-        run_bits = min(min(moved), _LINE_BITS)
-        near = _tile(matrix, run_bits)
+        run_bits = min(moved) if min(moved) >= self._lane_bits else 0
+        run_bits = min(run_bits, _MOST_RUN_BITS)
+        near = _tile(matrix, run_bits, self._lane_bits)
         far = _complement(near, bits, run_bits)
         row = self._row(PERMUTE, [], [])
         row[NUM_ENTRIES], row[RUN_BITS], row[NUM_FIXED] = len(outside), run_bits, 1 << len(near)
@@ -321,12 +321,12 @@ def _product(columns: Sequence[int], vector: int) -> int:
     return result
 
 
-def _tile(matrix: npt.NDArray[np.uint8], run_bits: int) -> list[int]:
+def _tile(matrix: npt.NDArray[np.uint8], run_bits: int, line_bits: int) -> list[int]:
     """Independent directions that span whole cache lines of the target and of the source, above the runs."""
     size = len(matrix)
-    lines = [1 << k for k in range(run_bits, min(_LINE_BITS, size))]
+    lines = [1 << k for k in range(run_bits, min(line_bits, size))]
     images = [
-        int(sum(int(matrix[k, column]) << k for k in range(size))) for column in range(run_bits, min(_LINE_BITS, size))
+        int(sum(int(matrix[k, column]) << k for k in range(size))) for column in range(run_bits, min(line_bits, size))
     ]
     return _independent([*lines, *images])
 

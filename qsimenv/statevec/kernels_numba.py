@@ -222,7 +222,7 @@ def _sweep_parallel(
 
 
 _PAD = 144
-"""Numbers between the planes of a scratch block, so that equal positions in two of them differ in the low address bits."""
+"""Numbers between the planes of a scratch block: equal positions in two of them differ in the low address bits."""
 
 
 def scratch_for(block_bits, real_type):

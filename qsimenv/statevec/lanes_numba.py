@@ -128,6 +128,21 @@ def dense(lanes: tuple[int, ...], pair_bits: int) -> Callable[..., Any]:
     return apply  # type: ignore[no-any-return]
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_line(typing: Any, source: Any, start: Any, target: Any, to: Any) -> Any:
+    """Copy one 64-byte vector: ``target[to:] = source[start:]``."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        source, start, target, to = arguments
+        _, (x,), _ = _load(context, builder, signature.args[0], source, start, None, 0)
+        data = context.make_array(signature.args[2])(context, builder, target).data
+        pointer = builder.bitcast(builder.gep(data, [to]), x.type.as_pointer())
+        builder.store(x, pointer).align = _item_bytes(x.type)
+        return context.get_dummy_value()
+
+    return types.void(source, start, target, to), generate
+
+
 def _shuffled(builder: ir.IRBuilder, kind: ir.VectorType, x: Any, lane_mask: int) -> Any:
     """The vector with lane l taken from lane ``l ^ lane_mask``."""
     if not lane_mask:

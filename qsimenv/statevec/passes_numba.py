@@ -23,7 +23,7 @@ from qsimenv.statevec.encode import (
     TABLE,
     TARGETS,
 )
-from qsimenv.statevec.lanes_numba import dense, rotation
+from qsimenv.statevec.lanes_numba import copy_line, dense, rotation
 
 _options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
@@ -149,7 +149,8 @@ def permute(re, im, bits, ops, row, tables, index, spare):
     """An affine permutation of the block: what goes to ``to[a] ^ to[b]`` comes from ``source[a] ^ source[b] ^ shift``.
 
     ``shift`` hangs on the bits outside the block. a numbers the tiles and b the numbers of one: a tile is made of whole
-    cache lines on both sides, so each line is moved once. The lowest RUN_BITS bits stay where they are.
+    cache lines on both sides, so each line is moved once.
+    The lowest RUN_BITS bits stay where they are: none, or whole lines.
     """
     at = ops[row, TABLE]
     shift = tables[at]
@@ -176,10 +177,10 @@ def _move(plane, spare, near_to, near_source, far_to, far_source, shift, run):
         else:
             for b in range(near_to.shape[0]):
                 t, s = to ^ near_to[b], source ^ near_source[b]
-                for i in range(run):
-                    spare[t + i] = plane[s + i]
-    for i in range(plane.shape[0]):
-        plane[i] = spare[i]
+                for i in range(0, run, 64 // plane.itemsize):
+                    copy_line(plane, s + i, spare, t + i)
+    for i in range(0, plane.shape[0], 64 // plane.itemsize):
+        copy_line(spare, i, plane, i)
 
 
 @njit(inline="always", **_options)
