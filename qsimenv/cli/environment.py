@@ -15,6 +15,7 @@ import click
 from qsimenv.cli.options import json_option, name_option, seconds
 
 _MOST_HOSTS, _MOST_PIDS = 8, 8
+_REASONS = {"OFFLINE": "its workers are being started again", "MAINTENANCE": "it ends when all tasks have ended"}
 
 
 def connection_file(name: str | None) -> Path | None:
@@ -147,8 +148,9 @@ def _print_status(facts: dict[str, Any], counters: dict[str, Any], path: str, no
 def _state_text(facts: dict[str, Any], uptime_s: float) -> str:
     from qsimenv.qpm_plugin import DeviceState
 
-    reason = f": {facts['reason']}" if facts["reason"] else ""
-    return f"{facts['name']} is {DeviceState(facts['state']).name}{reason}, up for {_duration(uptime_s)}"
+    state = DeviceState(facts["state"])
+    reason = facts["reason"] or _REASONS.get(state.name, "")
+    return f"{facts['name']} is {state.name}{reason and f' ({reason})'}, up for {_duration(uptime_s)}"
 
 
 def _duration(seconds: float) -> str:
@@ -175,12 +177,12 @@ def _some(names: list[str]) -> str:
 def _workers_lines(facts: dict[str, Any]) -> list[str]:
     """A line for each host, and one where they were started again."""
     by_host: dict[str, list[dict[str, Any]]] = {}
-    for worker in facts["workers"]:
+    for worker in facts["workers"] if facts["ranks"] else ():
         by_host.setdefault(worker["host"], []).append(worker)
     lines = [f"{host}: {_ranks_of_host(workers)}" for host, workers in list(by_host.items())[:_MOST_HOSTS]]
     more = len(by_host) - _MOST_HOSTS
     return [
-        *(lines or ["none yet"]),
+        *(lines or ["none"]),
         *([f"and more on {more} other hosts (--json names all)"] if more > 0 else []),
         *([f"started {facts['generation']} times"] if facts["generation"] > 1 else []),
     ]

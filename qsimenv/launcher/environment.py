@@ -29,7 +29,7 @@ from qsimenv.errors import (
     TimedOutError,
     from_code,
 )
-from qsimenv.launcher.serving import FAILED, LOCK_NAME, LOG_NAME, READY, Progress, Settings, remove
+from qsimenv.launcher.serving import FAILED, LOCK_NAME, LOG_NAME, READY, Progress, Settings, lock, remove
 from qsimenv.qpm_plugin.connection import FILE_NAME, Connection, default_run_folder
 
 _END_TIMEOUT_S = 40.0
@@ -172,13 +172,15 @@ def stop(
 ) -> None:
     """Stop an environment and return when its process is gone; ``drain`` lets it finish what it accepted first.
 
-    Raises NotFoundError where none runs. One that does not answer is ended by its process id, and by force where that
+    Raises NotFoundError where none runs, and none was killed there. One that does not answer is ended by its process id, and by force where that
     has not helped after ``timeout_s`` seconds.
     """
     from qsimenv.qpm_plugin.client import connect
 
     folder = (run_folder or default_run_folder(name)).absolute()
     if not is_running(folder):
+        if _clear_remains(folder):
+            return
         raise NotFoundError(f"stop: no environment is running in {folder}; `qsimenv start` starts one")
     process = _process_of(folder)
     try:
@@ -191,6 +193,18 @@ def stop(
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
     _wait_until_gone(folder, process, timeout_s)
+
+
+def _clear_remains(folder: Path) -> bool:
+    """Remove what an environment left that was killed; whether there was any. Nobody starts there meanwhile."""
+    if not (folder / FILE_NAME).exists():
+        return False
+    descriptor = lock(folder)
+    try:
+        remove(folder)
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _process_of(folder: Path) -> psutil.Process | None:

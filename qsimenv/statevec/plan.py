@@ -157,6 +157,8 @@ class _Front:
         self._followers: dict[int, list[int]] = {index: [] for index in members}
         self._waits_for: dict[int, int] = dict.fromkeys(members, 0)
         self._footprints = {index: _footprint(gate_list[index]) for index in members}
+        self.levels: dict[int, int] = {}
+        """The earliest step at which a gate could be done if nothing but its order held it back."""
         last_mixed: dict[int, int] = {}
         since: dict[int, list[int]] = {}
         for index in members:
@@ -173,6 +175,7 @@ class _Front:
             for earlier in before:
                 self._followers[earlier].append(index)
             self._waits_for[index] = len(before)
+            self.levels[index] = 1 + max((self.levels[earlier] for earlier in before), default=-1)
         self._ready = [index for index in members if self._waits_for[index] == 0]
         heapq.heapify(self._ready)
 
@@ -184,7 +187,8 @@ class _Front:
         return any(fits(self._footprints[index]) for index in self._ready)
 
     def remaining(self) -> list[int]:
-        return sorted(self._waits_for)
+        """Those not taken, in an order in which they could be: by level, then as written."""
+        return sorted(self._waits_for, key=lambda index: (self.levels[index], index))
 
     def take(self, fits: Callable[[_Footprint], bool]) -> list[int]:
         """All gates that can be done, in order, while ``fits`` says yes; those refused stay ready for the next time."""
@@ -220,7 +224,7 @@ def make_plan(gate_list: Sequence[Gate], start: Layout, block_bits: int) -> Plan
     front = _Front(gate_list, range(len(gate_list)))
     layout, stages = start, list[Stage]()
     while front:
-        exchange = () if front.can_take(_Local(layout).fits) else _choose_exchange(gate_list, front.remaining(), layout)
+        exchange = () if front.can_take(_Local(layout).fits) else _choose_exchange(gate_list, front, layout)
         layout = layout.exchanged(exchange)
         members = front.take(_Local(layout).fits)
         sweeps, layout = _plan_sweeps(gate_list, members, layout, block_bits)
@@ -231,7 +235,7 @@ def make_plan(gate_list: Sequence[Gate], start: Layout, block_bits: int) -> Plan
 
 def choose_start(gate_list: Sequence[Gate], num_qubits: int, num_local: int) -> Layout:
     """The first layout, free to choose because |0…0> looks the same in all: qubits that are mixed first are local."""
-    uses = _first_uses(gate_list, range(len(gate_list)))
+    uses = _first_uses(gate_list, _Front(gate_list, range(len(gate_list))).remaining())
     order = sorted(range(num_qubits), key=lambda qubit: (uses.get(qubit, len(gate_list)), qubit))
     bits = [0] * num_qubits
     for bit, qubit in enumerate((*sorted(order[:num_local]), *sorted(order[num_local:]))):
@@ -263,8 +267,9 @@ def _first_uses(gate_list: Sequence[Gate], members: Sequence[int]) -> dict[int, 
     return uses
 
 
-def _choose_exchange(gate_list: Sequence[Gate], members: Sequence[int], layout: Layout) -> tuple[tuple[int, int], ...]:
+def _choose_exchange(gate_list: Sequence[Gate], front: _Front, layout: Layout) -> tuple[tuple[int, int], ...]:
     """Bring in the qubits that are mixed soonest for the local ones that are mixed latest (Belady's rule)."""
+    members = front.remaining()
     never = len(members)
     uses = _first_uses(gate_list, members)
     ranked = sorted(range(len(layout.bits)), key=lambda q: (uses.get(q, never), not layout.is_local(q), q))

@@ -280,7 +280,7 @@ def test_text_from_outside_is_no_markup() -> None:
     out = Console(file=io.StringIO(), width=36, force_terminal=True, markup=False, highlight=False, soft_wrap=True)
     show.fields(out, [("[red]a[/red]", "b[i].qasm " * 3), ("c", "")])
     written = [line.rstrip() for line in out.file.getvalue().splitlines()]  # type: ignore[attr-defined]
-    assert written == ["[red]a[/red]  b[i].qasm", " " * 14 + "b[i].qasm", " " * 14 + "b[i].qasm", "c"]
+    assert written == ["[red]a[/red]  b[i].qasm b[i].qasm", " " * 14 + "b[i].qasm", "c"]
 
 
 def test_interrupt(tmp_path: Path) -> None:

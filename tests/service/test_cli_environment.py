@@ -8,11 +8,13 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import zmq
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister, qasm3, qpy
@@ -21,6 +23,7 @@ from qiskit.primitives import BackendSamplerV2
 from qiskit.providers import JobStatus
 
 from qsimenv.qiskit import QSimBackend
+from qsimenv.qpm_plugin.api import DeviceState
 from qsimenv.qpm_plugin.client import connect
 from qsimenv.qpm_plugin.connection import FILE_NAME
 from tests.support import (
@@ -30,6 +33,7 @@ from tests.support import (
     QASM2,
     ROOT,
     long_program,
+    processes_of,
     qsimenv,
     refused,
     run_and_end,
@@ -194,20 +198,27 @@ def test_unusable_connection_files(running: Running, tmp_path: Path) -> None:
 
 def test_whoever_stops_waiting_hears_the_ids(running: Running, tmp_path: Path) -> None:
     program = tmp_path / "long.qasm"
-    program.write_text(long_program(21, 8))
+    program.write_text(long_program(20, 20))
     environ = os.environ | {"QSIMENV_RUN_FOLDER": str(running.folder)}
     process = subprocess.Popen(
-        [*COMMAND, "submit", program, "--wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
+        [*COMMAND, "submit", *[program] * 40, "--wait"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
     )
     with connect(running.connection) as qpm:
-        wait_until(lambda: qpm.describe()["state"] == 2, 30, "the task did not start")
+        wait_until(lambda: qpm.describe()["state"] == DeviceState.BUSY, 30, "no task was started")
+        time.sleep(0.3)  # for the answer to reach the client
         process.send_signal(signal.SIGINT)
         _, words = process.communicate(timeout=20)
         assert process.returncode == 130
-        told = re.search(r"the tasks go on; fetch them with: qsimenv results (\S+)\n", words)
+        told = re.search(r"the tasks go on; fetch them with: qsimenv results (.*)\n", words)
         assert told, words
-        qpm.cancel([told[1]])
-    done = running("results", told[1], "--timeout", 60)
+        ids = told[1].split()
+        assert len(ids) == 40
+        qpm.cancel(ids)
+    done = running("results", ids[-1], "--timeout", 60)
     assert done.returncode == 1
     assert "CANCELED" in done.stdout
 
@@ -253,8 +264,8 @@ def test_backend_runs_many_circuits_in_one_request(
 
 
 def test_backend_cancels(running: Running, backend: QSimBackend) -> None:
-    circuit = qasm3.loads(long_program(21, 8))
-    job = backend.run([circuit] * 6, shots=10)
+    circuit = qasm3.loads(long_program(20, 20))
+    job = backend.run([circuit] * 40, shots=10)
     assert job.status() in (JobStatus.QUEUED, JobStatus.RUNNING)
     assert job.cancel()
     result = job.result(timeout=30)
@@ -290,3 +301,15 @@ def test_stop_goes_by_the_connection_file(folder: Path, tmp_path: Path) -> None:
     done = qsimenv("stop", "--timeout", 0, **path)
     assert (done.returncode, done.stderr) == (0, "the environment is stopped\n")
     assert not folder.exists()
+
+
+def test_stop_clears_up_after_an_environment_that_was_killed(folder: Path) -> None:
+    skip_without_prte()
+    assert qsimenv("start", "--ranks-per-node", 1).returncode == 0
+    psutil.Process(json.loads((folder / FILE_NAME).read_text())["pid"]).kill()
+    wait_until(lambda: qsimenv("status").returncode == 2, 10, "the controller lives")
+    done = qsimenv("stop")
+    assert (done.returncode, done.stderr) == (0, "the environment is stopped\n")
+    wait_until(lambda: not processes_of(folder), 15, "something of it still runs")
+    assert not folder.exists()
+    refused(qsimenv("stop"), "no environment is running")
