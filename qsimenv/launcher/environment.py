@@ -172,8 +172,8 @@ def stop(
 ) -> None:
     """Stop an environment and return when its process is gone; ``drain`` lets it finish what it accepted first.
 
-    Raises NotFoundError where none runs, and none was killed there. One that does not answer is ended by its process id, and by force where that
-    has not helped after ``timeout_s`` seconds.
+    Raises NotFoundError where none runs, and none was killed there. One that does not answer is ended by its process
+    id, and by force where that has not helped after ``timeout_s`` seconds.
     """
     from qsimenv.qpm_plugin.client import connect
 

@@ -125,10 +125,12 @@ def _masses(
     index_high, bin_high = _tables(layout, chunk, free[half:])
     rank_bits = range(layout.num_local, len(layout.bits))
     bin_low |= int(_bins(layout, chunk, rank_bits, np.array(state.rank_index)))
+    chosen = {layout.bits[qubit] for qubit in chunk}
+    run_bits = next((k for k, bit in enumerate(free[:half]) if bit != k or bit in chosen), half)
+    tables = (run_bits, half, index_low, index_high, bin_low, bin_high)
     masses: npt.NDArray[np.float64] = kernels.histogram(
-        state.re, state.im, _bases(state, fixed, prefixes), 1 << len(free), half,
-        index_low, index_high, bin_low, bin_high, 1 << len(chunk),
-    )  # fmt: skip
+        state.re, state.im, _bases(state, fixed, prefixes), 1 << len(free), tables, 1 << len(chunk)
+    )
     return masses
 
 
