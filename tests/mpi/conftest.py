@@ -22,8 +22,17 @@ def team() -> comm.Team:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """pytest-mpi takes every test below a folder called ``mpi`` for marked; test_launch is an ordinary one."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without ``--with-mpi`` the tests of this folder are left to test_launch, which runs them on 1, 2 and 4 ranks.
+
+    pytest-mpi takes every test below a folder called ``mpi`` for marked; test_launch itself is an ordinary one.
+    """
+    if config.getoption("--with-mpi"):
+        return
     for item in items:
         if item.get_closest_marker("mpi") is None:
             item.own_markers = [mark for mark in item.own_markers if "--with-mpi" not in mark.kwargs.get("reason", "")]
+    here = Path(__file__).parent
+    left_out = [item for item in items if item.path.parent == here and item.get_closest_marker("mpi") is not None]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]

@@ -21,7 +21,6 @@ import pytest
 
 from qsimenv.errors import BadStateError, InvalidArgumentError, QSimEnvError
 from qsimenv.launcher.allocation import Allocation, Node, find_allocation
-from qsimenv.launcher.bindings import find_pmix_module
 from qsimenv.launcher.commands import find_program, python_environment
 from qsimenv.launcher.dvm import DVM, memory_mark
 from qsimenv.launcher.spawn import InstanceSpec, Launcher, PMIxLauncher, PrterunLauncher, choose_launcher
@@ -61,18 +60,6 @@ async def main(run, argv):
     await instance.ended
 asyncio.run(main(sys.argv[1], sys.argv[2:]))
 """
-
-
-@pytest.fixture(params=["pmix", "prterun"])
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    try:
-        find_program("prte")
-    except QSimEnvError as error:
-        pytest.skip(str(error))
-    if request.param == "pmix" and find_pmix_module() is None:
-        pytest.skip("no PMIx Python bindings for this interpreter (Debian: python3-pmix)")
-    monkeypatch.setenv("QSIMENV_LAUNCHER", request.param)
-    return str(request.param)
 
 
 @pytest.fixture(autouse=True)
