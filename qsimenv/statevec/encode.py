@@ -46,6 +46,7 @@ NORMAL_FORM_BITS = 8
 LOW_TABLE_BITS = 8
 """The quadratic phases of a block work with one table for so many low bits, one for the others."""
 _MOST_PAIR_BITS = 4
+_PAIRS_WITH_LANES = 2
 _MOST_RUN_BITS = 8
 
 REAL_TYPE: dict[Precision, type[np.floating]] = {"double": np.float64, "single": np.float32}
@@ -236,7 +237,7 @@ class _Writer:
     # --- passes of the normal form ---
 
     def _rotations(self, slopes: Sequence[tuple[int, float]]) -> None:
-        """Rows of up to four bits above the lanes, as even as can be; the lane bits go with the first."""
+        """A row for the lane bits and two more, then rows of up to four bits, as even as can be."""
         lanes = np.zeros(4)
         pairs = []
         for bit, slope in slopes:
@@ -245,8 +246,12 @@ class _Writer:
                 lanes[position] = slope
             else:
                 pairs.append((position, slope))
+        groups = []
+        if lanes.any():
+            with_lanes, pairs = pairs[:_PAIRS_WITH_LANES], pairs[_PAIRS_WITH_LANES:]
+            groups.append(with_lanes)
         count = -(-len(pairs) // _MOST_PAIR_BITS)
-        groups = [pairs[len(pairs) * k // count : len(pairs) * (k + 1) // count] for k in range(count)] or [[]]
+        groups += [pairs[len(pairs) * k // count : len(pairs) * (k + 1) // count] for k in range(count)]
         for number, group in enumerate(groups):
             targets = [position for position, _ in group]
             self._row(ROTATE, targets, targets)[HAS_LANES] = int(number == 0 and bool(lanes.any()))

@@ -28,6 +28,7 @@ from qsimenv.statevec.encode import (
     TARGETS,
     TWO_TARGETS,
 )
+from qsimenv.statevec.lanes_numba import copy_line
 from qsimenv.statevec.passes_numba import apply_phases, permute, rotate, two_targets
 
 PARALLEL_FROM = 1 << 15
@@ -170,6 +171,16 @@ def _block_start(number, outer):
     return index
 
 
+@njit(inline="always", **_options)
+def _copy_run(source, start, target, to, run):
+    if run * source.itemsize < 64:
+        for i in range(run):
+            target[to + i] = source[start + i]
+    else:
+        for i in range(0, run, 64 // source.itemsize):
+            copy_line(source, start + i, target, to + i)
+
+
 @njit(**_options)
 def _sweep_range(
     re, im, first, last, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, scratch
@@ -185,16 +196,14 @@ def _sweep_range(
             continue
         x, y = scratch[0, :size], scratch[1, :size]
         for k in range(offsets.shape[0]):
-            source, to = start + offsets[k], k << low_bits
-            for i in range(run):
-                x[to + i] = re[source + i]
-                y[to + i] = im[source + i]
+            _copy_run(re, start + offsets[k], x, k << low_bits, run)
+        for k in range(offsets.shape[0]):
+            _copy_run(im, start + offsets[k], y, k << low_bits, run)
         _apply(x, y, block_bits, ops, coefficients, tables, index, spare)
         for k in range(offsets.shape[0]):
-            source, to = start + offsets[k], k << low_bits
-            for i in range(run):
-                re[source + i] = x[to + i]
-                im[source + i] = y[to + i]
+            _copy_run(x, k << low_bits, re, start + offsets[k], run)
+        for k in range(offsets.shape[0]):
+            _copy_run(y, k << low_bits, im, start + offsets[k], run)
 
 
 @njit(parallel=True, **_options)

@@ -169,18 +169,19 @@ def permute(re, im, bits, ops, row, tables, index, spare):
 
 @njit(**_options)
 def _move(plane, spare, near_to, near_source, far_to, far_source, shift, run):
+    """By way of ``spare``, which is filled in order, so that memory is read as a stream."""
+    for i in range(0, plane.shape[0], 64 // plane.itemsize):
+        copy_line(plane, i, spare, i)
     for a in range(far_to.shape[0]):
         to, source = far_to[a], far_source[a] ^ shift
         if run == 1:
             for b in range(near_to.shape[0]):
-                spare[to ^ near_to[b]] = plane[source ^ near_source[b]]
+                plane[to ^ near_to[b]] = spare[source ^ near_source[b]]
         else:
             for b in range(near_to.shape[0]):
                 t, s = to ^ near_to[b], source ^ near_source[b]
                 for i in range(0, run, 64 // plane.itemsize):
-                    copy_line(plane, s + i, spare, t + i)
-    for i in range(0, plane.shape[0], 64 // plane.itemsize):
-        copy_line(spare, i, plane, i)
+                    copy_line(spare, s + i, plane, t + i)
 
 
 @njit(inline="always", **_options)

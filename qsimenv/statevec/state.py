@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from qsimenv import arrays
 from qsimenv.comm import Team
 from qsimenv.errors import OutOfMemoryError, QSimEnvError
 from qsimenv.statevec import kernels_numba as kernels
@@ -59,7 +60,7 @@ class State:
         """|0…0> in ``layout``. *Collective.* Raises OutOfMemoryError on every rank where one has no room."""
         error: QSimEnvError | None = None
         try:
-            re, im = (np.zeros(1 << layout.num_local, dtype=REAL_TYPE[precision]) for _ in range(2))
+            re, im = (arrays.zeros(1 << layout.num_local, REAL_TYPE[precision]) for _ in range(2))
         except MemoryError:
             bytes_needed = AMPLITUDE_BYTES[precision] << layout.num_local
             error = OutOfMemoryError(
@@ -80,7 +81,9 @@ class State:
 
     def copy(self) -> State:
         """A second state; doubles the memory."""
-        other = State(self.re.copy(), self.im.copy(), self.layout, self.team, self.work)
+        re, im = (arrays.zeros(len(plane), REAL_TYPE[self.precision]) for plane in (self.re, self.im))
+        re[:], im[:] = self.re, self.im
+        other = State(re, im, self.layout, self.team, self.work)
         other.scale = self.scale
         return other
 
