@@ -1,0 +1,201 @@
+"""Us against qsim, Qiskit Aer, qulacs and PennyLane Lightning: the same circuits, side by side in one run.
+
+    python -m benchmarks peers [--qubits 24] [--repeats 3] [--family hea ...] [--peer qsim ...]
+
+Every simulator computes the final state of each family in `benchmarks.circuits` and keeps it where it is; building
+the circuit in the peer's own terms is not timed, choosing kernels and fusing gates is. All run in this process with as
+many threads as there are cores, in turn, so that a noisy machine disturbs all alike; the figure is the median. Each peer
+runs at its best setting: qsim at its best fusion size, qulacs at its best block size. qsim is single precision and is
+compared with our single precision, the others with our double. Peers that are not installed are left out:
+pip install '.[peers]'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from importlib import util
+from typing import Any
+
+import numpy as np
+
+from benchmarks.circuits import FAMILIES
+from benchmarks.machine import save
+from qsimenv.circuit import Circuit, Gate
+from qsimenv.comm import Team
+from qsimenv.formats.qiskit_out import to_qiskit
+from qsimenv.statevec.engine import set_threads
+from qsimenv.statevec.simulate import Run, prepare
+from qsimenv.statevec.state import Work
+from qsimenv.task import Precision
+
+THREADS = len(os.sched_getaffinity(0))
+Runner = Callable[[], Any]
+
+
+def ours(circuit: Circuit, precision: Precision) -> Runner:
+    """Plans anew every time, as the peers fuse anew."""
+
+    def run() -> Any:
+        prepare.cache_clear()
+        prepared = prepare(circuit, circuit.num_qubits, precision)
+        return Run(prepared, Team(), np.zeros(0), 0, 0, 0, 0, Work()).final_state()
+
+    return run
+
+
+def gates_of(circuit: Circuit) -> Iterable[Gate]:
+    return (each for each in circuit.instructions if isinstance(each, Gate))
+
+
+def qsim(circuit: Circuit) -> list[Runner]:
+    import cirq
+    import qsimcirq
+
+    qubits = cirq.LineQubit.range(circuit.num_qubits)
+    made: dict[str, Callable[..., Any]] = {
+        "h": lambda: cirq.H, "cx": lambda: cirq.CNOT, "rx": cirq.rx, "ry": cirq.ry, "rz": cirq.rz,
+        "cp": lambda angle: cirq.CZPowGate(exponent=angle / math.pi),
+    }  # fmt: skip
+    theirs = cirq.Circuit()
+    for gate in gates_of(circuit):
+        on = [qubits[qubit] for qubit in gate.qubits]
+        if gate.name == "unitary":
+            theirs.append(cirq.MatrixGate(gate.base_matrix()).on(*reversed(on)))
+        else:
+            theirs.append(made[gate.name](*gate.params).on(*on))
+    zero = np.zeros(1 << circuit.num_qubits, dtype=np.complex64)
+    zero[0] = 1
+    runners = []
+    for fused in (2, 3, 4):
+        simulator = qsimcirq.QSimSimulator({"f": fused, "t": THREADS})
+        runners.append(lambda s=simulator: s.simulate_into_1d_array(theirs, initial_state=zero))
+    return runners
+
+
+def aer(circuit: Circuit) -> list[Runner]:
+    from qiskit_aer import AerSimulator
+
+    theirs = to_qiskit(circuit)
+    simulator = AerSimulator(method="statevector", max_parallel_threads=THREADS, precision="double")
+    theirs.measure_all()  # one shot: Aer computes the whole state and returns next to nothing
+    return [lambda: simulator.run(theirs, shots=1).result().get_counts()]
+
+
+def qulacs(circuit: Circuit) -> list[Runner]:
+    import qulacs as q
+    from qulacs.circuit import QuantumCircuitOptimizer
+
+    def build() -> Any:
+        theirs = q.QuantumCircuit(circuit.num_qubits)
+        for gate in gates_of(circuit):
+            match gate.name:
+                case "h":
+                    theirs.add_H_gate(gate.qubits[0])
+                case "cx":
+                    theirs.add_CNOT_gate(*gate.qubits)
+                case "rx" | "ry" | "rz":
+                    getattr(theirs, f"add_{gate.name.upper()}_gate")(gate.qubits[0], -float(gate.params[0]))
+                case "cp":
+                    matrix = q.gate.DenseMatrix(gate.qubits[1], np.diag([1, np.exp(1j * float(gate.params[0]))]))
+                    matrix.add_control_qubit(gate.qubits[0], 1)
+                    theirs.add_gate(matrix)
+                case _:
+                    theirs.add_gate(q.gate.DenseMatrix(list(gate.qubits), gate.base_matrix()))
+        return theirs
+
+    def runner(block: int) -> Runner:
+        def run() -> Any:
+            theirs = built.copy()
+            QuantumCircuitOptimizer().optimize(theirs, block)
+            state = q.QuantumState(circuit.num_qubits)
+            theirs.update_quantum_state(state)
+            return state
+
+        built = build()
+        return run
+
+    return [runner(block) for block in (1, 2, 3, 4)]
+
+
+def lightning(circuit: Circuit) -> list[Runner]:
+    import pennylane as qml
+
+    n = circuit.num_qubits
+    made = {"h": qml.Hadamard, "cx": qml.CNOT, "rx": qml.RX, "ry": qml.RY, "rz": qml.RZ, "cp": qml.ControlledPhaseShift}
+    operations = []
+    for gate in gates_of(circuit):
+        wires = [n - 1 - qubit for qubit in gate.qubits]
+        if gate.name == "unitary":
+            operations.append(qml.QubitUnitary(gate.base_matrix(), wires=wires[::-1]))
+        else:
+            operations.append(made[gate.name](*gate.params, wires=wires))
+    tape = qml.tape.QuantumScript(operations, [qml.expval(qml.PauliZ(0))])
+    device = qml.device("lightning.qubit", wires=n)
+    return [lambda: device.execute(tape)]
+
+
+PEERS: dict[str, tuple[str, Callable[[Circuit], list[Runner]], Precision]] = {
+    "qsim": ("qsimcirq", qsim, "single"),
+    "aer": ("qiskit_aer", aer, "double"),
+    "qulacs": ("qulacs", qulacs, "double"),
+    "lightning": ("pennylane_lightning", lightning, "double"),
+}
+
+
+def seconds_of(runner: Runner) -> float:
+    began = time.perf_counter()
+    runner()
+    return time.perf_counter() - began
+
+
+def compare(circuit: Circuit, peers: list[str], repeats: int) -> dict[str, Any]:
+    """Median seconds of each, and the ratio of each peer to us at its precision."""
+    runners = {f"ours {p}": ours(circuit, p) for p in ("single", "double")}
+    for name in peers:
+        settings = PEERS[name][1](circuit)
+        once = [seconds_of(runner) for runner in settings] if len(settings) > 1 else [0.0]
+        runners[name] = settings[once.index(min(once))]
+    for runner in list(runners.values())[:2]:
+        runner()  # compiled code is loaded
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(repeats):
+        for name, runner in runners.items():
+            times[name].append(seconds_of(runner))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ratios = {name: medians[name] / medians[f"ours {PEERS[name][2]}"] for name in peers}
+    return {"seconds": medians, "ratios": ratios}
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--qubits", type=int, default=24)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--family", choices=list(FAMILIES), action="append")
+    parser.add_argument("--peer", choices=list(PEERS), action="append")
+    options = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)
+    set_threads()
+    wanted = options.peer or list(PEERS)
+    peers = [name for name in wanted if util.find_spec(PEERS[name][0]) is not None]
+    for name in sorted(set(wanted) - set(peers)):
+        print(f"{name} is not installed: pip install '.[peers]'")
+    print(f"{options.qubits} qubits, {THREADS} threads; seconds, and in brackets how many times ours", flush=True)
+    figures: dict[str, Any] = {"qubits": options.qubits, "threads": THREADS, "families": {}}
+    for family in options.family or list(FAMILIES):
+        result = compare(FAMILIES[family](options.qubits), peers, options.repeats)
+        figures["families"][family] = result
+        shown = [f"{name} {seconds:.3f}" for name, seconds in result["seconds"].items() if name.startswith("ours")]
+        shown += [f"{name} {result['seconds'][name]:.3f} ({result['ratios'][name]:.1f}x)" for name in peers]
+        print(f"{family:5} {', '.join(shown)}", flush=True)
+    figures["geometric_means"] = {
+        name: math.exp(statistics.fmean(math.log(each["ratios"][name]) for each in figures["families"].values()))
+        for name in peers
+    }
+    print("geometric means: " + ", ".join(f"{name} {mean:.2f}x" for name, mean in figures["geometric_means"].items()))
+    save(f"peers-{options.qubits}", figures)
+    return figures
