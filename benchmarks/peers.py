@@ -3,10 +3,10 @@
     python -m benchmarks peers [--qubits 24] [--repeats 3] [--family hea ...] [--peer qsim ...]
 
 Every simulator computes the final state of each family in `benchmarks.circuits` and keeps it where it is; building
-the circuit in the peer's own terms is not timed, choosing kernels and fusing gates is. All run in this process with as
-many threads as there are cores, in turn, so that a noisy machine disturbs all alike; the figure is the median. Each peer
-runs at its best setting: qsim at its best fusion size, qulacs at its best block size. qsim is single precision and is
-compared with our single precision, the others with our double. Peers that are not installed are left out:
+the circuit in the peer's own terms is not timed, choosing kernels and fusing gates is. All run in this process with
+as many threads as there are cores, in turn, so that a noisy machine disturbs all alike; the figure is the median. Each
+peer runs at its best setting: qsim at its best fusion size, qulacs at its best block size. qsim is single precision and
+is compared with our single precision, the others with our double. Peers that are not installed are left out:
 pip install '.[peers]'.
 """
 
@@ -34,6 +34,8 @@ from qsimenv.statevec.state import Work
 from qsimenv.task import Precision
 
 THREADS = len(os.sched_getaffinity(0))
+_PAUSE_S = 0.5
+"""Before each measurement: the threads of the one before spin for a while, in the hope of more work."""
 Runner = Callable[[], Any]
 
 
@@ -148,6 +150,7 @@ PEERS: dict[str, tuple[str, Callable[[Circuit], list[Runner]], Precision]] = {
 
 
 def seconds_of(runner: Runner) -> float:
+    time.sleep(_PAUSE_S)
     began = time.perf_counter()
     runner()
     return time.perf_counter() - began
