@@ -1,18 +1,23 @@
-"""Large arrays: where the planes of a state come from.
+"""Large arrays: where the planes of a state come from, and where they go.
 
 Memory is asked for in huge pages where the system has them: touching a state for the first time then costs a fraction,
-and so does every walk over it in strides. It goes back to the system when the array goes.
+and so does every walk over it in strides. The planes of the last state are kept for the next one of that size, because
+a system may take longer to hand out memory than a circuit takes to run; any other request lets them go first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import mmap
+import weakref
 
 import numpy as np
 
 _HUGE = 2 << 20
 _LARGE = 4 << 20
+_MOST_KEPT = 2
+
+_kept: list[mmap.mmap] = []
 
 
 def zeros(count: int, kind: type[np.floating]) -> np.ndarray:
@@ -20,12 +25,36 @@ def zeros(count: int, kind: type[np.floating]) -> np.ndarray:
     num_bytes = count * np.dtype(kind).itemsize
     if num_bytes < _LARGE:
         return np.zeros(count, dtype=kind)
+    memory = _take(num_bytes + _HUGE)
+    whole = np.frombuffer(memory, dtype=np.uint8)
+    weakref.finalize(whole, _give_back, memory).atexit = False
+    start = -whole.ctypes.data % _HUGE
+    return whole[start : start + num_bytes].view(kind)
+
+
+def kept_bytes() -> int:
+    """What is kept for the next state: in use as the system sees it, free as we do."""
+    return sum(len(memory) for memory in _kept)
+
+
+def _take(num_bytes: int) -> mmap.mmap:
+    """A zeroed mapping: a kept one of that size, or a fresh one."""
+    if _kept and len(_kept[-1]) == num_bytes:
+        memory = _kept.pop()
+        np.frombuffer(memory, dtype=np.uint8).fill(0)
+        return memory
+    while _kept:
+        _kept.pop().close()
     try:
-        memory = mmap.mmap(-1, num_bytes + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(str(error)) from error
     with contextlib.suppress(AttributeError, OSError):  # a system without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
-    whole = np.frombuffer(memory, dtype=np.uint8)
-    start = -whole.ctypes.data % _HUGE
-    return whole[start : start + num_bytes].view(kind)
+    return memory
+
+
+def _give_back(memory: mmap.mmap) -> None:
+    """Keep a mapping whose array has gone, if it is of the size of those kept already and they are few."""
+    if len(_kept) < _MOST_KEPT and all(len(other) == len(memory) for other in _kept):
+        _kept.append(memory)

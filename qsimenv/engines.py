@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from functools import lru_cache
 from importlib.metadata import entry_points
 
-from qsimenv import memory
+from qsimenv import arrays, memory
 from qsimenv.comm import Team
 from qsimenv.errors import InvalidArgumentError, LibraryNotFoundError, NotSupportedError, QSimEnvError
 from qsimenv.task import Estimate, Result, Task, validate
@@ -93,6 +93,6 @@ def run(task: Task, team: Team) -> Result:
     """
     validate(task)
     power_of_two(team)
-    free = int(team.minimum(memory.free_bytes_per_process()))
+    free = int(team.minimum(memory.free_bytes_per_process() + arrays.kept_bytes()))
     chosen = evaluate(task, team.size, free)
     return engine(chosen.engine).run(task, team)
