@@ -184,7 +184,10 @@ def _mpi_world() -> Team:
 
 
 def library_version() -> str:
-    """The MPI library in one line. Initialises MPI."""
+    """The MPI library in one line. MPI that is not up stays down: a lone process would leave shared memory behind."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False
     from mpi4py import MPI
 
     return MPI.Get_library_version().split("\n")[0].strip()
