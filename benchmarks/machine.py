@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from qsimenv.statevec.rates import processor
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -18,7 +20,7 @@ def describe() -> dict[str, Any]:
     """Processor, cores, memory, commit and versions."""
     names = ("numpy", "numba", "mpi4py", "pyzmq", "msgspec", "qiskit")
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
@@ -34,13 +36,6 @@ def save(name: str, figures: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": describe(), "figures": figures}, indent=2) + "\n", encoding="utf-8")
     return path
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _commit() -> str:

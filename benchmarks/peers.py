@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from importlib import util
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from benchmarks.circuits import FAMILIES
@@ -28,6 +29,8 @@ from benchmarks.machine import save
 from qsimenv.circuit import Circuit, Gate
 from qsimenv.comm import Team
 from qsimenv.formats.qiskit_out import to_qiskit
+from qsimenv.statevec.calibrate import measure
+from qsimenv.statevec.cost import Machine, cost_of
 from qsimenv.statevec.engine import set_threads
 from qsimenv.statevec.simulate import Run, prepare
 from qsimenv.statevec.state import Work
@@ -149,6 +152,27 @@ PEERS: dict[str, tuple[str, Callable[[Circuit], list[Runner]], Precision]] = {
 }
 
 
+def scipy_fft(num_qubits: int) -> Runner:
+    """The transform that the qft circuit makes, by the library that people use for it."""
+    from scipy import fft
+
+    random = np.random.default_rng(1)
+    numbers = (random.normal(size=1 << num_qubits) + 0j).astype(np.complex64)
+    return lambda: fft.fft(numbers, workers=THREADS)
+
+
+def bounds(circuit: Circuit, machine: Machine) -> dict[str, float]:
+    """Seconds that our own plan must take at least, in each precision: its bytes and operations at the peak rates."""
+    found = {}
+    precisions: tuple[Precision, ...] = ("single", "double")
+    for precision in precisions:
+        prepared = prepare(circuit, circuit.num_qubits, precision)
+        start = prepared.start()
+        cost = cost_of(prepared.plan(0, start), prepared.encoding(0, start, np.zeros(0)), precision)
+        found[precision] = cost.bound_s(machine)
+    return found
+
+
 def seconds_of(runner: Runner) -> float:
     time.sleep(_PAUSE_S)
     began = time.perf_counter()
@@ -162,6 +186,8 @@ def compare(circuit: Circuit, peers: list[str], repeats: int) -> dict[str, Any]:
     for precision in ("single", "double"):
         runners = {f"ours {precision}": ours(circuit, precision)}
         runners |= {name: best_setting(PEERS[name][1](circuit)) for name in peers if PEERS[name][2] == precision}
+        if circuit.name == "qft" and precision == "single":
+            runners["scipy fft"] = scipy_fft(circuit.num_qubits)
         runners[f"ours {precision}"]()  # compiled code is loaded
         times: dict[str, list[float]] = {name: [] for name in runners}
         for _ in range(repeats):
@@ -193,12 +219,24 @@ def main(arguments: list[str]) -> dict[str, Any]:
     peers = [name for name in wanted if util.find_spec(PEERS[name][0]) is not None]
     for name in sorted(set(wanted) - set(peers)):
         print(f"{name} is not installed: pip install '.[peers]'")
-    print(f"{options.qubits} qubits, {THREADS} threads; seconds, and in brackets how many times ours", flush=True)
+    machine = Machine(measure(Team(), THREADS), THREADS)
+    print(
+        f"{options.qubits} qubits, {THREADS} threads; seconds, how many bounds of the plan ours take, and in brackets"
+    )
+    print(f"many times ours a peer takes; {machine.rates.memory_bytes_per_s / 1e9:.0f} GB/s", flush=True)
     figures: dict[str, Any] = {"qubits": options.qubits, "threads": THREADS, "families": {}}
+    figures["rates"] = msgspec.to_builtins(machine.rates)
     for family in options.family or list(FAMILIES):
-        result = compare(FAMILIES[family](options.qubits), peers, options.repeats)
+        circuit = FAMILIES[family](options.qubits)
+        result = compare(circuit, peers, options.repeats)
+        result["bound_seconds"] = bounds(circuit, machine)
         figures["families"][family] = result
-        shown = [f"ours {precision} {result['seconds'][f'ours {precision}']:.3f}" for precision in ("single", "double")]
+        shown = [
+            f"ours {precision} {(seconds := result['seconds'][f'ours {precision}']):.3f}, {seconds / bound:.2f} bounds"
+            for precision, bound in result["bound_seconds"].items()
+        ]
+        if "scipy fft" in result["seconds"]:
+            shown.append(f"scipy fft {result['seconds']['scipy fft']:.3f}")
         shown += [f"{name} {result['seconds'][name]:.3f} ({result['ratios'][name]:.1f}x)" for name in peers]
         print(f"{family:5} {', '.join(shown)}", flush=True)
     figures["geometric_means"] = {

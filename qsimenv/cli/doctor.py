@@ -14,20 +14,30 @@ from qsimenv.cli.options import json_option
 
 if TYPE_CHECKING:
     from qsimenv.launcher.doctor import Finding
+    from qsimenv.statevec.rates import PassRates
 
 
 @click.command()
+@click.option("--measure", is_flag=True, help="Measure how fast this machine moves and computes, and keep the figures.")
 @json_option
-def doctor(as_json: bool) -> None:
+def doctor(as_json: bool, measure: bool) -> None:
     """Check MPI, PRTE, the PMIx bindings and their traps, the compiler cache, memory and GPU.
 
     \b
     Examples:
         qsimenv doctor
+        qsimenv doctor --measure
+        mpirun -n 2 qsimenv doctor --measure
         qsimenv doctor --json | jq '.findings[] | select(.ok | not)'
 
     Every line that is not fine says what to do about it. Exit code 0 as long as circuits can be run here at all.
+
+    What --measure finds (some ten seconds; under mpirun with the rate between ranks) is what --explain, estimates and
+    the choice of ranks go by from then on. QSIMENV_RATES names a file with the rates of another machine.
     """
+    if measure:
+        _measure(as_json)
+        return
     import msgspec
 
     from qsimenv.cli import show
@@ -39,6 +49,40 @@ def doctor(as_json: bool) -> None:
         _print(findings)
     if not findings[0].ok:
         click.get_current_context().exit(1)
+
+
+def _measure(as_json: bool) -> None:
+    """Measure the rates on all ranks; rank 0 keeps and shows them."""
+    import msgspec
+
+    from qsimenv import comm
+    from qsimenv.cli import show
+    from qsimenv.statevec import calibrate, rates
+    from qsimenv.statevec.engine import set_threads
+
+    team = comm.world()
+    found = calibrate.measure(team, set_threads())
+    if team.rank:
+        return
+    path = rates.save(found)
+    if as_json:
+        show.echo_json({"file": str(path), "rates": msgspec.to_builtins(found)})
+        return
+    rows = [
+        ("source", found.source),
+        ("memory", f"{found.memory_bytes_per_s / 1e9:.1f} GB/s read and written by a sweep"),
+        ("exchange", f"{found.exchange_bytes_per_s / 1e9:.1f} GB/s sent by a rank while it receives as much"),
+        *((name, _pass_rates(found.of(name))) for name in ("single", "double")),
+        ("kept in", str(path)),
+    ]
+    show.fields(show.console(), rows)
+
+
+def _pass_rates(found: PassRates) -> str:
+    from qsimenv.statevec.rates import PASS_KINDS
+
+    passes = ", ".join(f"{kind} {found.seconds(kind) * 1e9:.2f}" for kind in PASS_KINDS)
+    return f"{found.flops_per_s / 1e9:.0f} Gflop/s a thread; ns an amplitude: {passes}"
 
 
 def _print(findings: list[Finding]) -> None:
@@ -68,6 +112,7 @@ def _findings() -> list[Finding]:
         _compiler_cache(),
         _memory(),
         _cores(),
+        _rates(),
         _gpu(),
         _environment(),
     ]
@@ -140,6 +185,18 @@ def _cores() -> Finding:
     nodes = len(allocation.nodes)
     found = f"{allocation.source}: {plural(nodes, 'node')}, {plural(allocation.nodes[0].cores, 'core')} each"
     return Finding("allocation", True, f"{found}; start would use {plural(ranks, 'worker')} a node")
+
+
+def _rates() -> Finding:
+    """Whether estimates go by measured rates."""
+    from qsimenv.errors import QSimEnvError
+    from qsimenv.launcher.doctor import Finding
+    from qsimenv.statevec import rates
+
+    try:
+        return Finding("rates", True, rates.load().source)
+    except QSimEnvError as error:
+        return Finding("rates", False, error.message, "`qsimenv doctor --measure` measures them anew")
 
 
 def _gpu() -> Finding:

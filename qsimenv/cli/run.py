@@ -22,7 +22,13 @@ from qsimenv.task import Result, Task
 @click.option("--environment", "-e", is_flag=True, help="Run on the running environment instead of here.")
 @name_option
 @click.option("--idle-ranks", is_flag=True, help="Under mpirun with, say, 3 ranks: use 2 of them and let 1 idle.")
-@click.option("--explain", is_flag=True, help="Print the plan (stages, sweeps, ops) instead of running it.")
+@click.option(
+    "--explain", is_flag=True, help="Print the plan instead of running it: what moves, how long it should take."
+)
+@click.option(
+    "--profile", is_flag=True, help="Run the plan and print what each exchange and sweep took, beside the bound."
+)
+@click.option("--verbose", is_flag=True, help="With --explain: every op of every sweep.")
 @click.option("--metadata", is_flag=True, help="Also show engine, ranks, sweeps, bytes, seconds, all that is known.")
 @json_option
 def run(file: str, **options: Any) -> None:
@@ -34,6 +40,7 @@ def run(file: str, **options: Any) -> None:
         qsimenv run ansatz.qasm -p theta=pi/4 -o ZZ -o "0.5*XX-0.5*YY"
         mpirun -n 4 qsimenv run big.qasm --precision single --json
         qsimenv run big.qasm --explain
+        mpirun -n 2 qsimenv run big.qasm --profile
 
     Without --shots, --observable and --save it draws 1024 shots.
     """
@@ -58,9 +65,11 @@ def run(file: str, **options: Any) -> None:
 
 def _check(options: dict[str, Any]) -> None:
     """Refuse options that would have no effect."""
-    for name in ("explain", "idle_ranks"):
+    for name in ("explain", "profile", "idle_ranks"):
         if options["environment"] and options[name]:
             raise InvalidArgumentError(f"run: --{name.replace('_', '-')} is about a run here; leave --environment out")
+    if options["verbose"] and not options["explain"]:
+        raise InvalidArgumentError("run: --verbose is about the plan; add --explain, or leave it out")
     if options["name"] and not options["environment"]:
         raise InvalidArgumentError("run: --name is about a running environment; add --environment, or leave it out")
 
@@ -75,9 +84,8 @@ def _run_here(file: str, options: dict[str, Any], team: Any) -> Result | None:
     working.agree(_unwritable(options["save"]) if working.rank == 0 else None)
     circuit = load_together(file, working)
     task = make_task(circuit, options, "statevector" if options["save"] else None)
-    if options["explain"]:
-        if working.rank == 0:
-            _explain(task, working.size, options["as_json"])
+    if options["explain"] or options["profile"]:
+        _tell_plan(task, working, options)
         return None
     with _busy(f"{circuit.num_qubits} qubits on {working.size} rank(s)", options, working.rank):
         return engines.run(task, working)
@@ -146,12 +154,19 @@ def _not_saved(path: Path, reason: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"save: {path} cannot be written ({reason}); give another path")
 
 
-def _explain(task: Task, ranks: int, as_json: bool) -> None:
+def _tell_plan(task: Task, team: Any, options: dict[str, Any]) -> None:
+    """The plan, or the profile of a run of it, told by rank 0."""
     from qsimenv.cli import show
-    from qsimenv.statevec.explain import explain
+    from qsimenv.statevec import explain
 
-    text = explain(task, ranks)
-    if as_json:
-        show.echo_json({"plan": text})
+    if options["profile"]:
+        with _busy(f"{task.circuit.num_qubits} qubits on {team.size} rank(s), twice", options, team.rank):
+            text = explain.profile(task, team)
+    else:
+        text = explain.explain(task, team.size, options["verbose"])
+    if team.rank:
+        return
+    if options["as_json"]:
+        show.echo_json({"profile" if options["profile"] else "plan": text})
     else:
         click.echo(text)

@@ -19,6 +19,8 @@ from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.comm import Team
 from qsimenv.engines import Engine
 from qsimenv.errors import NotSupportedError, OutOfMemoryError, QSimEnvError
+from qsimenv.statevec import rates
+from qsimenv.statevec.cost import Machine, rough_s
 from qsimenv.statevec.plan import mixed_qubits
 from qsimenv.task import AMPLITUDE_BYTES, Estimate, Precision, Result, Task, decode_hook, encode_hook
 
@@ -26,9 +28,6 @@ NAME = "statevector"
 MAX_QUBITS = 60
 _OVERHEAD_BYTES = 64 << 20
 """Exchange buffers, scratch blocks and tables beside the planes."""
-_SECONDS_A_BYTE = 2 / 20e9
-"""A sweep reads and writes every byte once, at a bandwidth most machines have."""
-
 
 _LONG_SECONDS = 0.5
 """A run longer than this is worth more ranks than its memory needs."""
@@ -80,10 +79,11 @@ def usable_ranks(circuit: Circuit, ranks: int) -> int:
 
 
 def _seconds_a_run(task: Task, ranks: int) -> float:
-    """A rough guess: some microseconds a gate for deciding, a sweep over the state for every five gates."""
-    gates = sum(isinstance(instruction, Gate) for instruction in walk(task.circuit.instructions))
-    state = (AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits) / ranks
-    return 1e-4 + gates * 1e-6 + (1 + gates / 5) * state * _SECONDS_A_BYTE
+    """A guess from the gates and the rates of this machine, with some microseconds a gate for deciding."""
+    gate_list = [each for each in walk(task.circuit.instructions) if isinstance(each, Gate)]
+    num_local = task.circuit.num_qubits - (ranks.bit_length() - 1)
+    machine = Machine(rates.load(), default_threads())
+    return 1e-4 + len(gate_list) * 1e-6 + rough_s(gate_list, num_local, task.precision, machine)
 
 
 def _bytes_per_rank(task: Task, ranks: int) -> int:
@@ -122,12 +122,16 @@ def readable(num_bytes: float) -> str:
     return f"{num_bytes:.0f} {unit}" if num_bytes >= 10 or unit == "B" else f"{num_bytes:.1f} {unit}"
 
 
+def default_threads() -> int:
+    """This rank's share of the cores."""
+    return max(1, len(os.sched_getaffinity(0)) // memory.ranks_on_this_node())
+
+
 def set_threads() -> int:
     """Give this rank its share of the cores. Returns the number of threads."""
     import numba
 
-    cores = len(os.sched_getaffinity(0))
-    threads: int = max(1, min(cores // memory.ranks_on_this_node(), numba.config.NUMBA_NUM_THREADS))
+    threads: int = min(default_threads(), numba.config.NUMBA_NUM_THREADS)
     numba.set_num_threads(threads)
     return threads
 

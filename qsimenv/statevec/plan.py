@@ -90,17 +90,18 @@ class Plan:
             trade = ", ".join(f"{local}<->{rank}" for local, rank in stage.exchange) or "none"
             lines.append(f"stage {number}: exchange of bits {trade}")
             for sweep in stage.sweeps:
-                lines.append(f"  sweep over bits {_ranges(sweep.block)}: {len(sweep.ops)} ops")
-                lines += [f"    {self._describe(op)}" for op in sweep.ops]
+                lines.append(f"  sweep over bits {ranges_text(sweep.block)}: {len(sweep.ops)} ops")
+                lines += [f"    {self.describe(op)}" for op in sweep.ops]
         return "\n".join(lines)
 
-    def _describe(self, op: Op) -> str:
+    def describe(self, op: Op) -> str:
+        """One op in a line."""
         controls = [bit for bit in range(op.control_mask.bit_length()) if op.control_mask >> bit & 1]
         under = f" where bits {controls} are {[op.control_value >> bit & 1 for bit in controls]}" if controls else ""
         return f"{self.gates[op.gate].name} ({op.kind}) on bits {list(op.bits)}{under}"
 
 
-def _ranges(bits: Sequence[int]) -> str:
+def ranges_text(bits: Sequence[int]) -> str:
     """``0-5,9,11`` for a sorted row of numbers."""
     runs: list[list[int]] = []
     for bit in bits:

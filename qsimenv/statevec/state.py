@@ -37,9 +37,16 @@ class Work:
     exchanges: int = 0
     bytes_exchanged: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    trace: list[float] | None = None
+    """Where somebody wants them: the seconds of each exchange and sweep, in the order in which they ran."""
 
     def add_seconds(self, phase: str, since: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - since
+
+    def note(self, since: float) -> None:
+        """Add an exchange or a sweep to the trace."""
+        if self.trace is not None:
+            self.trace.append(time.perf_counter() - since)
 
 
 class State:
@@ -94,7 +101,9 @@ class State:
                 self._exchange(stage.exchange)
             began = time.perf_counter()
             for sweep in sweeps:
+                started = time.perf_counter()
                 self._sweep(sweep)
+                self.work.note(started)
             self.work.add_seconds("sweeps", began)
         self.work.stages += len(plan.stages)
         self.layout = plan.end
@@ -104,6 +113,7 @@ class State:
         self.work.bytes_exchanged += trade_bits((self.re, self.im), self.layout.num_local, pairs, self.team)
         self.work.exchanges += 1
         self.work.add_seconds("exchange", began)
+        self.work.note(began)
 
     def _sweep(self, sweep: EncodedSweep) -> None:
         if self._scratch is None or self._scratch.shape[-1] < 1 << sweep.block_bits:
