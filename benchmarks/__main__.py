@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-ALL = ("memory", "service", "peers")
+ALL = ("memory", "service", "hostile", "peers")
 
 
 def main() -> None:

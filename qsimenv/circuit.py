@@ -221,7 +221,7 @@ class Circuit(msgspec.Struct, frozen=True, dict=True):
         """The circuit that ``bytes`` spells. Raises InvalidArgumentError for anything else."""
         try:
             circuit: Circuit = _DECODER.decode(data)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, OverflowError) as error:
             raise InvalidArgumentError(f"circuit: these bytes are not a circuit ({error})") from None
         return msgspec.structs.replace(circuit, name=name) if name else circuit
 

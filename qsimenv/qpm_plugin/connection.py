@@ -100,6 +100,11 @@ def next_connection_event(monitor: zmq.Socket[bytes]) -> int:
     return event
 
 
+def worker_identity(generation: int, rank: int) -> bytes:
+    """The name under which a worker knocks at the controller's door."""
+    return f"{generation}:{rank}".encode()
+
+
 def new_keys() -> tuple[str, str]:
     """A fresh CURVE key pair: (public, secret)."""
     public, secret = zmq.curve_keypair()

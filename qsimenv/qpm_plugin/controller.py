@@ -308,9 +308,14 @@ class Controller:
     def _from_worker(self, identity: bytes, frame: bytes) -> None:
         self._counters["worker_messages"] += 1
         try:
-            self._hear(identity, m.decode_from_worker(frame))
+            message = m.decode_from_worker(frame)
         except QSimEnvError as error:
-            self._kill_soon(f"a worker's message cannot be read ({error})")
+            self._counters["refused"] += 1
+            if self._supervisor.knows(identity):
+                self._kill_soon(f"a worker's message cannot be read ({error})")
+            return
+        try:
+            self._hear(identity, message)
         except Exception:  # noqa: BLE001 - as above
             _log.exception("a worker's message failed in a way nobody foresaw")
             self._kill_soon("a worker's message could not be dealt with")
@@ -324,7 +329,7 @@ class Controller:
             self._supervisor.greet(identity, message)
             return
         worker = self._supervisor.worker(message.generation, message.rank)
-        if worker is None:
+        if worker is None or worker.identity != identity:
             return
         match message:
             case m.Answers(answers=answers):

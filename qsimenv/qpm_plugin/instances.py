@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from qsimenv.errors import QSimEnvError
-from qsimenv.qpm_plugin.connection import GENERATION_VARIABLE
+from qsimenv.qpm_plugin.connection import GENERATION_VARIABLE, worker_identity
 from qsimenv.qpm_plugin.messages import WORKER_CIRCUIT_BYTES, Hello
 from qsimenv.qpm_plugin.recent import Recent
 
@@ -137,14 +137,18 @@ class Supervisor:
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
     def greet(self, identity: bytes, hello: Hello) -> None:
-        """A worker is there; the last one makes the instance up."""
+        """A worker is there, under the identity that it was told to take; the last one makes the instance up."""
         instance = self.instance
-        if hello.generation != instance.generation:
+        if hello.generation != instance.generation or identity != worker_identity(hello.generation, hello.rank):
             return
         instance.workers[hello.rank] = Worker(identity, hello, free_bytes=hello.free_bytes)
         if len(instance.workers) == hello.size and not instance.up.is_set():
             instance.up.set()
             self._on_up()
+
+    def knows(self, identity: bytes) -> bool:
+        """Whether a worker of the instance talks under that identity."""
+        return any(worker.identity == identity for worker in self.instance.workers.values())
 
     def worker(self, generation: int, rank: int) -> Worker | None:
         """The worker that says so, heard just now; None where it belongs to another generation."""

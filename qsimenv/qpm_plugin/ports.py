@@ -17,7 +17,8 @@ import zmq.auth.asyncio
 from qsimenv.qpm_plugin.connection import set_heartbeat
 from qsimenv.qpm_plugin.messages import MAX_FRAME_BYTES
 
-_READ_AT_ONCE = 1000
+_READ_AT_ONCE = 100
+"""Frames taken before the other door, and the timers, get their turn."""
 _log = logging.getLogger("qsimenv.controller")
 
 
@@ -70,6 +71,7 @@ class Port:
         socket.bind(f"tcp://{host}:*")
         self.address = socket.get_string(zmq.LAST_ENDPOINT)
         self._scheduled = False
+        self._refused = 0
         self._loop.add_reader(socket.fileno(), self._schedule)
         self._schedule()
 
@@ -124,7 +126,13 @@ class Port:
             if len(frames) == 2:
                 self._receive(frames[0], frames[1])
             else:
-                _log.warning("a message of %d frames was dropped, 2 are needed", len(frames))
+                self._refuse(len(frames))
         self._drained()
         if not self._socket.closed:
             self._look_again()
+
+    def _refuse(self, frames: int) -> None:
+        """Say so at the 1st, 10th, 100th … such message: a flood of them must not fill the log's disk."""
+        self._refused += 1
+        if str(self._refused).strip("0") == "1":
+            _log.warning("%d message(s) so far dropped, this one of %d frames; 2 are needed", self._refused, frames)

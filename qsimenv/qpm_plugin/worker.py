@@ -31,6 +31,7 @@ from qsimenv.qpm_plugin.connection import (
     Connection,
     next_connection_event,
     set_heartbeat,
+    worker_identity,
 )
 from qsimenv.qpm_plugin.recent import Recent
 from qsimenv.task import Task
@@ -56,6 +57,7 @@ class Worker:
         self._canceled: set[str] = set()
         self._answers: list[m.Answer] = []
         self._flushed = 0.0
+        self._refused = 0
         self._stopping = False
 
     def greet(self) -> None:
@@ -85,9 +87,14 @@ class Worker:
         flags = 0 if wait else zmq.NOBLOCK
         while True:
             try:
-                message = m.decode_to_worker(self._socket.recv(flags))
+                frame = self._socket.recv(flags)
             except zmq.Again:
                 break
+            try:
+                message = m.decode_to_worker(frame)
+            except e.QSimEnvError:
+                self._refuse()
+                continue
             flags = zmq.NOBLOCK
             match message:
                 case m.Launch():
@@ -101,14 +108,33 @@ class Worker:
         if asked:
             self._send(m.Pong(self._generation, self._world.rank, memory.free_bytes_per_process()))
 
+    def _refuse(self) -> None:
+        """Drop a message that makes no sense; say so at the 1st, 10th, 100th … such message."""
+        self._refused += 1
+        if str(self._refused).strip("0") == "1":
+            sys.stderr.write(f"worker: {self._refused} message(s) so far that make no sense, dropped\n")
+
+    def _can_run(self, launch: m.Launch) -> bool:
+        """Whether it names a team that this rank is in, and as many tasks as jobs."""
+        ranks = set(launch.ranks)
+        return (
+            self._world.rank in ranks
+            and len(ranks) == len(launch.ranks)
+            and ranks <= set(range(self._world.size))
+            and len(launch.task_ids) == len(launch.jobs)
+        )
+
     def _run_launch(self, launch: m.Launch) -> None:
+        if not self._can_run(launch):
+            self._refuse()
+            return
         circuits = self._circuits_of(launch)
         team = self._world.subteam(launch.ranks)
         speaks = self._world.rank == launch.ranks[0]
         for number, (task_id, job) in enumerate(zip(launch.task_ids, launch.jobs, strict=True)):
             if number:
                 self._listen(wait=False)
-            answer = self._run(task_id, job, circuits[job.circuit], team)
+            answer = self._run(task_id, job, circuits.get(job.circuit), team)
             if speaks:
                 self._answers.append(answer)
                 self._flush(FLUSH_SECONDS)
@@ -119,13 +145,20 @@ class Worker:
         """The circuits that a launch needs: those kept and those that came with it, used in the controller's order."""
         names = dict.fromkeys(job.circuit for job in launch.jobs)
         kept = {name: circuit for name in names if (circuit := self._circuits.get(name)) is not None}
-        new = {name: Circuit.from_bytes(data) for name, data in launch.circuits.items()}
-        for name, circuit in new.items():
-            self._circuits.put(name, circuit, len(launch.circuits[name]))
+        new = {}
+        for name, data in launch.circuits.items():
+            try:
+                new[name] = Circuit.from_bytes(data)
+            except e.QSimEnvError:
+                continue  # its tasks are answered with an error
+            self._circuits.put(name, new[name], len(data))
         return kept | new
 
-    def _run(self, task_id: str, job: m.Job, circuit: Circuit, team: comm.Team) -> m.Answer:
+    def _run(self, task_id: str, job: m.Job, circuit: Circuit | None, team: comm.Team) -> m.Answer:
         began = time.time()
+        if circuit is None:
+            missing = f"run: circuit {job.circuit[:16]} did not reach the worker"
+            return m.Answer(task_id, began, began, error=ErrorInfo(e.InvalidArgumentError.code, missing))
         if team.size == 1 and (task_id in self._canceled or self._stopping):
             return m.Answer(task_id, began, began, canceled=True)
         engine, error, result = "", None, m.NO_RESULT
@@ -188,9 +221,9 @@ def _warm_up() -> None:
         sys.stderr.write(f"worker: warm-up: {error}\n")
 
 
-def _connect(context: zmq.Context[_Socket], connection: Connection, identity: str) -> _Socket:
+def _connect(context: zmq.Context[_Socket], connection: Connection, identity: bytes) -> _Socket:
     socket = context.socket(zmq.DEALER)
-    socket.identity = identity.encode()
+    socket.identity = identity
     socket.curve_serverkey = connection.server_key.encode()
     socket.curve_publickey = connection.worker_key.encode()
     socket.curve_secretkey = connection.worker_secret.encode()
@@ -223,7 +256,7 @@ def main() -> None:
     world = comm.world()
     _warm_up()
     context: zmq.Context[_Socket] = zmq.Context()
-    socket = _connect(context, connection, f"{generation}:{world.rank}")
+    socket = _connect(context, connection, worker_identity(generation, world.rank))
     worker = Worker(world, socket, generation)
     worker.greet()
     worker.serve()
