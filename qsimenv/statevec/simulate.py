@@ -119,17 +119,14 @@ class Run:
 
     def final_state(self) -> State:
         """The state at the end of a static program."""
-        state = self._fresh_state()
-        for step in self._prepared.program.code:
-            if isinstance(step, code.Apply):
-                self._apply(state, step.segment)
-        return state
+        branch = self._begin()[0].pop()
+        self._follow(branch)
+        assert branch.state is not None  # noqa: S101 - _follow has made it
+        return branch.state
 
     def sample(self) -> npt.NDArray[np.uint8]:
         """All shots of the program: uint8 of shape (shots, bytes), classical bits as a big-endian number."""
-        num_bytes = max(1, (self._prepared.circuit.num_clbits + 7) // 8)
-        samples = np.zeros((self._shots, num_bytes), dtype=np.uint8)
-        self._pending = [Branch(np.arange(self._shots))]
+        self._pending, samples = self._begin()
         while self._pending:
             branch = self._pending.pop()
             self._follow(branch)
@@ -141,6 +138,11 @@ class Run:
         self._draw(Branch(np.arange(self._shots), state), samples)
 
     # --- the steps of a program ---
+
+    def _begin(self) -> tuple[list[Branch], npt.NDArray[np.uint8]]:
+        """The branches to follow, the last one first, and room for what the shots give."""
+        num_bytes = max(1, (self._prepared.circuit.num_clbits + 7) // 8)
+        return [Branch(np.arange(self._shots))], np.zeros((self._shots, num_bytes), dtype=np.uint8)
 
     def _follow(self, branch: Branch) -> None:
         """Run one branch to its end, putting aside the branches that split off."""
@@ -158,8 +160,7 @@ class Run:
     def _step(self, branch: Branch, step: code.Code) -> None:
         match step:
             case code.Apply(segment=segment):
-                assert branch.state is not None  # noqa: S101 - tells mypy what _follow has seen to
-                self._apply(branch.state, segment)
+                self._apply(branch, segment)
             case Measure(qubit=qubit, clbit=clbit):
                 outcome = self._measure(branch, qubit, lambda b, bit: _write_bit(b, clbit, bit))
                 _write_bit(branch, clbit, outcome)
@@ -181,7 +182,9 @@ class Run:
             case code.CountTurn(loop=loop, max_iterations=limit):
                 _count_turn(branch, loop, limit)
 
-    def _apply(self, state: State, segment: int) -> None:
+    def _apply(self, branch: Branch, segment: int) -> None:
+        state = branch.state
+        assert state is not None  # noqa: S101 - tells mypy what _follow has seen to
         began = time.perf_counter()
         plan = self._prepared.plan(segment, state.layout)
         encoded = self._prepared.encoding(segment, state.layout, self._values)

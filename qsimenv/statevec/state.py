@@ -7,7 +7,7 @@ but ``copy`` and ``amplitudes``, which say so.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +39,8 @@ class Work:
     seconds: dict[str, float] = field(default_factory=dict)
     trace: list[float] | None = None
     """Where somebody wants them: the seconds of each exchange and sweep, in the order in which they ran."""
+    after_sweep: Callable[[], None] | None = None
+    """Called on every rank after each of its sweeps: to tell progress, or to break off by raising, on all ranks alike."""
 
     def add_seconds(self, phase: str, since: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - since
@@ -127,6 +129,8 @@ class State:
         if abs(self.scale) < SMALLEST_SCALE:
             self._keep(63, 0, abs(self.scale))
             self.scale /= abs(self.scale)
+        if self.work.after_sweep is not None:
+            self.work.after_sweep()
 
     def _keep(self, bit: int, value: int, factor: float) -> None:
         """Multiply what has ``value`` at ``bit`` (0 for all above the index) by a factor, clear the rest. *Local.*"""
