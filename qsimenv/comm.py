@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -22,8 +23,16 @@ if TYPE_CHECKING:
 
 PIECE_BYTES = 64 << 20
 """The largest single message."""
+_EXCHANGE_TAG = 1
 
 _LAUNCHER_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS")
+
+
+class Transfer(Protocol):
+    """A message out and one in, on their way; the arrays must stay untouched until ``wait`` returns."""
+
+    def wait(self) -> None:
+        """Until both are through. *Local*, but the partner must have begun the same exchange."""
 
 
 class Team:
@@ -31,6 +40,8 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    spans_hosts: bool = False
+    """Whether some ranks do not share memory. *Collective* when it is first asked for."""
 
     def barrier(self) -> None:
         """Wait for all. *Collective.*"""
@@ -59,6 +70,13 @@ class Team:
         """Swap contiguous arrays of one size with ``partner``, which makes the same call. *Collective for the two.*"""
         raise ValueError("a team of one has no partner")
 
+    def begin_exchange(self, partner: int, send: np.ndarray, receive: np.ndarray) -> Transfer:
+        """Start to swap contiguous arrays of one size, at most ``PIECE_BYTES``, with ``partner``, which does the same.
+
+        Several may be on their way to a partner; they arrive in the order in which they were begun.
+        """
+        raise ValueError("a team of one has no partner")
+
     def subteam(self, ranks: Sequence[int]) -> Team:
         """The team of the given ranks, numbered in that order. *Collective* over those ranks only; kept and reused."""
         return self
@@ -71,6 +89,16 @@ class Team:
     def abort(self, message: str) -> None:
         """End every process of the MPI job: for the rank that cannot go on while others would wait for it forever."""
         raise SystemExit(message)
+
+
+class _MPITransfer:
+    def __init__(self, requests: list[MPI.Request]) -> None:
+        self._requests = requests
+
+    def wait(self) -> None:
+        from mpi4py import MPI
+
+        MPI.Request.Waitall(self._requests)
 
 
 class MPITeam(Team):
@@ -130,6 +158,19 @@ class MPITeam(Team):
         for start in range(0, send.size, step):
             piece = slice(start, start + step)
             self._communicator.Sendrecv(send[piece], partner, 0, receive[piece], partner, 0)
+
+    def begin_exchange(self, partner: int, send: np.ndarray, receive: np.ndarray) -> Transfer:
+        incoming = self._communicator.Irecv(receive, partner, _EXCHANGE_TAG)
+        return _MPITransfer([incoming, self._communicator.Isend(send, partner, _EXCHANGE_TAG)])
+
+    @cached_property
+    def spans_hosts(self) -> bool:  # type: ignore[override]  # a plain False where there is one rank
+        from mpi4py import MPI
+
+        neighbours = self._communicator.Split_type(MPI.COMM_TYPE_SHARED)
+        fewest = self.minimum(neighbours.Get_size())
+        neighbours.Free()
+        return fewest < self.size
 
     def subteam(self, ranks: Sequence[int]) -> Team:
         key = tuple(ranks)

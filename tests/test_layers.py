@@ -47,6 +47,7 @@ DOORS = {
         "qsimenv.statevec.kernels_numba",
         "qsimenv.statevec.passes_numba",
         "qsimenv.statevec.lanes_numba",
+        "qsimenv.statevec.slots_numba",
         "qsimenv.statevec.engine",
     },
     "llvmlite": {"qsimenv.statevec.lanes_numba"},

@@ -108,16 +108,17 @@ def rough_s(gate_list: Iterable[Gate], num_local: int, precision: Precision, mac
     return sweeps * sweep.predicted_s(machine, precision) + work * amplitudes / machine.threads
 
 
-def cost_of(plan: Plan, encoded: Sequence[Sequence[EncodedSweep]], precision: Precision) -> PlanCost:
-    """What one rank moves and computes to run ``plan``. Cost: about a microsecond a pass."""
+def cost_of(
+    plan: Plan, encoded: Sequence[Sequence[EncodedSweep]], precision: Precision, from_zero: bool = True
+) -> PlanCost:
+    """What one rank moves and computes to run ``plan``, ``from_zero``: on |0…0>. Cost: about a microsecond a pass."""
     num_local = plan.start.num_local
     state = AMPLITUDE_BYTES[precision] << num_local
     stages = tuple(
         tuple(_stage(stage.sweeps, sweeps, num_local, state))
         for stage, sweeps in zip(plan.stages, encoded, strict=True)
     )
-    sent = tuple(state - (state >> len(stage.exchange)) for stage in plan.stages)
-    return PlanCost(stages, sent, precision)
+    return PlanCost(stages, plan.bytes_sent(AMPLITUDE_BYTES[precision], from_zero), precision)
 
 
 def _stage(

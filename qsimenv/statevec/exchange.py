@@ -1,34 +1,189 @@
 """Exchange: trade local bits for rank bits between the ranks of a team, in pieces of bounded size.
 
-With s pairs of bits, a rank trades with 2**s - 1 partners. What it sends to one partner and what it gets from it
-belong into the very same slots, so the trade is in place: pack a piece, swap it, unpack it.
+With s pairs of bits, a rank trades with 2**s - 1 partners. What it sends to one partner and what it gets from it belong
+into the very same slot, so the trade is in place. Two pieces are on their way at any time: while one travels, the other
+is packed or unpacked. ``state`` calls this; which bits are traded is the plan's to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from qsimenv.comm import Team
-from qsimenv.statevec import kernels_numba as kernels
+from qsimenv.comm import Team, Transfer
+from qsimenv.errors import OutOfMemoryError, QSimEnvError
+from qsimenv.statevec import slots_numba as kernels
 
-PIECE_BYTES = 8 << 20
-"""One message; two buffers of this size are all the memory an exchange takes."""
+PIECE_BYTES = 2 << 20
+"""One message between ranks of one host: it stays in the second-level cache on its way through the buffer."""
+FAR_PIECE_BYTES = 16 << 20
+"""One message where ranks live on several hosts: long enough for a network's full rate."""
+_UNDER_WAY = 2
+_SHARE_OF_STATE = 32
+"""No piece is larger than this part of the rank's state, so that all buffers together stay below an eighth of it."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One message: for each of ``planes`` the amplitudes number ``start`` to ``start + count`` of the slot ``slot``."""
+
+    partner: int
+    slot: int
+    planes: tuple[int, ...]
+    start: int
+    count: int
+
+
+def pieces(num_local: int, pairs: Sequence[tuple[int, int]], rank: int, num_planes: int, most: int) -> Iterator[Piece]:
+    """What ``rank`` sends, and gets back from the same partners, in order; at most ``most`` numbers in each. Pure.
+
+    Every two ranks meet in the same order. Slots so small that those of all planes fit a piece travel together.
+    """
+    count = 1 << (num_local - len(pairs))
+    together = num_planes * count <= most
+    size = count if together else min(count, 1 << (most.bit_length() - 1))
+    groups = [tuple(range(num_planes))] if together else [(plane,) for plane in range(num_planes)]
+    for pattern in range(1, 1 << len(pairs)):
+        partner = rank ^ sum((pattern >> k & 1) << (bit - num_local) for k, (_, bit) in enumerate(pairs))
+        slot = slot_of(partner, num_local, pairs)
+        for start in range(0, count, size):
+            for planes in groups:
+                yield Piece(partner, slot, planes, start, size)
+
+
+def slot_of(rank: int, num_local: int, pairs: Sequence[tuple[int, int]]) -> int:
+    """The local part of the index of what belongs to ``rank`` after the trade."""
+    return sum((rank >> (bit - num_local) & 1) << local for local, bit in pairs)
 
 
 def trade_bits(planes: Sequence[np.ndarray], num_local: int, pairs: Sequence[tuple[int, int]], team: Team) -> int:
-    """Trade each (local bit, rank bit) of ``pairs`` in place. *Collective.* Returns the bytes that this rank sent."""
+    """Trade each (local bit, rank bit) of ``pairs`` in place. *Collective.* Returns the bytes that this rank sent.
+
+    An involution. A rank that fails on the way goes on sending, so that none waits for it; then all raise its error.
+    """
+    real = planes[0].dtype
+    most = max(1, piece_bytes(sum(plane.nbytes for plane in planes), team) // real.itemsize)
+    traffic = _Traffic(planes, tuple(sorted(local for local, _ in pairs)), team, most)
+    numbers = 0
+    for piece in pieces(num_local, pairs, team.rank, len(planes), most):
+        traffic.begin(piece)
+        numbers += len(piece.planes) * piece.count
+    traffic.finish()
+    team.agree(traffic.error)
+    return numbers * real.itemsize
+
+
+@dataclass(frozen=True)
+class FixedBits:
+    """Index bits (``mask``) that have the values ``value`` wherever the state is not zero."""
+
+    mask: int
+    value: int
+
+    def apply(self, index: int) -> int:
+        """The index with those values."""
+        return index & ~self.mask | self.value
+
+    def holds(self, index: int) -> bool:
+        """Whether the index has those values."""
+        return self.apply(index) == index
+
+    def without(self, bits: Iterable[int]) -> FixedBits:
+        mask = self.mask & ~sum(1 << bit for bit in bits)
+        return FixedBits(mask, self.value & mask)
+
+
+def keep_own_part(planes: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]], rank_index: int, value: int) -> None:
+    """Trade rank bits that have the values of ``value`` wherever the state is not zero, and that all ranks worked on.
+
+    Each rank holds what every other holds, and keeps what is its own after the trade. *Local*, no message.
+    """
     positions = np.array(sorted(local for local, _ in pairs), dtype=np.int64)
-    count = len(planes[0]) >> len(pairs)
-    size = max(1, min(count, PIECE_BYTES // planes[0].itemsize))
-    outgoing, incoming = np.empty(size, dtype=planes[0].dtype), np.empty(size, dtype=planes[0].dtype)
-    for pattern in range(1, 1 << len(pairs)):
-        partner = team.rank ^ sum((pattern >> k & 1) << (bit - num_local) for k, (_, bit) in enumerate(pairs))
-        slot = sum((partner >> (bit - num_local) & 1) << local for local, bit in pairs)
-        for plane in planes:
-            for start in range(0, count, size):
-                kernels.pack(plane, positions, slot, start, outgoing)
-                team.exchange(partner, outgoing, incoming)
-                kernels.unpack(plane, positions, slot, start, incoming)
-    return len(planes) * count * ((1 << len(pairs)) - 1) * planes[0].itemsize
+    source = sum((rank_index >> bit & 1) << local for local, bit in pairs)
+    target = sum((value >> bit & 1) << local for local, bit in pairs)
+    for plane in planes:
+        kernels.keep_slot(plane, positions, source, target)
+
+
+def piece_bytes(state_bytes: int, team: Team) -> int:
+    """The size of a message for a rank that holds ``state_bytes``."""
+    return min(FAR_PIECE_BYTES if team.spans_hosts else PIECE_BYTES, max(state_bytes // _SHARE_OF_STATE, 64))
+
+
+class _Traffic:
+    """The pieces under way, each with a buffer to pack it in and one for what comes back."""
+
+    def __init__(self, planes: Sequence[np.ndarray], positions: tuple[int, ...], team: Team, most: int) -> None:
+        self._planes, self._positions, self._team = planes, positions, team
+        self._under_way: deque[tuple[Piece, np.ndarray, Transfer]] = deque()
+        self._begun = 0
+        self.error: QSimEnvError | None = None
+        try:
+            self._outgoing, self._incoming = _buffers(most, planes[0].dtype)
+        except MemoryError as error:
+            self.error = _failure(error)
+        team.agree(self.error)
+
+    def begin(self, piece: Piece) -> None:
+        """Send a piece off, from where it lies if that is one run; see to an earlier one if there are many."""
+        if len(self._under_way) == _UNDER_WAY:
+            self._finish_one()
+        way, length = self._begun % _UNDER_WAY, len(piece.planes) * piece.count
+        outgoing, incoming = self._outgoing[way, :length], self._incoming[way, :length]
+        if len(piece.planes) == 1 and piece.count <= 1 << self._positions[0]:
+            place = _spread(piece.start, self._positions) | piece.slot
+            outgoing = self._planes[piece.planes[0]][place : place + piece.count]
+        else:
+            self._copy(kernels.pack, piece, outgoing)
+        self._under_way.append((piece, incoming, self._team.begin_exchange(piece.partner, outgoing, incoming)))
+        self._begun += 1
+
+    def finish(self) -> None:
+        """Until all pieces are in their places."""
+        while self._under_way:
+            self._finish_one()
+
+    def _finish_one(self) -> None:
+        piece, incoming, transfer = self._under_way.popleft()
+        transfer.wait()
+        self._copy(kernels.unpack, piece, incoming)
+
+    def _copy(self, kernel: Callable[..., None], piece: Piece, buffer: np.ndarray) -> None:
+        if self.error is not None:
+            return
+        try:
+            for number, plane in enumerate(piece.planes):
+                part = buffer[number * piece.count : (number + 1) * piece.count]
+                kernel(self._planes[plane], *_places(self._positions, piece.count), piece.slot, piece.start, part)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others must hear of it
+            self.error = _failure(error)
+
+
+def _failure(error: Exception) -> QSimEnvError:
+    text = f"exchange: {type(error).__name__}: {error}"
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError(f"{text or 'no memory'}; use more ranks or precision='single'")
+    return error if isinstance(error, QSimEnvError) else QSimEnvError(text)
+
+
+@lru_cache(maxsize=2)
+def _buffers(numbers: int, real: np.dtype[np.floating]) -> tuple[np.ndarray, np.ndarray]:
+    """Buffers to pack in and to receive in, kept for the next exchange: each of shape (pieces under way, numbers)."""
+    return np.empty((_UNDER_WAY, numbers), dtype=real), np.empty((_UNDER_WAY, numbers), dtype=real)
+
+
+@lru_cache(maxsize=64)
+def _places(positions: tuple[int, ...], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the kernels want to know of a slot and of pieces of ``count`` numbers."""
+    return np.array(positions, dtype=np.int64), kernels.offsets_for(positions, count)
+
+
+def _spread(number: int, positions: Sequence[int]) -> int:
+    """Where in the index the amplitude of that number in slot 0 is."""
+    for position in positions:
+        number = number >> position << (position + 1) | number & ((1 << position) - 1)
+    return number

@@ -78,7 +78,7 @@ def _planned(
     prepared: Prepared, segment: int, layout: Layout, values: npt.NDArray[np.float64]
 ) -> tuple[Plan, PlanCost]:
     plan = prepared.plan(segment, layout)
-    return plan, cost_of(plan, prepared.encoding(segment, layout, values), prepared.precision)
+    return plan, cost_of(plan, prepared.encoding(segment, layout, values), prepared.precision, from_zero=segment == 0)
 
 
 def _first_values(task: Task) -> npt.NDArray[np.float64]:
@@ -104,7 +104,7 @@ def _segment(
     )
     for number, (stage, sweeps) in enumerate(zip(plan.stages, cost.stages, strict=True)):
         sent, line = cost.sent[number], f"stage {number}"
-        if sent:
+        if stage.exchange:
             line += f": exchange of bits {', '.join(f'{local}<->{rank}' for local, rank in stage.exchange)}"
             bound = sent / machine.rates.exchange_bytes_per_s
             line += f", {readable(sent)}: {_times(exchange_s(sent, machine), bound, took)}"

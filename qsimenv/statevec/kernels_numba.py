@@ -252,31 +252,6 @@ def sweep(re, im, block_bits, low_bits, offsets, outer, ops, coefficients, table
         )
 
 
-# --- exchange ---
-
-
-@njit(inline="always", **_options)
-def _spread(number, positions):
-    for k in range(positions.shape[0]):
-        position = positions[k]
-        number = ((number >> position) << (position + 1)) | (number & ((1 << position) - 1))
-    return number
-
-
-@njit(**_options)
-def pack(plane, positions, value, start, piece):
-    """Fill ``piece`` with amplitudes whose index has ``value`` at ``positions`` (sorted), from number ``start`` on."""
-    for k in range(piece.shape[0]):
-        piece[k] = plane[_spread(start + k, positions) | value]
-
-
-@njit(**_options)
-def unpack(plane, positions, value, start, piece):
-    """The reverse of ``pack``."""
-    for k in range(piece.shape[0]):
-        plane[_spread(start + k, positions) | value] = piece[k]
-
-
 # --- measurement ---
 
 

@@ -143,6 +143,33 @@ def copy_line(typing: Any, source: Any, start: Any, target: Any, to: Any) -> Any
     return types.void(source, start, target, to), generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def stream_line(typing: Any, source: Any, start: Any, target: Any, to: Any) -> Any:
+    """``copy_line`` past the caches: for a target that is read again much later. ``target[to:]`` is 64-byte aligned."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        source, start, target, to = arguments
+        _, (x,), _ = _load(context, builder, signature.args[0], source, start, None, 0)
+        data = context.make_array(signature.args[2])(context, builder, target).data
+        store = builder.store(x, builder.bitcast(builder.gep(data, [to]), x.type.as_pointer()))
+        store.align = 64
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_MASK, 1)]))
+        return context.get_dummy_value()
+
+    return types.void(source, start, target, to), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def finish_streaming(typing: Any) -> Any:
+    """Make what ``stream_line`` wrote visible to other threads and processes before anything that follows."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 def _shuffled(builder: ir.IRBuilder, kind: ir.VectorType, x: Any, lane_mask: int) -> Any:
     """The vector with lane l taken from lane ``l ^ lane_mask``."""
     if not lane_mask:

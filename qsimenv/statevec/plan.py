@@ -76,10 +76,19 @@ class Plan:
     def num_sweeps(self) -> int:
         return sum(len(stage.sweeps) for stage in self.stages)
 
-    def bytes_exchanged(self, amplitude_bytes: int) -> int:
-        """Bytes that one rank sends."""
-        local = amplitude_bytes << self.start.num_local
-        return sum(local - (local >> len(stage.exchange)) for stage in self.stages)
+    def bytes_sent(self, amplitude_bytes: int, from_zero: bool = False) -> tuple[int, ...]:
+        """Bytes that one rank sends before each stage. ``from_zero``: the start is |0…0>, and the first trade of a rank
+        bit is free."""
+        local, traded, sent = amplitude_bytes << self.start.num_local, set[int](), list[int]()
+        for stage in self.stages:
+            ranks = {rank for _, rank in stage.exchange}
+            sent.append(local - (local >> len(ranks & traded if from_zero else ranks)))
+            traded |= ranks
+        return tuple(sent)
+
+    def bytes_exchanged(self, amplitude_bytes: int, from_zero: bool = False) -> int:
+        """Bytes that one rank sends in all."""
+        return sum(self.bytes_sent(amplitude_bytes, from_zero))
 
     def __str__(self) -> str:
         lines = [

@@ -18,7 +18,7 @@ from qsimenv.comm import Team
 from qsimenv.errors import OutOfMemoryError, QSimEnvError
 from qsimenv.statevec import kernels_numba as kernels
 from qsimenv.statevec.encode import REAL_TYPE, EncodedSweep
-from qsimenv.statevec.exchange import trade_bits
+from qsimenv.statevec.exchange import FixedBits, keep_own_part, trade_bits
 from qsimenv.statevec.layout import Layout
 from qsimenv.statevec.normalform import SMALLEST_SCALE
 from qsimenv.statevec.plan import Plan
@@ -40,7 +40,7 @@ class Work:
     trace: list[float] | None = None
     """Where somebody wants them: the seconds of each exchange and sweep, in the order in which they ran."""
     after_sweep: Callable[[], None] | None = None
-    """Called on every rank after each of its sweeps: to tell progress, or to break off by raising, on all ranks alike."""
+    """Called on every rank after each sweep: to tell progress, or to break off by raising on all ranks alike."""
 
     def add_seconds(self, phase: str, since: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - since
@@ -63,6 +63,8 @@ class State:
         self.scale: complex = 1.0
         self.precision: Precision = "double" if re.dtype == np.float64 else "single"
         self._scratch: np.ndarray | None = None
+        self._start: int | None = None
+        """The stored index of the one amplitude of |0…0>, while it is untouched."""
 
     @classmethod
     def zero(cls, layout: Layout, team: Team, precision: Precision, work: Work | None = None) -> State:
@@ -78,9 +80,9 @@ class State:
             )
         team.agree(error)
         state = cls(re, im, layout, team, work)
-        start = layout.place(range(len(layout.bits)), 0)
-        if start >> layout.num_local == team.rank:
-            re[start & (len(re) - 1)] = 1
+        state._start = layout.place(range(len(layout.bits)), 0)
+        if state._start >> layout.num_local == team.rank:
+            re[state._start & (len(re) - 1)] = 1
         return state
 
     @property
@@ -93,36 +95,60 @@ class State:
         re, im = (arrays.zeros(len(plane), REAL_TYPE[self.precision]) for plane in (self.re, self.im))
         re[:], im[:] = self.re, self.im
         other = State(re, im, self.layout, self.team, self.work)
-        other.scale = self.scale
+        other.scale, other._start = self.scale, self._start
         return other
 
     def run(self, plan: Plan, encoded: Sequence[Sequence[EncodedSweep]]) -> None:
-        """Run a plan made for this layout. *Collective.*"""
+        """Run a plan made for this layout. *Collective.*
+
+        From |0…0> on, a rank bit that was not traded yet has one value wherever the state is not zero. All ranks work
+        on that part as if it were theirs, and the first trade of such a bit is a matter of what each of them keeps.
+        """
+        fixed = self._fix_rank_bits(plan)
         for stage, sweeps in zip(plan.stages, encoded, strict=True):
             if stage.exchange:
-                self._exchange(stage.exchange)
+                fixed = self._exchange(stage.exchange, fixed)
             began = time.perf_counter()
             for sweep in sweeps:
                 started = time.perf_counter()
-                self._sweep(sweep)
+                self._sweep(sweep, fixed)
                 self.work.note(started)
             self.work.add_seconds("sweeps", began)
+        if not fixed.holds(self.rank_index):
+            self._keep(63, 1, 1.0)
         self.work.stages += len(plan.stages)
         self.layout = plan.end
 
-    def _exchange(self, pairs: Sequence[tuple[int, int]]) -> None:
+    def _fix_rank_bits(self, plan: Plan) -> FixedBits:
+        """Which rank bits have one value wherever the state is not zero; there every rank takes part from now on."""
+        start, self._start = self._start, None
+        if start is None or not plan.num_exchanges:
+            return FixedBits(0, 0)
+        self.re[start & (len(self.re) - 1)] = 1
+        num_local = self.layout.num_local
+        return FixedBits(self.team.size - 1 << num_local, start >> num_local << num_local)
+
+    def _exchange(self, pairs: Sequence[tuple[int, int]], fixed: FixedBits) -> FixedBits:
+        """Trade bits; those that are fixed without a message. Returns what is fixed from then on."""
         began = time.perf_counter()
-        self.work.bytes_exchanged += trade_bits((self.re, self.im), self.layout.num_local, pairs, self.team)
+        planes, num_local = (self.re, self.im), self.layout.num_local
+        free = [(local, bit) for local, bit in pairs if not fixed.mask >> bit & 1]
+        silent = [(local, bit) for local, bit in pairs if fixed.mask >> bit & 1]
+        if silent:
+            keep_own_part(planes, silent, self.rank_index, fixed.value)
+        if free:
+            self.work.bytes_exchanged += trade_bits(planes, num_local, free, self.team)
         self.work.exchanges += 1
         self.work.add_seconds("exchange", began)
         self.work.note(began)
+        return fixed.without(bit for _, bit in silent)
 
-    def _sweep(self, sweep: EncodedSweep) -> None:
+    def _sweep(self, sweep: EncodedSweep, fixed: FixedBits) -> None:
         if self._scratch is None or self._scratch.shape[-1] < 1 << sweep.block_bits:
             self._scratch = kernels.scratch_for(sweep.block_bits, self.re.dtype)
         kernels.sweep(
             self.re, self.im, sweep.block_bits, sweep.low_bits, sweep.offsets, sweep.outer, sweep.ops,
-            sweep.coefficients, sweep.tables, self.rank_index, self._scratch,
+            sweep.coefficients, sweep.tables, fixed.apply(self.rank_index), self._scratch,
         )  # fmt: skip
         self.work.sweeps += 1
         self.scale *= sweep.scale
@@ -134,6 +160,7 @@ class State:
 
     def _keep(self, bit: int, value: int, factor: float) -> None:
         """Multiply what has ``value`` at ``bit`` (0 for all above the index) by a factor, clear the rest. *Local.*"""
+        self._start = None
         kernels.collapse(self.re, self.im, bit, value, factor)
 
     def weights(self, qubit: int) -> tuple[float, float]:

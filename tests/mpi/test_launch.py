@@ -1,4 +1,4 @@
-"""The mpi-marked tests of this folder on 1, 2 and 4 ranks, so that a plain ``pytest tests`` covers them."""
+"""The mpi-marked tests of this folder on 1, 2 and 4 ranks (the exchange on 8 too), for a plain ``pytest tests``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from launch import ROOT, environment, prterun_pytest, run_pytest
 from qsimenv.launcher.commands import find_program
 
 SECONDS = 240
+EXCHANGE = "tests/mpi/test_exchange.py"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 60)
 @pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed")
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_on_ranks(ranks: int) -> None:
-    status, tail = run_pytest(ranks, ("tests/mpi",), SECONDS)
+@pytest.mark.parametrize(("ranks", "files"), [(1, "tests/mpi"), (2, "tests/mpi"), (4, "tests/mpi"), (8, EXCHANGE)])
+def test_on_ranks(ranks: int, files: str) -> None:
+    status, tail = run_pytest(ranks, (files,), SECONDS)
     assert status == 0, f"{ranks} ranks ended with {status}:\n{tail}"
     assert f"size: {ranks}" in tail
 

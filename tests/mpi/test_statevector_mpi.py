@@ -427,11 +427,41 @@ def test_exchange_moves_every_amplitude_and_back(
 
 
 def test_the_planned_bytes_are_the_bytes_that_were_sent(team: Team) -> None:
+    """From |0…0> the first trade of a rank bit needs no message; from any other state it does."""
     rng = np.random.default_rng(11)
     layout = Layout(tuple(range(10)), 10 - rank_bits(team))
-    state = State.zero(layout, team, "single")
     made = make_plan([random_gate(10, 3, rng) for _ in range(60)], layout, 15)
-    state.run(made, encode(made, (), "single"))
-    assert state.work.bytes_exchanged == made.bytes_exchanged(8)
-    assert (state.work.exchanges, state.work.sweeps) == (made.num_exchanges, made.num_sweeps)
+    for blank in (True, False):
+        state = State.zero(layout, team, "single")
+        if not blank:
+            state = scatter(random_state(10, rng), layout, team, "single")
+        state.run(made, encode(made, (), "single"))
+        assert state.work.bytes_exchanged == made.bytes_exchanged(8, from_zero=blank)
+        assert (state.work.exchanges, state.work.sweeps) == (made.num_exchanges, made.num_sweeps)
     assert made.num_exchanges > 0 or team.size == 1
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_runs_from_zero(precision: Precision, team: Team) -> None:
+    """All ranks work on |0…0> until their bits are traded; gates that never trade some of them; runs one after another.
+
+    ``wide`` gates mix any qubit, ``narrow`` ones leave the qubits of the highest rank bits alone.
+    """
+    rng = np.random.default_rng(17)
+    for turn in range(12):
+        flips = int(rng.integers(1 << QUBITS))
+        layout = Layout(tuple(int(b) for b in rng.permutation(QUBITS)), QUBITS - rank_bits(team), flips)
+        wide = [random_gate(QUBITS, 3, rng) for _ in range(12)]
+        narrow = [gate("h", q) for q in range(QUBITS) if layout.bits[q] < QUBITS - 1 or team.size == 1]
+        narrow += [gate("cx", a, b) for a in layout.qubits for b in layout.qubits[: QUBITS - 1] if a != b][:20]
+        state, vector = State.zero(layout, team, precision), dense.zero_state(QUBITS)
+        if turn % 3 == 1:
+            state = state.copy()
+        elif turn % 3 == 2:
+            state.collapse(0, 0, 1.0)
+        for part in (narrow, wide) if turn % 2 else (wide, narrow):
+            made = make_plan(part, state.layout, 15)
+            state.run(made, encode(made, (), precision))
+            for one in part:
+                vector = dense.apply_gate(vector, one)
+            assert_amplitudes(state, vector, precision, turn)
