@@ -30,6 +30,10 @@ class Engine(ABC):
         says what would), NotSupportedError where the engine cannot do it at all.
         """
 
+    def is_immediate(self, task: Task) -> bool:
+        """Whether the task needs so little that comparing engines and asking for memory would cost more than it."""
+        return False
+
     @abstractmethod
     def run(self, task: Task, team: Team) -> Result:
         """Simulate on the ranks of ``team``, a power of two. *Collective*; every rank returns the same result."""
@@ -93,6 +97,12 @@ def run(task: Task, team: Team) -> Result:
     """
     validate(task)
     power_of_two(team)
+    return engine(_choose(task, team)).run(task, team)
+
+
+def _choose(task: Task, team: Team) -> str:
+    for name in names() if task.engine == "auto" else (task.engine,):
+        if engine(name).is_immediate(task):
+            return name
     free = int(team.minimum(memory.free_bytes_per_process() + arrays.kept_bytes()))
-    chosen = evaluate(task, team.size, free)
-    return engine(chosen.engine).run(task, team)
+    return evaluate(task, team.size, free).engine

@@ -67,6 +67,54 @@ def evaluate(angle: Angle, values: Sequence[float] | npt.NDArray[np.float64]) ->
     return _value(tree, columns)
 
 
+def linear(angle: Angle) -> tuple[dict[int, float], float] | None:
+    """The angle as sum of ``factor[k] * p_k`` plus a constant; None where it is not linear in the parameters."""
+    if not isinstance(angle, str):
+        return {}, float(angle)
+    return _linear(_parse(angle)[0])
+
+
+def _linear(node: ast.expr) -> tuple[dict[int, float], float] | None:
+    match node:
+        case ast.Name(id=name) if name not in _CONSTANTS:
+            return {int(name[1:]): 1.0}, 0.0
+        case ast.UnaryOp(op=op, operand=operand):
+            inner = _linear(operand)
+            return _scaled(inner, -1.0 if isinstance(op, ast.USub) else 1.0) if inner else None
+        case ast.BinOp(left=left, op=op, right=right):
+            return _linear_of_two(_linear(left), op, _linear(right))
+    if any(isinstance(part, ast.Name) and _PARAMETER.match(part.id) for part in ast.walk(node)):
+        return None
+    return {}, float(_value(node, np.empty(0)))
+
+
+_Linear = tuple[dict[int, float], float]
+
+
+def _scaled(form: _Linear, factor: float) -> _Linear:
+    return {index: factor * value for index, value in form[0].items()}, factor * form[1]
+
+
+def _linear_of_two(left: _Linear | None, op: ast.operator, right: _Linear | None) -> _Linear | None:
+    """A sum, a difference, a multiple or a fraction of linear forms, where that is one."""
+    if left is None or right is None:
+        return None
+    match op:
+        case ast.Add() | ast.Sub():
+            right = right if isinstance(op, ast.Add) else _scaled(right, -1.0)
+            names = left[0].keys() | right[0].keys()
+            return {name: left[0].get(name, 0.0) + right[0].get(name, 0.0) for name in names}, left[1] + right[1]
+        case ast.Mult() if not right[0]:
+            return _scaled(left, right[1])
+        case ast.Mult() if not left[0]:
+            return _scaled(right, left[1])
+        case ast.Div() if not right[0] and right[1]:
+            return _scaled(left, 1.0 / right[1])
+        case ast.Pow() if not left[0] and not right[0]:
+            return {}, float(np.power(left[1], right[1]))
+    return None
+
+
 def substitute(formula: str, replacements: Sequence[Angle]) -> Angle:
     """The formula with parameter ``k`` replaced by ``replacements[k]``; a float where no parameter is left."""
     _parse(formula)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +28,28 @@ Structure = Literal["identity", "diagonal", "permutation", "dense"]
 MAX_UNITARY_TARGETS = 5
 
 
+class Turn(NamedTuple):
+    """A rotation by ``x = factor * angles[angle] + offset`` on some rows of a gate's matrix (angle -1: by ``offset``).
+
+    ``phase`` multiplies each of ``rows`` by exp(i x); ``x`` and ``y`` turn each pair of rows by exp(-i x/2 P), P being
+    that Pauli. The turns of a gate, one after the other, are its matrix: numbers that can be worked out for many sets
+    of parameters at once, and a rotation is cheaper than a matrix.
+    """
+
+    kind: Literal["phase", "x", "y"]
+    rows: tuple[tuple[int, ...], ...]
+    angle: int
+    factor: float = 1.0
+    offset: float = 0.0
+
+
 @dataclass(frozen=True)
 class GateType:
     """One base gate.
 
     ``matrix(*angles)`` is its complex matrix of shape (2**num_targets, 2**num_targets), angles in radians.
     ``inverse(angles)`` names the row and the angles of the inverse. ``real`` is true where the matrix is.
+    ``turns`` spells a gate with angles as rotations, where it can be: the way of those who run many sets of parameters.
     """
 
     name: str
@@ -43,6 +59,7 @@ class GateType:
     inverse: Callable[[Sequence[Angle]], tuple[str, tuple[Angle, ...]]]
     structure: Structure = "dense"
     real: bool = False
+    turns: tuple[Turn, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,13 +164,27 @@ def _u_inverse(name: str) -> Callable[[Sequence[Angle]], tuple[str, tuple[Angle,
     return lambda a: (name, (negate(a[0]), negate(a[2]), negate(a[1]), *(negate(gamma) for gamma in a[3:])))
 
 
+def _euler(theta: int, phi: int, lam: int, theta_offset: float = 0.0) -> tuple[Turn, ...]:
+    """U as phase, turn about y, phase; the numbers are those of its angles."""
+    return Turn("phase", ((1,),), lam), Turn("y", ((0, 1),), theta, 1.0, theta_offset), Turn("phase", ((1,),), phi)
+
+
+def _tilted(low: int, high: int) -> tuple[Turn, ...]:
+    """A turn by angle 0 about the axis cos(angle 1) x + sin(angle 1) y, on one pair of rows."""
+    return Turn("phase", ((high,),), 1, -1.0), Turn("x", ((low, high),), 0), Turn("phase", ((high,),), 1)
+
+
+_PHASE = (Turn("phase", ((1,),), 0),)
+
 _SQRT_HALF = math.sqrt(0.5)
 _X = _m((0, 1), (1, 0))
 _Y = _m((0, -1j), (1j, 0))
 _Z = _m((1, 0), (0, -1))
 
 _BASE_GATES = (
-    GateType("gphase", 0, 1, lambda a: _m((_phase(a),)), _negated("gphase"), "diagonal"),
+    GateType(
+        "gphase", 0, 1, lambda a: _m((_phase(a),)), _negated("gphase"), "diagonal", turns=(Turn("phase", ((0,),), 0),)
+    ),
     GateType("id", 1, 0, _constant((1, 0), (0, 1)), _self("id"), "identity", real=True),
     GateType("u0", 1, 1, lambda _a: _m((1, 0), (0, 1)), _self("u0"), "identity", real=True),
     GateType("x", 1, 0, _constant((0, 1), (1, 0)), _self("x"), "permutation", real=True),
@@ -166,12 +197,20 @@ _BASE_GATES = (
     GateType("tdg", 1, 0, _constant((1, 0), (0, _SQRT_HALF - _SQRT_HALF * 1j)), _to("t"), "diagonal"),
     GateType("sx", 1, 0, _constant((0.5 + 0.5j, 0.5 - 0.5j), (0.5 - 0.5j, 0.5 + 0.5j)), _to("sxdg")),
     GateType("sxdg", 1, 0, _constant((0.5 - 0.5j, 0.5 + 0.5j), (0.5 + 0.5j, 0.5 - 0.5j)), _to("sx")),
-    GateType("p", 1, 1, lambda a: _diagonal(1, _phase(a)), _negated("p"), "diagonal"),
-    GateType("u1", 1, 1, lambda a: _diagonal(1, _phase(a)), _negated("u1"), "diagonal"),
-    GateType("rx", 1, 1, _pauli_rotation(_X), _negated("rx")),
-    GateType("ry", 1, 1, _pauli_rotation(_Y), _negated("ry"), real=True),
-    GateType("rz", 1, 1, lambda a: _diagonal(_phase(-a / 2), _phase(a / 2)), _negated("rz"), "diagonal"),
-    GateType("r", 1, 2, _r, _first_negated("r")),
+    GateType("p", 1, 1, lambda a: _diagonal(1, _phase(a)), _negated("p"), "diagonal", turns=_PHASE),
+    GateType("u1", 1, 1, lambda a: _diagonal(1, _phase(a)), _negated("u1"), "diagonal", turns=_PHASE),
+    GateType("rx", 1, 1, _pauli_rotation(_X), _negated("rx"), turns=(Turn("x", ((0, 1),), 0),)),
+    GateType("ry", 1, 1, _pauli_rotation(_Y), _negated("ry"), real=True, turns=(Turn("y", ((0, 1),), 0),)),
+    GateType(
+        "rz",
+        1,
+        1,
+        lambda a: _diagonal(_phase(-a / 2), _phase(a / 2)),
+        _negated("rz"),
+        "diagonal",
+        turns=(Turn("phase", ((0,),), 0, -0.5), Turn("phase", ((1,),), 0, 0.5)),
+    ),
+    GateType("r", 1, 2, _r, _first_negated("r"), turns=_tilted(0, 1)),
     GateType("rv", 1, 3, _rv, _negated("rv")),
     GateType(
         "u2",
@@ -179,10 +218,18 @@ _BASE_GATES = (
         2,
         lambda p, la: _u(math.pi / 2, p, la),
         lambda a: ("u2", (shift(negate(a[1]), -math.pi), shift(negate(a[0]), math.pi))),
+        turns=_euler(-1, 0, 1, math.pi / 2),
     ),
-    GateType("u3", 1, 3, _u, _u_inverse("u3")),
-    GateType("u", 1, 3, _u, _u_inverse("u")),
-    GateType("u4", 1, 4, lambda t, p, la, g: _phase(g) * _u(t, p, la), _u_inverse("u4")),
+    GateType("u3", 1, 3, _u, _u_inverse("u3"), turns=_euler(0, 1, 2)),
+    GateType("u", 1, 3, _u, _u_inverse("u"), turns=_euler(0, 1, 2)),
+    GateType(
+        "u4",
+        1,
+        4,
+        lambda t, p, la, g: _phase(g) * _u(t, p, la),
+        _u_inverse("u4"),
+        turns=(*_euler(0, 1, 2), Turn("phase", ((0,), (1,)), 3)),
+    ),
     GateType(
         "swap",
         2,
@@ -219,8 +266,15 @@ _BASE_GATES = (
         _constant(*(_SQRT_HALF * _m((0, 1, 0, 1j), (1, 0, -1j, 0), (0, 1j, 0, 1), (-1j, 0, 1, 0)))),
         _self("ecr"),
     ),
-    GateType("rxx", 2, 1, _pauli_rotation(_kron(_X, _X)), _negated("rxx")),
-    GateType("ryy", 2, 1, _pauli_rotation(_kron(_Y, _Y)), _negated("ryy")),
+    GateType("rxx", 2, 1, _pauli_rotation(_kron(_X, _X)), _negated("rxx"), turns=(Turn("x", ((0, 3), (1, 2)), 0),)),
+    GateType(
+        "ryy",
+        2,
+        1,
+        _pauli_rotation(_kron(_Y, _Y)),
+        _negated("ryy"),
+        turns=(Turn("x", ((0, 3),), 0, -1.0), Turn("x", ((1, 2),), 0)),
+    ),
     GateType(
         "rzz",
         2,
@@ -228,10 +282,18 @@ _BASE_GATES = (
         lambda a: _diagonal(_phase(-a / 2), _phase(a / 2), _phase(a / 2), _phase(-a / 2)),
         _negated("rzz"),
         "diagonal",
+        turns=(Turn("phase", ((0,), (3,)), 0, -0.5), Turn("phase", ((1,), (2,)), 0, 0.5)),
     ),
-    GateType("rzx", 2, 1, _pauli_rotation(_kron(_X, _Z)), _negated("rzx")),
-    GateType("xx_plus_yy", 2, 2, _xx_plus_yy, _first_negated("xx_plus_yy")),
-    GateType("xx_minus_yy", 2, 2, _xx_minus_yy, _first_negated("xx_minus_yy")),
+    GateType(
+        "rzx",
+        2,
+        1,
+        _pauli_rotation(_kron(_X, _Z)),
+        _negated("rzx"),
+        turns=(Turn("x", ((0, 2),), 0), Turn("x", ((1, 3),), 0, -1.0)),
+    ),
+    GateType("xx_plus_yy", 2, 2, _xx_plus_yy, _first_negated("xx_plus_yy"), turns=_tilted(1, 2)),
+    GateType("xx_minus_yy", 2, 2, _xx_minus_yy, _first_negated("xx_minus_yy"), turns=_tilted(0, 3)),
     GateType("rccx", 3, 0, _with_block(8, {(3, 7): -1j, (7, 3): 1j, (5, 5): -1}), _self("rccx")),
     GateType("rcccx", 4, 0, _with_block(16, {(3, 3): 1j, (11, 11): -1j, (7, 15): 1, (15, 7): -1}), _to("rcccxdg")),
     GateType("rcccxdg", 4, 0, _with_block(16, {(3, 3): -1j, (11, 11): 1j, (7, 15): -1, (15, 7): 1}), _to("rcccx")),

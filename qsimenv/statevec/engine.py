@@ -1,7 +1,8 @@
 """The state-vector engine: the door of this package.
 
 Chooses how many ranks of a team hold the state, prepares the circuit, runs it for every row of parameter values, and
-says in the metadata what was done. Nothing that needs a compiler is imported before the first run.
+says in the metadata what was done. Small circuits take another way: all rows in one compiled call. Rows that need not
+share their state are shared out over the ranks. Nothing that needs a compiler is imported before the first run.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from qsimenv import memory
+from qsimenv import arrays, memory
 from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.comm import Team
 from qsimenv.engines import Engine
 from qsimenv.errors import NotSupportedError, OutOfMemoryError, QSimEnvError
 from qsimenv.statevec import rates
+from qsimenv.statevec.batch_plan import is_small
 from qsimenv.statevec.cost import Machine, rough_s
 from qsimenv.statevec.plan import mixed_qubits
+from qsimenv.statevec.shares import ARRAYS, share_out
 from qsimenv.task import AMPLITUDE_BYTES, Estimate, Precision, Result, Task, decode_hook, encode_hook
 
 NAME = "statevector"
@@ -30,7 +34,12 @@ _OVERHEAD_BYTES = 64 << 20
 """Exchange buffers, scratch blocks and tables beside the planes."""
 
 _LONG_SECONDS = 0.5
-"""A run longer than this is worth more ranks than its memory needs."""
+"""What takes longer than this is worth more ranks than its memory needs."""
+_SMALL_SECONDS, _SMALL_SECONDS_A_ROW = 3e-5, 1e-9
+"""Of a small circuit: for the call, and for each amplitude of each gate."""
+_ROWS_WORTH_SHARING = 64
+"""Rows of a small circuit for each rank, from which a message costs less than it saves."""
+_IMMEDIATE_BYTES = 64 << 20
 
 
 class StateVectorEngine(Engine):
@@ -46,12 +55,19 @@ class StateVectorEngine(Engine):
         needed = _bytes_per_rank(task, ranks)
         if needed > free_bytes_per_rank or circuit.num_qubits > MAX_QUBITS:
             raise OutOfMemoryError(_refusal(task, most, free_bytes_per_rank))
-        while ranks < most and _seconds_a_run(task, ranks) > _LONG_SECONDS:
+        fits_one = ranks == 1
+        while ranks < most and _seconds(task, ranks, fits_one) > _LONG_SECONDS:
             ranks *= 2
-        runs = int(np.prod(task.batch_shape)) if task.batch_shape else 1
-        return Estimate(NAME, ranks, _bytes_per_rank(task, ranks), runs * _seconds_a_run(task, ranks))
+        return Estimate(NAME, ranks, _bytes_per_rank(task, ranks), _seconds(task, ranks, fits_one))
+
+    def is_immediate(self, task: Task) -> bool:
+        return is_small(task.circuit) and _result_bytes(task) <= _IMMEDIATE_BYTES
 
     def run(self, task: Task, team: Team) -> Result:
+        if is_small(task.circuit):
+            return _run_small(task, team)
+        if _are_run_apart(task, team):
+            return _run(task, team, apart=True)
         ranks = usable_ranks(task.circuit, team.size)
         if ranks == team.size:
             return _run(task, team)
@@ -78,9 +94,36 @@ def usable_ranks(circuit: Circuit, ranks: int) -> int:
     return ranks
 
 
+def _rows(task: Task) -> npt.NDArray[np.float64]:
+    """The sets of parameter values, shape (B, P)."""
+    return np.zeros((1, 0)) if task.parameters is None else np.atleast_2d(task.parameters)
+
+
+def _num_rows(task: Task) -> int:
+    return task.batch_shape[0] if task.batch_shape else 1
+
+
+def _are_run_apart(task: Task, team: Team) -> bool:
+    """Whether each rank runs some rows, with their whole states. *Collective* where there are so many rows."""
+    if team.size == 1 or _num_rows(task) < team.size:
+        return False
+    return _bytes_per_rank(task, 1) <= team.minimum(memory.free_bytes_per_process() + arrays.kept_bytes())
+
+
+def _seconds(task: Task, ranks: int, fits_one: bool) -> float:
+    """Of all rows: run apart on the ranks where there are enough and their states fit, else one after the other."""
+    runs = _num_rows(task)
+    if fits_one and runs >= ranks:
+        return -(-runs // ranks) * _seconds_a_run(task, 1)
+    return runs * _seconds_a_run(task, ranks)
+
+
 def _seconds_a_run(task: Task, ranks: int) -> float:
     """A guess from the gates and the rates of this machine, with some microseconds a gate for deciding."""
     gate_list = [each for each in walk(task.circuit.instructions) if isinstance(each, Gate)]
+    if is_small(task.circuit):
+        row = _SMALL_SECONDS_A_ROW * (len(gate_list) << task.circuit.num_qubits) + 1e-8 * (task.shots or 0)
+        return _SMALL_SECONDS / _num_rows(task) + row
     num_local = task.circuit.num_qubits - (ranks.bit_length() - 1)
     machine = Machine(rates.load(), default_threads())
     return 1e-4 + len(gate_list) * 1e-6 + rough_s(gate_list, num_local, task.precision, machine)
@@ -89,7 +132,14 @@ def _seconds_a_run(task: Task, ranks: int) -> float:
 def _bytes_per_rank(task: Task, ranks: int) -> int:
     state = (AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits) // ranks
     whole = AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits if task.save else 0
-    return state + state // 8 + 3 * whole + _OVERHEAD_BYTES
+    return state + state // 8 + 3 * whole + 2 * _result_bytes(task) + _OVERHEAD_BYTES
+
+
+def _result_bytes(task: Task) -> int:
+    """The arrays of the result for all rows."""
+    amplitudes = AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits if task.save else 0
+    samples = (task.shots or 0) * -(-task.circuit.num_clbits // 8)
+    return _num_rows(task) * (amplitudes + samples + 8 * len(task.observables))
 
 
 def _refusal(task: Task, ranks: int, free: int) -> str:
@@ -136,12 +186,33 @@ def set_threads() -> int:
     return threads
 
 
-def _run(task: Task, team: Team) -> Result:
+def _run_small(task: Task, team: Team) -> Result:
+    """A small circuit: every rank runs all rows, or where they are many, its share of them."""
+    from qsimenv.statevec import batch
+
+    began, seed, rows = time.perf_counter(), _agree_on_seed(task, team), _rows(task)
+
+    def run_rows(values: npt.NDArray[np.float64], first: int) -> Result:
+        return batch.run(task, values, seed, first, set_threads)
+
+    shared = team.size > 1 and len(rows) >= _ROWS_WORTH_SHARING * team.size
+    result = share_out(rows, team, run_rows) if shared else run_rows(rows, 0)
+    return _finished(result, task, {
+        "engine": NAME, "ranks": team.size, "threads": default_threads(), "precision": task.precision, "seed": seed,
+        "stages": 1, "sweeps": 1, "exchanges": 0, "bytes_exchanged": 0,
+        "seconds": {"total": round(time.perf_counter() - began, 6)},
+        "peak_bytes": int(team.maximum(memory.peak_bytes())),
+    })  # fmt: skip
+
+
+def _run(task: Task, team: Team, apart: bool = False) -> Result:
+    """A circuit of any size, row by row: on all ranks together, or with ``apart`` each rank for some of the rows."""
     from qsimenv.statevec.simulate import Run, phases, prepare
     from qsimenv.statevec.state import Work
 
     began, cpu_threads, work = time.perf_counter(), set_threads(), Work()
-    num_local = task.circuit.num_qubits - (team.size.bit_length() - 1)
+    together = Team() if apart else team
+    num_local = task.circuit.num_qubits - (together.size.bit_length() - 1)
     prepared = prepare(task.circuit, num_local, task.precision)
     if not prepared.program.is_static and (task.observables or task.save):
         raise NotSupportedError(
@@ -150,20 +221,22 @@ def _run(task: Task, team: Team) -> Result:
         )
     seed = _agree_on_seed(task, team)
     spare = _spare_states(team, num_local, task.precision) if not prepared.program.is_static else 0
-    rows = np.zeros((1, 0)) if task.parameters is None else np.atleast_2d(task.parameters)
-    outcomes = []
-    for number, values in enumerate(rows):
-        run = Run(prepared, team, values, seed, number, task.shots or 0, spare, work)
-        outcomes.append(_run_one(task, run))
-    result = _join(task, outcomes)
-    result.metadata = {
+
+    def run_rows(rows: npt.NDArray[np.float64], first: int) -> Result:
+        runs = (
+            Run(prepared, together, values, seed, first + number, task.shots or 0, spare, work)
+            for number, values in enumerate(rows)
+        )
+        return _stacked([_run_one(task, run) for run in runs])
+
+    result = share_out(_rows(task), team, run_rows) if apart else run_rows(_rows(task), 0)
+    return _finished(result, task, {
         "engine": NAME, "ranks": team.size, "threads": cpu_threads, "precision": task.precision, "seed": seed,
         "stages": work.stages, "sweeps": work.sweeps, "exchanges": work.exchanges,
         "bytes_exchanged": int(team.sum(np.array([work.bytes_exchanged]))[0]),
         "seconds": {**phases(work), "total": round(time.perf_counter() - began, 6)},
         "peak_bytes": int(team.maximum(memory.peak_bytes())),
-    }  # fmt: skip
-    return result
+    })  # fmt: skip
 
 
 def _run_one(task: Task, run: Any) -> Result:
@@ -185,14 +258,26 @@ def _run_one(task: Task, run: Any) -> Result:
     return result
 
 
-def _join(task: Task, outcomes: list[Result]) -> Result:
-    """The results of all rows as one, with a leading axis where the task had one."""
-    joined = Result(num_clbits=task.circuit.num_clbits, registers=task.circuit.registers, shots=task.shots)
-    for name in ("samples", "expectation_values", "statevector"):
-        arrays = [getattr(outcome, name) for outcome in outcomes]
-        if arrays and arrays[0] is not None:
-            setattr(joined, name, np.stack(arrays) if task.batch_shape else arrays[0])
-    return joined
+def _stacked(outcomes: list[Result]) -> Result:
+    """The arrays of the results of some rows as one."""
+    stacked = Result()
+    for name in ARRAYS:
+        parts = [getattr(outcome, name) for outcome in outcomes]
+        if parts[0] is not None:
+            setattr(stacked, name, np.stack(parts))
+    return stacked
+
+
+def _finished(result: Result, task: Task, metadata: dict[str, Any]) -> Result:
+    """The result of all rows in the shape that the task has, with what belongs to it."""
+    if not task.batch_shape:
+        for name in ARRAYS:
+            array = getattr(result, name)
+            setattr(result, name, None if array is None else array[0])
+    circuit = task.circuit
+    result.num_clbits, result.registers, result.shots = circuit.num_clbits, circuit.registers, task.shots
+    result.metadata = metadata
+    return result
 
 
 def _agree_on_seed(task: Task, team: Team) -> int:
