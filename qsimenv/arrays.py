@@ -20,16 +20,25 @@ _MOST_KEPT = 2
 _kept: list[mmap.mmap] = []
 
 
-def zeros(count: int, kind: type[np.floating]) -> np.ndarray:
-    """``count`` zeros of a real type, aligned to a huge page if there are many. Raises MemoryError."""
+def empty(count: int, kind: type[np.floating]) -> np.ndarray:
+    """``count`` numbers of a real type, whatever they are, aligned to a huge page if many. Raises MemoryError."""
     num_bytes = count * np.dtype(kind).itemsize
     if num_bytes < _LARGE:
-        return np.zeros(count, dtype=kind)
+        return np.empty(count, dtype=kind)
     memory = _take(num_bytes + _HUGE)
     whole = np.frombuffer(memory, dtype=np.uint8)
     weakref.finalize(whole, _give_back, memory).atexit = False
+    return _aligned(whole, num_bytes).view(kind)
+
+
+def scratch(num_bytes: int) -> np.ndarray:
+    """Bytes for a caller that keeps them, aligned to a huge page; nothing that is kept here is let go for them."""
+    return _aligned(np.frombuffer(_map(num_bytes + _HUGE), dtype=np.uint8), num_bytes)
+
+
+def _aligned(whole: np.ndarray, num_bytes: int) -> np.ndarray:
     start = -whole.ctypes.data % _HUGE
-    return whole[start : start + num_bytes].view(kind)
+    return whole[start : start + num_bytes]
 
 
 def kept_bytes() -> int:
@@ -38,13 +47,15 @@ def kept_bytes() -> int:
 
 
 def _take(num_bytes: int) -> mmap.mmap:
-    """A zeroed mapping: a kept one of that size, or a fresh one."""
+    """A kept mapping of that size, or a fresh one."""
     if _kept and len(_kept[-1]) == num_bytes:
-        memory = _kept.pop()
-        np.frombuffer(memory, dtype=np.uint8).fill(0)
-        return memory
+        return _kept.pop()
     while _kept:
         _kept.pop().close()
+    return _map(num_bytes)
+
+
+def _map(num_bytes: int) -> mmap.mmap:
     try:
         memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:

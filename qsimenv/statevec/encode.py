@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from qsimenv import gates
 from qsimenv.circuit import Gate
+from qsimenv.statevec.affine import inverse_columns, line_map, xor_table
 from qsimenv.statevec.normalform import Affine, Compiler, Factor, Pass, Phases, Plain, Rotations
+from qsimenv.statevec.phase_rows import phase_rows
 from qsimenv.statevec.plan import Op, Plan, Sweep, unmixed_targets
 from qsimenv.task import Precision
 
@@ -31,23 +33,38 @@ from qsimenv.task import Precision
     TABLE,
     NUM_ENTRIES,
     HAS_LANES,
-    RUN_BITS,
-) = range(11)
-TARGETS = 11
+    RANK,
+    NEAR_BITS,
+    TILE_BITS,
+    INNER_BITS,
+    OUTER_BITS,
+    BASE,
+) = range(16)
+TARGETS = 16
 FIXED = TARGETS + gates.MAX_UNITARY_TARGETS
 """First column of the sorted block positions that a pass holds fixed: its targets and its controls inside the block."""
-ROW = 56
+ROW = 64
 
 GENERAL, REAL, FLIP, PHASE, ROTATE, QUADRATIC, PERMUTE, TWO_TARGETS = range(8)
 """Kinds: dense complex matrix, real matrix on one target, X on one target, multiplication by one number; the passes of
 the normal form: rotations, quadratic phases, affine permutation; and a dense matrix on two targets without controls."""
 
+# Where the numbers of the normal form's rows lie, in this order.
+#   QUADRATIC  tables from TABLE: (mask, slot) of each of NUM_ENTRIES terms with bits outside the block; places
+#              relative to BASE of the 2**TILE_BITS vectors of a row, of the 2**INNER_BITS rows that share a table, of
+#              the 2**OUTER_BITS groups of such rows. coefficients from OFFSET: the angles of the terms; cos and sin of
+#              a row (2**(lane bits + TILE_BITS) each), the same for each outer bit, and of each row's own factor.
+#   PERMUTE    tables from TABLE: what a target of 0 comes from; (mask, column) of each of NUM_ENTRIES outer terms; the
+#              length of the part for lines with this number; the part for lines: RANK target steps, RANK source steps,
+#              2**RANK patterns, 2**NEAR_BITS near targets, as many near sources, the far targets and sources
+#              (see ``affine.LineMap``); sources by the lowest 8 bits of a target, and by its other bits.
+#   ROTATE     coefficients from OFFSET: four slopes of the targets, four of the lanes.
+
 NORMAL_FORM_BITS = 8
-LOW_TABLE_BITS = 8
-"""The quadratic phases of a block work with one table for so many low bits, one for the others."""
 _MOST_PAIR_BITS = 4
 _PAIRS_WITH_LANES = 2
-_MOST_RUN_BITS = 8
+MOST_RUN_BITS = 9
+"""Runs of so many bits have no gap in scratch order."""
 
 REAL_TYPE: dict[Precision, type[np.floating]] = {"double": np.float64, "single": np.float32}
 
@@ -56,7 +73,8 @@ REAL_TYPE: dict[Precision, type[np.floating]] = {"double": np.float64, "single":
 class EncodedSweep:
     """``low_bits``: how many of the lowest bits the block holds without a gap. ``offsets``: where, relative to the
     block's first amplitude, each run of ``2**low_bits`` amplitudes lies. ``outer``: the local bits not in the block.
-    ``scale``: what the stored numbers have to be multiplied by after the sweep, besides what they had to before."""
+    ``scale``: what the stored numbers have to be multiplied by after the sweep, besides what they had to before.
+    ``mixes``: the local bits, as a mask, that may be set afterwards where they were not before."""
 
     block_bits: int
     low_bits: int
@@ -66,6 +84,7 @@ class EncodedSweep:
     coefficients: np.ndarray
     tables: npt.NDArray[np.int64]
     scale: complex
+    mixes: int
 
 
 def encode(
@@ -100,6 +119,18 @@ def _encode_stage(
             passes = compiler.finish() if number == len(sweeps) - 1 else compiler.finish_sweep()
         if passes or compiler.scale != before:
             yield _Writer(sweep, plan.start.num_local, real_type).write(passes, compiler.scale / before)
+
+
+def _mixed(each: Pass) -> Iterator[int]:
+    """The index bits that a pass may set where they were not set before."""
+    match each:
+        case Plain(op=op):
+            yield from op.bits if op.kind == "matrix" else ()
+        case Rotations(slopes=slopes):
+            yield from (bit for bit, _ in slopes)
+        case Affine(masks=masks, flips=flips):
+            yield from (bit for bit, _ in masks)
+            yield from (bit for bit in range(flips.bit_length()) if flips >> bit & 1)
 
 
 def is_constant(gate_list: Sequence[Gate]) -> bool:
@@ -153,7 +184,7 @@ class _Writer:
                     self._controlled_row(PHASE, [], 0, 0)
                     self._add_coefficients([value, 0.0])
         block = self._block
-        low_bits = next((k for k, bit in enumerate(block) if bit != k), len(block))
+        low_bits = min(next((k for k, bit in enumerate(block) if bit != k), len(block)), MOST_RUN_BITS)
         return EncodedSweep(
             len(block),
             low_bits,
@@ -163,6 +194,7 @@ class _Writer:
             np.concatenate([*self._coefficients, np.zeros(1)]).astype(self._real_type),
             np.concatenate([*self._tables, np.zeros(1, dtype=np.int64)]),
             scale,
+            sum(1 << bit for bit in {bit for each in passes for bit in _mixed(each)}),
         )
 
     def _row(self, kind: int, targets: Sequence[int], fixed: Sequence[int]) -> list[int]:
@@ -258,132 +290,68 @@ class _Writer:
             self._add_coefficients([*(slope for _, slope in group), *[0.0] * (_MOST_PAIR_BITS - len(group)), *lanes])
 
     def _phases(self, phases: Phases) -> None:
-        """See ``passes_numba.apply_phases`` for what is laid down here."""
         bits, position = len(self._block), self._position
-        low = min(bits, LOW_TABLE_BITS)
         linear, product = np.zeros(bits), np.zeros((bits, bits))
-        outside: list[tuple[int, int, float]] = []
+        outside: list[tuple[int, int | None, float]] = []
         for bit, angle in phases.form.linear.items():
             if bit in position:
                 linear[position[bit]] += angle
             else:
-                outside.append((1 << bit, 0, angle))
+                outside.append((1 << bit, None, angle))
         for (a, b), angle in phases.form.product.items():
             inner = [bit for bit in (a, b) if bit in position]
             if len(inner) == 2:
                 product[position[a], position[b]] = product[position[b], position[a]] = angle
             elif inner:
-                outside.append((1 << (a + b - inner[0]), 1 + position[inner[0]], angle))
+                outside.append((1 << (a + b - inner[0]), position[inner[0]], angle))
             else:
-                outside.append((1 << a | 1 << b, 0, angle))
+                outside.append((1 << a | 1 << b, None, angle))
+        laid = phase_rows(linear, product, outside, self._lane_bits)
         row = self._row(QUADRATIC, [], [])
-        row[NUM_ENTRIES] = len(outside)
-        self._add_table([(mask, slot) for mask, slot, _ in outside])
-        self._add_coefficients([angle for _, _, angle in outside])
-        self._add_coefficients(_factors(linear[:low], product[:low, :low]))
-        self._add_coefficients(_factors(linear[low:], product[low:, low:]))
-        cross = _values(bits - low) @ product[low:, :low]
-        self._add_coefficients(np.stack([np.cos(cross), np.sin(cross)], axis=-1))
+        row[NUM_ENTRIES], row[TILE_BITS] = len(laid.outside), len(laid.rows) - self._lane_bits
+        row[INNER_BITS], row[OUTER_BITS] = len(laid.inner), len(laid.outer)
+        row[BASE] = sum(self._places(laid.common))
+        self._add_table([(mask, slot) for mask, slot, _ in laid.outside])
+        for positions in (laid.rows[self._lane_bits :], laid.inner, laid.outer):
+            self._add_table(_sums(self._places(positions)))
+        self._add_coefficients([angle for _, _, angle in laid.outside])
+        for factors in (laid.row_factors, laid.outer_factors, laid.high_factors):
+            self._add_coefficients(factors)
+
+    def _places(self, positions: Sequence[int]) -> list[int]:
+        """Where the numbers with one of these bits lie in scratch order (``passes_numba.place``)."""
+        return [(1 << k) + (1 << k >> (self._lane_bits + 6) << self._lane_bits) for k in positions]
 
     def _affine(self, affine: Affine) -> None:
-        """See ``passes_numba.permute``."""
-        bits, position = len(self._block), self._position
-        matrix = np.eye(bits, dtype=np.uint8)
+        position = self._position
+        masks = [1 << k for k in range(len(self._block))]
         outside: list[tuple[int, int]] = []
-        moved = {position[bit] for bit in self._block if affine.flips >> bit & 1}
         for target, mask in affine.masks:
-            row_of = position[target]
-            inner = [position[bit] for bit in self._block if mask >> bit & 1]
-            matrix[row_of] = 0
-            matrix[row_of, inner] = 1
-            moved.update((row_of, *inner))
-            outer_mask = mask & ~sum(1 << self._block[k] for k in inner)
+            inner = [bit for bit in self._block if mask >> bit & 1]
+            masks[position[target]] = sum(1 << position[bit] for bit in inner)
+            outer_mask = mask & ~sum(1 << bit for bit in inner)
             if outer_mask:
-                outside.append((outer_mask, row_of))
-        inverse = _inverse(matrix)
-        columns = [int(sum(int(inverse[k, column]) << k for k in range(bits))) for column in range(bits)]
+                outside.append((outer_mask, position[target]))
+        columns = inverse_columns(masks)
         shift = 0
         for bit in self._block:
             if affine.flips >> bit & 1:
                 shift ^= columns[position[bit]]
-        run_bits = min(moved) if min(moved) >= self._lane_bits else 0
-        run_bits = min(run_bits, _MOST_RUN_BITS)
-        near = _tile(matrix, run_bits, self._lane_bits)
-        far = _complement(near, bits, run_bits)
+        lines = line_map(columns, self._lane_bits)
         row = self._row(PERMUTE, [], [])
-        row[NUM_ENTRIES], row[RUN_BITS], row[NUM_FIXED] = len(outside), run_bits, 1 << len(near)
+        row[NUM_ENTRIES], row[RANK] = len(outside), len(lines.source_steps)
+        row[NEAR_BITS] = len(lines.near_to).bit_length() - 1
         self._add_table([shift, *(number for mask, k in outside for number in (mask, columns[k]))])
-        for directions in (near, far):
-            self._add_table(_xor_table(directions))
-            self._add_table(_xor_table([_product(columns, direction) for direction in directions]))
+        by_lines = [np.array([*lines.target_steps, *lines.source_steps], dtype=np.int64), lines.patterns.reshape(-1)]
+        by_lines += [lines.near_to, lines.near_source, lines.far_to, lines.far_source]
+        self._add_table([1 + sum(len(table) for table in by_lines)])
+        for table in (*by_lines, xor_table(columns[:8]), xor_table(columns[8:])):
+            self._add_table(table)
 
 
-def _product(columns: Sequence[int], vector: int) -> int:
-    """A matrix, given by its columns, times a vector over GF(2)."""
-    result = 0
-    for k, column in enumerate(columns):
-        result ^= column * (vector >> k & 1)
-    return result
-
-
-def _tile(matrix: npt.NDArray[np.uint8], run_bits: int, line_bits: int) -> list[int]:
-    """Independent directions that span whole cache lines of the target and of the source, above the runs."""
-    size = len(matrix)
-    lines = [1 << k for k in range(run_bits, min(line_bits, size))]
-    images = [
-        int(sum(int(matrix[k, column]) << k for k in range(size))) for column in range(run_bits, min(line_bits, size))
-    ]
-    return _independent([*lines, *images])
-
-
-def _complement(near: Sequence[int], bits: int, run_bits: int) -> list[int]:
-    """Directions that span the rest of the block together with those near and the runs."""
-    together = _independent([*near, *(1 << k for k in range(run_bits, bits))])
-    return together[len(near) :]
-
-
-def _independent(vectors: Sequence[int]) -> list[int]:
-    """Those of the vectors over GF(2) that are no sums of the ones before."""
-    kept: list[int] = []
-    reduced: dict[int, int] = {}
-    for vector in vectors:
-        rest = vector
-        while rest and (rest.bit_length() - 1) in reduced:
-            rest ^= reduced[rest.bit_length() - 1]
-        if rest:
-            reduced[rest.bit_length() - 1] = rest
-            kept.append(vector)
-    return kept
-
-
-def _values(bits: int) -> npt.NDArray[np.float64]:
-    """The bits of 0 … 2**bits - 1, shape (2**bits, bits)."""
-    return (np.arange(1 << bits)[:, None] >> np.arange(bits) & 1).astype(np.float64)
-
-
-def _factors(linear: npt.NDArray[np.float64], product: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """cos and sin, shape (2, 2**bits), of a quadratic form; ``product`` is symmetric with a zero diagonal."""
-    values = _values(len(linear))
-    angles = values @ linear + ((values @ product) * values).sum(axis=1) / 2
-    return np.stack([np.cos(angles), np.sin(angles)])
-
-
-def _xor_table(columns: Sequence[int]) -> npt.NDArray[np.int64]:
-    """For each number the exclusive or of the columns that its bits pick."""
-    table = np.zeros(1, dtype=np.int64)
-    for column in columns:
-        table = np.concatenate([table, table ^ column])
-    return table
-
-
-def _inverse(matrix: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The inverse over GF(2), by elimination."""
-    size = len(matrix)
-    work = np.concatenate([matrix, np.eye(size, dtype=np.uint8)], axis=1)
-    for column in range(size):
-        pivot = column + int(np.argmax(work[column:, column]))
-        work[[column, pivot]] = work[[pivot, column]]
-        for row in range(size):
-            if row != column and work[row, column]:
-                work[row] ^= work[column]
-    return work[:, size:]
+def _sums(numbers: Sequence[int]) -> npt.NDArray[np.int64]:
+    """The sums of all subsets."""
+    sums = np.zeros(1, dtype=np.int64)
+    for number in numbers:
+        sums = np.concatenate([sums, sums + number])
+    return sums

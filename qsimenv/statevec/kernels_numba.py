@@ -7,17 +7,16 @@ ones serve states too small for that. Nothing here allocates anything that grows
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from numba import get_num_threads, njit, prange
 
+from qsimenv import arrays
 from qsimenv.statevec.encode import (
-    CONTROL_VALUE,
-    FIXED,
     FLIP,
     KIND,
-    NUM_FIXED,
     NUM_TARGETS,
-    OFFSET,
     OUTER_MASK,
     OUTER_VALUE,
     PERMUTE,
@@ -25,142 +24,54 @@ from qsimenv.statevec.encode import (
     QUADRATIC,
     REAL,
     ROTATE,
-    TARGETS,
     TWO_TARGETS,
 )
-from qsimenv.statevec.lanes_numba import copy_line
-from qsimenv.statevec.passes_numba import apply_phases, permute, rotate, two_targets
+from qsimenv.statevec.lanes_numba import copy_lines, copy_lines_back
+from qsimenv.statevec.passes_numba import apply_phases, permute, place, rotate, table_room, two_targets
+from qsimenv.statevec.plain_numba import flip, many_targets, one_target, phase, real
 
 PARALLEL_FROM = 1 << 15
 """Amplitudes from which starting threads pays."""
+_AHEAD_BYTES = 4096
+"""How far ahead of a copy memory is fetched."""
+_PAD = 144
+"""Numbers between the planes of a block: equal positions in two of them differ in the low address bits."""
 
 _FAST = {"contract", "nsz", "arcp"}
 _options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": _FAST}
 
 
-@njit(inline="always", **_options)
-def _expand(number, ops, row, count):
-    """Make room in ``number`` for the fixed positions of an op."""
-    for k in range(count):
-        position = ops[row, FIXED + k]
-        number = ((number >> position) << (position + 1)) | (number & ((1 << position) - 1))
-    return number
-
-
 @njit(**_options)
-def _phase(re, im, bits, ops, row, coefficients):
-    count = ops[row, NUM_FIXED]
-    c, s = coefficients[ops[row, OFFSET]], coefficients[ops[row, OFFSET] + 1]
-    low = ops[row, FIXED] if count else bits
-    run = 1 << low
-    for outer in range(1 << (bits - count - low if count else 0)):
-        start = _expand(outer << low, ops, row, count) | ops[row, CONTROL_VALUE]
-        for i in range(start, start + run):
-            x, y = re[i], im[i]
-            re[i] = c * x - s * y
-            im[i] = c * y + s * x
+def _apply(x, y, z, room, bits, ops, coefficients, tables, index):
+    """All passes over one block whose first amplitude has the (global) index ``index``.
 
-
-@njit(**_options)
-def _flip(re, im, bits, ops, row):
-    count, target = ops[row, NUM_FIXED], ops[row, TARGETS]
-    low = ops[row, FIXED]
-    run, distance = 1 << low, 1 << target
-    for outer in range(1 << (bits - count - low)):
-        start = _expand(outer << low, ops, row, count) | ops[row, CONTROL_VALUE]
-        for i in range(start, start + run):
-            j = i + distance
-            re[i], re[j] = re[j], re[i]
-            im[i], im[j] = im[j], im[i]
-
-
-@njit(**_options)
-def _real(re, im, bits, ops, row, coefficients):
-    count, target, offset = ops[row, NUM_FIXED], ops[row, TARGETS], ops[row, OFFSET]
-    a, b, c, d = coefficients[offset], coefficients[offset + 2], coefficients[offset + 4], coefficients[offset + 6]
-    low = ops[row, FIXED]
-    run, distance = 1 << low, 1 << target
-    for outer in range(1 << (bits - count - low)):
-        start = _expand(outer << low, ops, row, count) | ops[row, CONTROL_VALUE]
-        for i in range(start, start + run):
-            j = i + distance
-            x, y = re[i], re[j]
-            re[i] = a * x + b * y
-            re[j] = c * x + d * y
-            x, y = im[i], im[j]
-            im[i] = a * x + b * y
-            im[j] = c * x + d * y
-
-
-@njit(**_options)
-def _one_target(re, im, bits, ops, row, coefficients):
-    count, target, offset = ops[row, NUM_FIXED], ops[row, TARGETS], ops[row, OFFSET]
-    ar, ai, br, bi, cr, ci, dr, di = coefficients[offset : offset + 8]
-    low = ops[row, FIXED]
-    run, distance = 1 << low, 1 << target
-    for outer in range(1 << (bits - count - low)):
-        start = _expand(outer << low, ops, row, count) | ops[row, CONTROL_VALUE]
-        for i in range(start, start + run):
-            j = i + distance
-            xr, xi, yr, yi = re[i], im[i], re[j], im[j]
-            re[i] = ar * xr - ai * xi + br * yr - bi * yi
-            im[i] = ar * xi + ai * xr + br * yi + bi * yr
-            re[j] = cr * xr - ci * xi + dr * yr - di * yi
-            im[j] = cr * xi + ci * xr + dr * yi + di * yr
-
-
-@njit(**_options)
-def _many_targets(re, im, bits, ops, row, coefficients):
-    count, targets, offset = ops[row, NUM_FIXED], ops[row, NUM_TARGETS], ops[row, OFFSET]
-    size = 1 << targets
-    distances = np.zeros(32, dtype=np.int64)
-    for number in range(size):
-        for k in range(targets):
-            distances[number] |= ((number >> k) & 1) << ops[row, TARGETS + k]
-    x = np.empty(32, dtype=re.dtype)
-    y = np.empty(32, dtype=re.dtype)
-    for outer in range(1 << (bits - count)):
-        start = _expand(outer, ops, row, count) | ops[row, CONTROL_VALUE]
-        for number in range(size):
-            x[number] = re[start + distances[number]]
-            y[number] = im[start + distances[number]]
-        at = offset
-        for number in range(size):
-            p, q = re[0] * 0, re[0] * 0
-            for k in range(size):
-                c, s = coefficients[at], coefficients[at + 1]
-                p += c * x[k] - s * y[k]
-                q += c * y[k] + s * x[k]
-                at += 2
-            re[start + distances[number]] = p
-            im[start + distances[number]] = q
-
-
-@njit(**_options)
-def _apply(re, im, bits, ops, coefficients, tables, index, spare):
-    """All passes over one block whose first amplitude has the (global) index ``index``."""
+    The block lies in the planes ``x`` and ``y``, ``z`` is to spare; returns the planes in their roles at the end.
+    """
     for row in range(ops.shape[0]):
         if (index & ops[row, OUTER_MASK]) != ops[row, OUTER_VALUE]:
             continue
         kind = ops[row, KIND]
         if kind == ROTATE:
-            rotate(re, im, bits, ops, row, coefficients)
+            rotate(x, y, bits, ops, row, coefficients)
         elif kind == QUADRATIC:
-            apply_phases(re, im, bits, ops, row, coefficients, tables, index)
+            apply_phases(x, y, bits, ops, row, coefficients, tables, index, room)
         elif kind == PERMUTE:
-            permute(re, im, bits, ops, row, tables, index, spare)
+            permute(x, z, bits, ops, row, tables, index)
+            permute(y, x, bits, ops, row, tables, index)
+            x, y, z = z, x, y
         elif kind == TWO_TARGETS:
-            two_targets(re, im, bits, ops, row, coefficients)
+            two_targets(x, y, bits, ops, row, coefficients)
         elif kind == PHASE:
-            _phase(re, im, bits, ops, row, coefficients)
+            phase(x, y, bits, ops, row, coefficients)
         elif kind == FLIP:
-            _flip(re, im, bits, ops, row)
+            flip(x, y, bits, ops, row)
         elif kind == REAL:
-            _real(re, im, bits, ops, row, coefficients)
+            real(x, y, bits, ops, row, coefficients)
         elif ops[row, NUM_TARGETS] == 1:
-            _one_target(re, im, bits, ops, row, coefficients)
+            one_target(x, y, bits, ops, row, coefficients)
         else:
-            _many_targets(re, im, bits, ops, row, coefficients)
+            many_targets(x, y, bits, ops, row, coefficients)
+    return x, y, z
 
 
 @njit(**_options)
@@ -171,44 +82,61 @@ def _block_start(number, outer):
     return index
 
 
-@njit(inline="always", **_options)
-def _copy_run(source, start, target, to, run):
-    if run * source.itemsize < 64:
-        for i in range(run):
-            target[to + i] = source[start + i]
-    else:
-        for i in range(0, run, 64 // source.itemsize):
-            copy_line(source, start + i, target, to + i)
+@njit(**_options)
+def _gather(plane, start, offsets, run, empty, block):
+    """Copy a block's runs from memory into scratch order; those with a bit of ``empty`` hold nothing but zeros."""
+    count, item = offsets.shape[0], plane.itemsize
+    ahead = max(1, _AHEAD_BYTES // (run * item))
+    for k in range(count):
+        to = place(k * run, item)
+        if offsets[k] & empty:
+            block[to : to + run] = 0
+        elif run * item < 64:
+            for i in range(run):
+                block[to + i] = plane[start + offsets[k] + i]
+        else:
+            after = start + offsets[min(k + ahead, count - 1)]
+            copy_lines(plane, start + offsets[k], block, to, run * item // 64, after)
+
+
+@njit(**_options)
+def _scatter(block, plane, start, offsets, run, empty):
+    """The reverse; runs that still hold nothing but zeros are not written."""
+    count, item = offsets.shape[0], plane.itemsize
+    ahead = max(1, _AHEAD_BYTES // (run * item))
+    for k in range(count):
+        at = place(k * run, item)
+        if offsets[k] & empty:
+            continue
+        if run * item < 64:
+            for i in range(run):
+                plane[start + offsets[k] + i] = block[at + i]
+        else:
+            after = start + offsets[min(k + ahead, count - 1)]
+            copy_lines_back(block, at, plane, start + offsets[k], run * item // 64, after)
 
 
 @njit(**_options)
 def _sweep_range(
-    re, im, first, last, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, scratch
+    re, im, first, last, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after, scratch
 ):
-    """Blocks ``first`` to ``last``. A block without gaps is worked on where it lies, another one in ``scratch``."""
-    size, run = 1 << block_bits, 1 << low_bits
+    """Blocks ``first`` to ``last``, one after the other, each by way of ``scratch``."""
+    run = 1 << low_bits
+    plane = place(1 << bits, re.itemsize) + _PAD
+    x, y, z = scratch[:plane], scratch[plane : 2 * plane], scratch[2 * plane : 3 * plane]
+    room = scratch[3 * plane :]
     for number in range(first, last):
         start = _block_start(number, outer)
-        index, spare = rank_index | start, scratch[2]
-        if offsets.shape[0] == 1:
-            x, y = re[start : start + size], im[start : start + size]
-            _apply(x, y, block_bits, ops, coefficients, tables, index, spare)
-            continue
-        x, y = scratch[0, :size], scratch[1, :size]
-        for k in range(offsets.shape[0]):
-            _copy_run(re, start + offsets[k], x, k << low_bits, run)
-        for k in range(offsets.shape[0]):
-            _copy_run(im, start + offsets[k], y, k << low_bits, run)
-        _apply(x, y, block_bits, ops, coefficients, tables, index, spare)
-        for k in range(offsets.shape[0]):
-            _copy_run(x, k << low_bits, re, start + offsets[k], run)
-        for k in range(offsets.shape[0]):
-            _copy_run(y, k << low_bits, im, start + offsets[k], run)
+        _gather(re, start, offsets, run, before, x)
+        _gather(im, start, offsets, run, before, y)
+        x, y, z = _apply(x, y, z, room, bits, ops, coefficients, tables, rank_index | start)
+        _scatter(x, re, start, offsets, run, after)
+        _scatter(y, im, start, offsets, run, after)
 
 
 @njit(parallel=True, **_options)
 def _sweep_parallel(
-    re, im, blocks, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, scratch
+    re, im, blocks, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after, scratch
 ):
     threads = scratch.shape[0]
     for thread in prange(threads):
@@ -218,7 +146,7 @@ def _sweep_parallel(
             im,
             first,
             last,
-            block_bits,
+            bits,
             low_bits,
             offsets,
             outer,
@@ -226,30 +154,45 @@ def _sweep_parallel(
             coefficients,
             tables,
             rank_index,
+            before,
+            after,
             scratch[thread],
         )
 
 
-_PAD = 144
-"""Numbers between the planes of a scratch block: equal positions in two of them differ in the low address bits."""
+def num_threads() -> int:
+    """Among how many threads a sweep is divided."""
+    return int(get_num_threads())
 
 
-def scratch_for(block_bits, real_type):
-    """Room for one block and a plane to spare for each thread: shape (threads, 3, 2**block_bits and a little more)."""
-    return np.empty((get_num_threads(), 3, (1 << block_bits) + _PAD), dtype=real_type)
+_kept = threading.local()
+"""The scratch of the last sweep: fresh memory is slow, and every state of a thread can use the same."""
 
 
-def sweep(re, im, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, scratch):
-    """All ops of one encoded sweep on ``re`` and ``im``, in place. ``rank_index`` is the rank's part of the index."""
-    blocks = len(re) >> block_bits
+def _scratch_for(bits, real_type):
+    """Room for three planes of a block and some tables for each thread, aligned: shape (threads, numbers)."""
+    itemsize = np.dtype(real_type).itemsize
+    numbers = 3 * (place(1 << bits, itemsize) + _PAD) + table_room(bits)
+    shape = (get_num_threads(), -(-numbers // 1024) * 1024 + 64 * 9)
+    kept = getattr(_kept, "bytes", None)
+    if kept is None or kept.size < shape[0] * shape[1] * itemsize:
+        _kept.bytes = kept = arrays.scratch(shape[0] * shape[1] * itemsize)
+    return kept[: shape[0] * shape[1] * itemsize].view(real_type).reshape(shape)
+
+
+def sweep(re, im, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before=0, after=0):
+    """All ops of one encoded sweep on ``re`` and ``im``, in place. ``rank_index`` is the rank's part of the index.
+
+    Where an index has a bit of ``before`` there are only zeros, which are not read; where it has one of ``after``,
+    there will be only zeros, and nothing is written. ``outer`` must not hold a bit of ``before``.
+    """
+    blocks = 1 << len(outer)
+    scratch = _scratch_for(block_bits, re.dtype)
+    arguments = (block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after)
     if blocks == 1 or len(re) < PARALLEL_FROM or len(scratch) == 1:
-        _sweep_range(
-            re, im, 0, blocks, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, scratch[0]
-        )
+        _sweep_range(re, im, 0, blocks, *arguments, scratch[0])
     else:
-        _sweep_parallel(
-            re, im, blocks, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, scratch
-        )
+        _sweep_parallel(re, im, blocks, *arguments, scratch)
 
 
 # --- measurement ---

@@ -10,13 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANE_BITS = {4: 4, 8: 3}
 """By item size: the bits of the index inside one 64-byte vector."""
 MOST_PAIR_BITS = 4
+
+SKEW_LINE_BITS = 6
+"""In a scratch plane one line is left out after every ``2**6``: see ``passes_numba.place``."""
+
+HAS_VECTORS: bool = binding.get_host_cpu_features().get("avx512f", False)
+"""Whether the processor has the instructions that ``permutation`` is written with."""
 
 _INDEX = ir.IntType(64)
 _MASK = ir.IntType(32)
@@ -133,14 +140,173 @@ def copy_line(typing: Any, source: Any, start: Any, target: Any, to: Any) -> Any
     """Copy one 64-byte vector: ``target[to:] = source[start:]``."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-        source, start, target, to = arguments
-        _, (x,), _ = _load(context, builder, signature.args[0], source, start, None, 0)
-        data = context.make_array(signature.args[2])(context, builder, target).data
-        pointer = builder.bitcast(builder.gep(data, [to]), x.type.as_pointer())
-        builder.store(x, pointer).align = _item_bytes(x.type)
+        kind = _kind_of(signature.args[0])
+        read, write = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
+        _store_at(builder, _load_at(builder, kind, read, arguments[1]), write, arguments[3])
         return context.get_dummy_value()
 
     return types.void(source, start, target, to), generate
+
+
+def _copy(back: bool) -> Callable[..., Any]:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def copy(typing: Any, source: Any, start: Any, target: Any, to: Any, count: Any, ahead: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            start, to, count, ahead = (arguments[k] for k in (1, 3, 4, 5))
+            kind = _kind_of(signature.args[0])
+            read, write = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
+            far = write if back else read
+            with cgutils.for_range(builder, count) as loop:
+                step = builder.mul(loop.index, ir.Constant(_INDEX, kind.count))
+                _prefetch(builder, builder.gep(far, [builder.add(ahead, step)]), to_write=back)
+                x = _load_at(builder, kind, read, builder.add(start, step))
+                _store_at(builder, x, write, builder.add(to, step))
+            return context.get_dummy_value()
+
+        return types.void(source, start, target, to, count, ahead), generate
+
+    return copy  # type: ignore[no-any-return]
+
+
+copy_lines, copy_lines_back = _copy(back=False), _copy(back=True)
+"""Copy ``count`` 64-byte vectors, ``target[to:] = source[start:]``; meanwhile fetch what will be needed next.
+
+That is from ``ahead`` on, in ``source``; for ``copy_lines_back`` in ``target``, which will be written.
+"""
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def multiply_row(
+    typing: Any, re: Any, im: Any, base: Any, offsets: Any, at: Any, width: Any, factors: Any, row: Any, half: Any,
+    c: Any, s: Any,
+) -> Any:  # fmt: skip
+    """The vectors at ``base + offsets[at…]`` times ``(factors[row…] + i factors[row + half…]) (c + i s)``."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        base, at, width, row, half, c, s = (arguments[k] for k in (2, 4, 5, 7, 8, 9, 10))
+        kind = _kind_of(signature.args[0])
+        re, im, offsets, factors = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 1, 3, 6))
+        c, s = _splat(builder, kind, c), _splat(builder, kind, s)
+        minus = builder.fneg(s)
+        with cgutils.for_range(builder, width) as loop:
+            offset = builder.load(builder.gep(offsets, [builder.add(at, loop.index)]))
+            place = builder.add(base, offset)
+            entry = builder.add(row, builder.mul(loop.index, ir.Constant(_INDEX, kind.count)))
+            p, q = (_load_at(builder, kind, factors, k) for k in (entry, builder.add(entry, half)))
+            u = _fma(builder, kind, minus, q, builder.fmul(c, p))
+            v = _fma(builder, kind, s, p, builder.fmul(c, q))
+            x, y = (_load_at(builder, kind, plane, place) for plane in (re, im))
+            _store_at(builder, _fma(builder, kind, builder.fneg(v), y, builder.fmul(u, x)), re, place)
+            _store_at(builder, _fma(builder, kind, v, x, builder.fmul(u, y)), im, place)
+        return context.get_dummy_value()
+
+    return types.void(re, im, base, offsets, at, width, factors, row, half, c, s), generate
+
+
+def permutation(rank: int) -> Callable[..., Any]:
+    """An intrinsic ``move(source, target, tables, near, count, to, start, steps, patterns)`` for AVX-512.
+
+    Moves whole vectors, ``2**rank`` of them at a time: target line ``to ^ tables[near + k]`` and its partners come from
+    the line of ``start ^ tables[near + count + k]`` and its partners, for k below ``count``. ``to`` counts lines,
+    ``start`` numbers: its lane part is exclusively-or-ed to the lanes that are picked. ``steps`` are the places in
+    ``tables`` of the partners (rank of the targets, then rank of the sources, in lines); ``patterns`` of what each of
+    the vectors picks, lane by lane: the lane, and above it the number of the source among the partners.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def move(
+        typing: Any, source: Any, target: Any, tables: Any, near: Any, count: Any, to: Any, start: Any, steps: Any,
+        patterns: Any,
+    ) -> Any:  # fmt: skip
+        signature = types.void(source, target, tables, near, count, to, start, steps, patterns)
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            near, count, to, start, steps, patterns = arguments[3:]
+            kind = _kind_of(signature.args[0])
+            source, target, tables = (_data(context, builder, signature.args[k], arguments[k]) for k in range(3))
+            picks = [_picks(builder, kind, tables, patterns, number) for number in range(1 << rank)]
+            step = [
+                builder.load(builder.gep(tables, [builder.add(steps, ir.Constant(_INDEX, k))])) for k in range(2 * rank)
+            ]
+            lanes = kind.count.bit_length() - 1
+            with cgutils.for_range(builder, count) as loop:
+                entry = builder.add(near, loop.index)
+                line_to = builder.xor(to, builder.load(builder.gep(tables, [entry])))
+                number = builder.xor(start, builder.load(builder.gep(tables, [builder.add(entry, count)])))
+                line_from = builder.lshr(number, ir.Constant(_INDEX, lanes))
+                mask = _splat(
+                    builder,
+                    picks[0].type,
+                    builder.trunc(builder.and_(number, ir.Constant(_INDEX, kind.count - 1)), picks[0].type.element),
+                )
+                partners = [
+                    _load_at(builder, kind, source, _line_place(builder, line, lanes))
+                    for line in _cosets(builder, line_from, step[rank:])
+                ]
+                for line, pick in zip(_cosets(builder, line_to, step[:rank]), picks, strict=True):
+                    x = _gathered(builder, kind, partners, builder.xor(pick, mask))
+                    _store_at(builder, x, target, _line_place(builder, line, lanes))
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return move  # type: ignore[no-any-return]
+
+
+def _cosets(builder: ir.IRBuilder, line: Any, steps: Sequence[Any]) -> list[Any]:
+    """A line and its partners, numbered by the steps taken."""
+    lines = [line]
+    for step in steps:
+        lines += [builder.xor(other, step) for other in lines]
+    return lines
+
+
+def _line_place(builder: ir.IRBuilder, line: Any, lanes: int) -> Any:
+    """Where a line lies in a scratch plane; see ``passes_numba.place``."""
+    skipped = builder.lshr(line, ir.Constant(_INDEX, SKEW_LINE_BITS))
+    return builder.shl(builder.add(line, skipped), ir.Constant(_INDEX, lanes))
+
+
+def _picks(builder: ir.IRBuilder, kind: ir.VectorType, tables: Any, patterns: Any, number: int) -> Any:
+    """Row ``number`` of the patterns as a vector of indices."""
+    wide = ir.VectorType(_INDEX, kind.count)
+    place = builder.add(patterns, ir.Constant(_INDEX, number * kind.count))
+    row = _load_at(builder, wide, tables, place)
+    return builder.trunc(row, ir.VectorType(_MASK, kind.count)) if kind.count == 16 else row
+
+
+def _gathered(builder: ir.IRBuilder, kind: ir.VectorType, partners: Sequence[Any], pick: Any) -> Any:
+    """Lane by lane the number that ``pick`` names among the partners' lanes."""
+    halves = [
+        _two_sources(builder, kind, partners[k], partners[min(k + 1, len(partners) - 1)], pick)
+        for k in range(0, len(partners), 2)
+    ]
+    if len(halves) == 1:
+        return halves[0]
+    high = builder.and_(pick, ir.Constant(pick.type, [2 * kind.count] * kind.count))
+    return builder.select(
+        builder.icmp_signed("!=", high, ir.Constant(pick.type, [0] * kind.count)), halves[1], halves[0]
+    )
+
+
+def _two_sources(builder: ir.IRBuilder, kind: ir.VectorType, first: Any, second: Any, pick: Any) -> Any:
+    """VPERMI2PS or VPERMI2PD."""
+    name = "llvm.x86.avx512.vpermi2var." + ("ps.512" if kind.count == 16 else "pd.512")
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(kind, [kind, pick.type, kind]), name)
+    return builder.call(function, [first, pick, second])
+
+
+def _prefetch(builder: ir.IRBuilder, pointer: Any, to_write: bool) -> None:
+    name, byte = "llvm.prefetch.p0", ir.IntType(8).as_pointer()
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [byte, _MASK, _MASK, _MASK]), name)
+    nearest, data = 3, 1
+    builder.call(
+        function, [builder.bitcast(pointer, byte), *(ir.Constant(_MASK, k) for k in (int(to_write), nearest, data))]
+    )
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -180,9 +346,7 @@ def _shuffled(builder: ir.IRBuilder, kind: ir.VectorType, x: Any, lane_mask: int
 
 def _vector_at(builder: ir.IRBuilder, kind: ir.VectorType, numbers: Any, place: Any) -> tuple[Any, Any]:
     """The vector at ``place`` of an array, and the place after it."""
-    x = builder.load(builder.bitcast(builder.gep(numbers, [place]), kind.as_pointer()))
-    x.align = _item_bytes(kind)
-    return x, builder.add(place, ir.Constant(_INDEX, kind.count))
+    return _load_at(builder, kind, numbers, place), builder.add(place, ir.Constant(_INDEX, kind.count))
 
 
 def _item_bytes(kind: ir.VectorType) -> int:
@@ -193,9 +357,7 @@ def _load(
     context: Any, builder: ir.IRBuilder, array: Any, plane: Any, start: Any, distances: Any, pair_bits: int
 ) -> tuple[ir.VectorType, list[Any], list[Any]]:
     """The kind of vector, the vectors of a tile, and where they came from."""
-    item_bytes = array.dtype.bitwidth // 8
-    kind = ir.VectorType(ir.FloatType() if item_bytes == 4 else ir.DoubleType(), 64 // item_bytes)
-    data = context.make_array(array)(context, builder, plane).data
+    kind, data = _kind_of(array), _data(context, builder, array, plane)
     steps = [builder.extract_value(distances, bit) for bit in range(pair_bits)]
     tile, pointers = [], []
     for number in range(1 << pair_bits):
@@ -205,5 +367,27 @@ def _load(
                 place = builder.add(place, steps[bit])
         pointers.append(builder.bitcast(builder.gep(data, [place]), kind.as_pointer()))
         tile.append(builder.load(pointers[-1]))
-        tile[-1].align = item_bytes
+        tile[-1].align = _item_bytes(kind)
     return kind, tile, pointers
+
+
+def _kind_of(array: Any) -> ir.VectorType:
+    """The vector of 64 bytes of an array's items."""
+    item_bytes = array.dtype.bitwidth // 8
+    return ir.VectorType(ir.FloatType() if item_bytes == 4 else ir.DoubleType(), 64 // item_bytes)
+
+
+def _data(context: Any, builder: ir.IRBuilder, kind: Any, array: Any) -> Any:
+    """A pointer to the first item."""
+    return context.make_array(kind)(context, builder, array).data
+
+
+def _load_at(builder: ir.IRBuilder, kind: ir.VectorType, data: Any, place: Any) -> Any:
+    x = builder.load(builder.bitcast(builder.gep(data, [place]), kind.as_pointer()))
+    x.align = _item_bytes(kind)
+    return x
+
+
+def _store_at(builder: ir.IRBuilder, x: Any, data: Any, place: Any) -> None:
+    pointer = builder.bitcast(builder.gep(data, [place]), x.type.as_pointer())
+    builder.store(x, pointer).align = _item_bytes(x.type)

@@ -1,7 +1,8 @@
 """The passes of the normal form on one block: rotations, quadratic phases, affine permutations.
 
-``kernels_numba`` calls them for the rows that ``encode`` makes of ``normalform``'s passes. All work in place on a block
-that lies in the second-level cache; what they need besides is small, or the ``spare`` plane that the caller lends.
+``kernels_numba`` calls them for the rows that ``encode`` makes of ``normalform``'s passes. All work on a block in the
+second-level cache, in *scratch order*: one line of 64 bytes is left out after every 4 KiB, so that numbers a power of
+two apart do not meet in the same few sets of the caches. ``place`` says where a number lies.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import numpy as np
 from numba import njit
 
 from qsimenv.statevec.encode import (
+    BASE,
     FIXED,
     HAS_LANES,
-    LOW_TABLE_BITS,
+    INNER_BITS,
+    NEAR_BITS,
     NUM_ENTRIES,
-    NUM_FIXED,
     NUM_TARGETS,
     OFFSET,
-    RUN_BITS,
+    OUTER_BITS,
+    RANK,
     TABLE,
     TARGETS,
+    TILE_BITS,
 )
-from qsimenv.statevec.lanes_numba import copy_line, dense, rotation
+from qsimenv.statevec.lanes_numba import HAS_VECTORS, dense, multiply_row, permutation, rotation
 
 _options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
@@ -37,13 +41,23 @@ _dense_01, _dense_02, _dense_12 = dense((0, 1), 0), dense((0, 2), 0), dense((1, 
 _dense_03, _dense_13, _dense_23 = dense((0, 3), 0), dense((1, 3), 0), dense((2, 3), 0)
 
 
+_move_0, _move_1, _move_2 = permutation(0), permutation(1), permutation(2)
+
+
 @njit(inline="always", **_options)
-def _tile_start(number, ops, row, count):
-    """Make room in a vector's number for the bits of the tile."""
+def place(number, itemsize):
+    """Where a number of a block lies in scratch order. Additive: what disjoint sets of bits add to it adds up."""
+    lane_bits = 4 if itemsize == 4 else 3
+    return number + ((number >> (lane_bits + 6)) << lane_bits)
+
+
+@njit(inline="always", **_options)
+def _tile_start(number, ops, row, count, itemsize):
+    """Make room in a vector's number for the bits of the tile; where that lies in scratch order."""
     for k in range(count):
         position = ops[row, FIXED + k]
         number = ((number >> position) << (position + 1)) | (number & ((1 << position) - 1))
-    return number
+    return place(number, itemsize)
 
 
 @njit(**_options)
@@ -54,52 +68,52 @@ def rotate(re, im, bits, ops, row, coefficients):
     tiles = 1 << (bits - count - lane_bits)
     c = coefficients
     lanes = (c[at + 4], c[at + 5], c[at + 6], c[at + 7])
-    d0, d1 = 1 << ops[row, TARGETS], 1 << ops[row, TARGETS + 1]
-    d2, d3 = 1 << ops[row, TARGETS + 2], 1 << ops[row, TARGETS + 3]
+    d0, d1 = place(1 << ops[row, TARGETS], re.itemsize), place(1 << ops[row, TARGETS + 1], re.itemsize)
+    d2, d3 = place(1 << ops[row, TARGETS + 2], re.itemsize), place(1 << ops[row, TARGETS + 3], re.itemsize)
     s0, s1, s2, s3 = c[at], c[at + 1], c[at + 2], c[at + 3]
     if ops[row, HAS_LANES]:
         if count == 0:
             for tile in range(tiles):
-                _lanes_only(re, tile << lane_bits, (), (), lanes)
-                _lanes_only(im, tile << lane_bits, (), (), lanes)
+                _lanes_only(re, place(tile << lane_bits, re.itemsize), (), (), lanes)
+                _lanes_only(im, place(tile << lane_bits, re.itemsize), (), (), lanes)
         elif count == 1:
             for tile in range(tiles):
-                start = _tile_start(tile << lane_bits, ops, row, 1)
+                start = _tile_start(tile << lane_bits, ops, row, 1, re.itemsize)
                 _lanes_1(re, start, (d0,), (s0,), lanes)
                 _lanes_1(im, start, (d0,), (s0,), lanes)
         elif count == 2:
             for tile in range(tiles):
-                start = _tile_start(tile << lane_bits, ops, row, 2)
+                start = _tile_start(tile << lane_bits, ops, row, 2, re.itemsize)
                 _lanes_2(re, start, (d0, d1), (s0, s1), lanes)
                 _lanes_2(im, start, (d0, d1), (s0, s1), lanes)
         elif count == 3:
             for tile in range(tiles):
-                start = _tile_start(tile << lane_bits, ops, row, 3)
+                start = _tile_start(tile << lane_bits, ops, row, 3, re.itemsize)
                 _lanes_3(re, start, (d0, d1, d2), (s0, s1, s2), lanes)
                 _lanes_3(im, start, (d0, d1, d2), (s0, s1, s2), lanes)
         else:
             for tile in range(tiles):
-                start = _tile_start(tile << lane_bits, ops, row, 4)
+                start = _tile_start(tile << lane_bits, ops, row, 4, re.itemsize)
                 _lanes_4(re, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
                 _lanes_4(im, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
     elif count == 1:
         for tile in range(tiles):
-            start = _tile_start(tile << lane_bits, ops, row, 1)
+            start = _tile_start(tile << lane_bits, ops, row, 1, re.itemsize)
             _pairs_1(re, start, (d0,), (s0,), lanes)
             _pairs_1(im, start, (d0,), (s0,), lanes)
     elif count == 2:
         for tile in range(tiles):
-            start = _tile_start(tile << lane_bits, ops, row, 2)
+            start = _tile_start(tile << lane_bits, ops, row, 2, re.itemsize)
             _pairs_2(re, start, (d0, d1), (s0, s1), lanes)
             _pairs_2(im, start, (d0, d1), (s0, s1), lanes)
     elif count == 3:
         for tile in range(tiles):
-            start = _tile_start(tile << lane_bits, ops, row, 3)
+            start = _tile_start(tile << lane_bits, ops, row, 3, re.itemsize)
             _pairs_3(re, start, (d0, d1, d2), (s0, s1, s2), lanes)
             _pairs_3(im, start, (d0, d1, d2), (s0, s1, s2), lanes)
     else:
         for tile in range(tiles):
-            start = _tile_start(tile << lane_bits, ops, row, 4)
+            start = _tile_start(tile << lane_bits, ops, row, 4, re.itemsize)
             _pairs_4(re, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
             _pairs_4(im, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
 
@@ -112,13 +126,14 @@ def two_targets(re, im, bits, ops, row, coefficients):
     low, high = ops[row, TARGETS], ops[row, TARGETS + 1]
     tiles = 1 << (bits - lane_bits - 2 + lanes)
     if lanes == 0:
-        distances = (1 << low, 1 << high)
+        distances = (place(1 << low, re.itemsize), place(1 << high, re.itemsize))
         for tile in range(tiles):
-            _dense_pairs(re, im, _tile_start(tile << lane_bits, ops, row, 2), distances, coefficients, at)
+            _dense_pairs(re, im, _tile_start(tile << lane_bits, ops, row, 2, re.itemsize), distances, coefficients, at)
     elif lanes == 1:
-        distance = (1 << high,)
+        distance = (place(1 << high, re.itemsize),)
         for tile in range(tiles):
             start = ((tile << lane_bits) >> high << (high + 1)) | ((tile << lane_bits) & ((1 << high) - 1))
+            start = place(start, re.itemsize)
             if low == 0:
                 _dense_0(re, im, start, distance, coefficients, at)
             elif low == 1:
@@ -129,7 +144,7 @@ def two_targets(re, im, bits, ops, row, coefficients):
                 _dense_3(re, im, start, distance, coefficients, at)
     else:
         for tile in range(tiles):
-            start = tile << lane_bits
+            start = place(tile << lane_bits, re.itemsize)
             if high == 1:
                 _dense_01(re, im, start, (), coefficients, at)
             elif high == 2 and low == 0:
@@ -145,12 +160,10 @@ def two_targets(re, im, bits, ops, row, coefficients):
 
 
 @njit(**_options)
-def permute(re, im, bits, ops, row, tables, index, spare):
-    """An affine permutation of the block: what goes to ``to[a] ^ to[b]`` comes from ``source[a] ^ source[b] ^ shift``.
+def permute(source, target, bits, ops, row, tables, index):
+    """An affine permutation of a plane of the block into another; ``encode`` has the tables' layout.
 
-    ``shift`` hangs on the bits outside the block. a numbers the tiles and b the numbers of one: a tile is made of whole
-    cache lines on both sides, so each line is moved once.
-    The lowest RUN_BITS bits stay where they are: none, or whole lines.
+    What goes to number t comes from ``map(t) ^ shift``, where ``shift`` hangs on the bits outside the block.
     """
     at = ops[row, TABLE]
     shift = tables[at]
@@ -158,30 +171,41 @@ def permute(re, im, bits, ops, row, tables, index, spare):
         if _is_odd(index & tables[at + 1 + 2 * entry]):
             shift ^= tables[at + 2 + 2 * entry]
     at += 1 + 2 * ops[row, NUM_ENTRIES]
-    inner, run = ops[row, NUM_FIXED], 1 << ops[row, RUN_BITS]
-    outer = (1 << bits) // (inner * run)
-    near_to, near_source = tables[at : at + inner], tables[at + inner : at + 2 * inner]
-    at += 2 * inner
-    far_to, far_source = tables[at : at + outer], tables[at + outer : at + 2 * outer]
-    _move(re, spare, near_to, near_source, far_to, far_source, shift, run)
-    _move(im, spare, near_to, near_source, far_to, far_source, shift, run)
+    if HAS_VECTORS and ops[row, RANK] <= 2:
+        move_lines(source, target, bits, ops, row, tables, at, shift)
+    else:
+        move_numbers(source, target, bits, ops, row, tables, at, shift)
 
 
 @njit(**_options)
-def _move(plane, spare, near_to, near_source, far_to, far_source, shift, run):
-    """By way of ``spare``, which is filled in order, so that memory is read as a stream."""
-    for i in range(0, plane.shape[0], 64 // plane.itemsize):
-        copy_line(plane, i, spare, i)
-    for a in range(far_to.shape[0]):
-        to, source = far_to[a], far_source[a] ^ shift
-        if run == 1:
-            for b in range(near_to.shape[0]):
-                plane[to ^ near_to[b]] = spare[source ^ near_source[b]]
+def move_numbers(source, target, bits, ops, row, tables, at, shift):
+    """One number after the other, for any map on any machine."""
+    low = min(bits, 8)
+    at += tables[at]
+    for high in range(1 << (bits - low)):
+        start, to = tables[at + (1 << low) + high] ^ shift, place(high << low, source.itemsize)
+        for number in range(1 << low):
+            target[to + number] = source[place(start ^ tables[at + number], source.itemsize)]
+
+
+@njit(**_options)
+def move_lines(source, target, bits, ops, row, tables, at, shift):
+    """Line by line, with the lanes rearranged in registers."""
+    lane_bits = 4 if source.itemsize == 4 else 3
+    rank, near_bits = ops[row, RANK], ops[row, NEAR_BITS]
+    steps = at + 1
+    patterns = steps + 2 * rank
+    near = patterns + (1 << (rank + lane_bits))
+    far = near + (2 << near_bits)
+    count = 1 << (bits - lane_bits - rank - near_bits)
+    for a in range(count):
+        to, start = tables[far + a], tables[far + count + a] ^ shift
+        if rank == 0:
+            _move_0(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
+        elif rank == 1:
+            _move_1(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
         else:
-            for b in range(near_to.shape[0]):
-                t, s = to ^ near_to[b], source ^ near_source[b]
-                for i in range(0, run, 64 // plane.itemsize):
-                    copy_line(spare, s + i, plane, t + i)
+            _move_2(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
 
 
 @njit(inline="always", **_options)
@@ -194,70 +218,89 @@ def _is_odd(number):
 
 
 @njit(**_options)
-def _outside_angles(ops, row, coefficients, tables, index, bits):
-    """What the bits outside the block add: item 0 a constant, item 1 + b to the linear angle of block bit b."""
+def table_room(bits):
+    """Numbers of room that ``apply_phases`` needs for tables beside a block."""
+    high = max(bits - 8, 0)
+    return 512 * (high + 1) + (2 << high)
+
+
+@njit(**_options)
+def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
+    """Multiply by ``exp(i q(x))``, row by row; ``phase_rows`` has the method, ``encode`` the layout."""
+    lane_bits = 4 if re.itemsize == 4 else 3
+    tile_bits, inner, outer = ops[row, TILE_BITS], ops[row, INNER_BITS], ops[row, OUTER_BITS]
+    width, high = 1 << (lane_bits + tile_bits), 1 << (inner + outer)
+    entries = ops[row, NUM_ENTRIES]
+    row_at = ops[row, OFFSET] + entries
+    outer_at = row_at + 2 * width
+    high_at = outer_at + 2 * width * outer
+    factors = room[2 * width * (outer + 1) :]
+    room[: 2 * width] = coefficients[row_at : row_at + 2 * width]
+    factors[: 2 * high] = coefficients[high_at : high_at + 2 * high]
+    if entries:
+        _turn_by_outside(ops, row, coefficients, tables, index, room, width, factors, high, bits)
+    vectors_at = ops[row, TABLE] + 2 * entries
+    inner_at = vectors_at + (1 << tile_bits)
+    starts_at = inner_at + (1 << inner)
+    for number in range(1 << outer):
+        table = 0
+        if number:
+            bit = _lowest_bit(number)
+            before = number & (number - 1)
+            table, parent = 1 + bit, 1 + _lowest_bit(before) if before else 0
+            _multiply_tables(
+                room, 2 * width * table, 2 * width * parent, coefficients, outer_at + 2 * width * bit, width
+            )
+        for k in range(1 << inner):
+            base = ops[row, BASE] + tables[starts_at + number] + tables[inner_at + k]
+            c, s = factors[number << inner | k], factors[high + (number << inner | k)]
+            multiply_row(re, im, base, tables, vectors_at, 1 << tile_bits, room, 2 * width * table, width, c, s)
+
+
+@njit(**_options)
+def _turn_by_outside(ops, row, coefficients, tables, index, room, width, factors, high, bits):
+    """What the bits outside the block add: a constant, and an angle for each bit of the block."""
     angles = np.zeros(bits + 1)
     at, values = ops[row, TABLE], ops[row, OFFSET]
     for entry in range(ops[row, NUM_ENTRIES]):
         mask = tables[at + 2 * entry]
         if index & mask == mask:
             angles[tables[at + 2 * entry + 1]] += coefficients[values + entry]
-    return angles
+    row_bits = _lowest_bit(width)
+    _turn(room, width, 0.0, angles, 1, row_bits)
+    _turn(factors, high, angles[0], angles, 1 + row_bits, _lowest_bit(high))
 
 
 @njit(**_options)
-def apply_phases(re, im, bits, ops, row, coefficients, tables, index):
-    """Multiply by ``exp(i q(x))``, row by row of the block's low bits.
-
-    For a fixed value h of the high bits the form is linear in the low ones but for a part that does not depend on h, so
-    a row of factors is built by doubling: one complex product a number to build, one with the fixed part, one to apply.
-    """
-    low = min(bits, LOW_TABLE_BITS)
-    high = bits - low
-    width, rows = 1 << low, 1 << high
-    angles = _outside_angles(ops, row, coefficients, tables, index, bits)
-    at = ops[row, OFFSET] + ops[row, NUM_ENTRIES]
-    fixed_c, fixed_s = coefficients[at : at + width], coefficients[at + width : at + 2 * width]
-    at += 2 * width
-    high_c, high_s = coefficients[at : at + rows], coefficients[at + rows : at + 2 * rows]
-    at += 2 * rows
-    start_c, start_s = np.empty(rows, re.dtype), np.empty(rows, re.dtype)
-    start_c[0], start_s[0] = math.cos(angles[0]), math.sin(angles[0])
-    for bit in range(high):
-        c, s = math.cos(angles[1 + low + bit]), math.sin(angles[1 + low + bit])
-        for h in range(1 << bit):
-            start_c[h + (1 << bit)] = start_c[h] * c - start_s[h] * s
-            start_s[h + (1 << bit)] = start_c[h] * s + start_s[h] * c
-    turn_c, turn_s = np.empty(low, re.dtype), np.empty(low, re.dtype)
-    for bit in range(low):
-        turn_c[bit], turn_s[bit] = math.cos(angles[1 + bit]), math.sin(angles[1 + bit])
-    c, s = np.empty(width, re.dtype), np.empty(width, re.dtype)
-    for h in range(rows):
-        c[0] = start_c[h] * high_c[h] - start_s[h] * high_s[h]
-        s[0] = start_c[h] * high_s[h] + start_s[h] * high_c[h]
-        for bit in range(low):
-            cross_c, cross_s = coefficients[at + 2 * (h * low + bit)], coefficients[at + 2 * (h * low + bit) + 1]
-            p = turn_c[bit] * cross_c - turn_s[bit] * cross_s
-            q = turn_c[bit] * cross_s + turn_s[bit] * cross_c
-            _double(c, s, 1 << bit, p, q)
-        first = h << low
-        _multiply(re[first : first + width], im[first : first + width], c, s, fixed_c, fixed_s)
+def _turn(table, size, constant, angles, first, count):
+    """Multiply a table of ``size`` factors, cos before sin, by ``exp(i (constant + angles of the number's bits))``."""
+    c, s = np.empty(size, table.dtype), np.empty(size, table.dtype)
+    c[0], s[0] = math.cos(constant), math.sin(constant)
+    for bit in range(count):
+        p, q = math.cos(angles[first + bit]), math.sin(angles[first + bit])
+        half = 1 << bit
+        for k in range(half):
+            c[half + k] = c[k] * p - s[k] * q
+            s[half + k] = c[k] * q + s[k] * p
+    for k in range(size):
+        x, y = table[k], table[size + k]
+        table[k] = x * c[k] - y * s[k]
+        table[size + k] = x * s[k] + y * c[k]
 
 
 @njit(**_options)
-def _double(c, s, size, p, q):
-    """The second half of ``2 * size`` factors: the first half times ``p + i q``."""
-    for i in range(size):
-        x, y = c[i], s[i]
-        c[size + i] = x * p - y * q
-        s[size + i] = x * q + y * p
+def _multiply_tables(room, to, start, coefficients, at, size):
+    """Table ``to`` of the room is table ``start`` times one of the coefficients'."""
+    for k in range(size):
+        x, y, c, s = room[start + k], room[start + size + k], coefficients[at + k], coefficients[at + size + k]
+        room[to + k] = x * c - y * s
+        room[to + size + k] = x * s + y * c
 
 
-@njit(**_options)
-def _multiply(re, im, c, s, fixed_c, fixed_s):
-    for i in range(re.shape[0]):
-        p = c[i] * fixed_c[i] - s[i] * fixed_s[i]
-        q = c[i] * fixed_s[i] + s[i] * fixed_c[i]
-        x, y = re[i], im[i]
-        re[i] = x * p - y * q
-        im[i] = x * q + y * p
+@njit(inline="always", **_options)
+def _lowest_bit(number):
+    """The position of the lowest bit set."""
+    position = 0
+    while not number >> position & 1:
+        position += 1
+    return position

@@ -19,7 +19,7 @@ from qsimenv.circuit import Gate
 from qsimenv.errors import OutOfRangeError
 from qsimenv.statevec.layout import Layout
 
-LOW_BITS = 6
+LOW_BITS = 7
 """Every block holds the lowest bits of the index, so that memory is read in runs of whole cache lines."""
 
 Kind = Literal["matrix", "diagonal"]

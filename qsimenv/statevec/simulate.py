@@ -18,6 +18,7 @@ import numpy.typing as npt
 from qsimenv.circuit import Assign, Circuit, Measure, Reset, Variable
 from qsimenv.comm import Team
 from qsimenv.errors import TimedOutError
+from qsimenv.statevec import kernels_numba as kernels
 from qsimenv.statevec import program as code
 from qsimenv.statevec.encode import EncodedSweep, encode, is_constant
 from qsimenv.statevec.layout import Layout, identity
@@ -25,7 +26,7 @@ from qsimenv.statevec.plan import Plan, choose_start, make_plan
 from qsimenv.statevec.program import Program, evaluate
 from qsimenv.statevec.random_numbers import uniforms
 from qsimenv.statevec.sampling import Draw, sample
-from qsimenv.statevec.state import BLOCK_BITS, State, Work
+from qsimenv.statevec.state import State, Work, block_bits
 from qsimenv.task import Precision
 
 CERTAIN = 1e-9
@@ -41,6 +42,7 @@ class Prepared:
         self.circuit = circuit
         self.num_local = num_local
         self.precision = precision
+        self._block_bits = block_bits(num_local, kernels.num_threads())
         self.program: Program = code.lower(circuit)
         self._plans: dict[tuple[int, Layout], Plan] = {}
         self._encodings: dict[tuple[int, Layout], Encoded] = {}
@@ -57,7 +59,7 @@ class Prepared:
         """The plan of a segment from a layout; made once."""
         key = (segment, layout)
         if key not in self._plans:
-            self._plans[key] = make_plan(self.program.segments[segment], layout, BLOCK_BITS[self.precision])
+            self._plans[key] = make_plan(self.program.segments[segment], layout, self._block_bits)
         return self._plans[key]
 
     def encoding(self, segment: int, layout: Layout, values: npt.NDArray[np.float64]) -> Encoded:

@@ -1,0 +1,116 @@
+"""Ops that stay what they are, on one block: dense matrices, X, and factors, each under controls.
+
+``kernels_numba`` calls them for the rows that have no place in the normal form, and for all rows of blocks too small
+for it. All work in place on planes in scratch order (see ``passes_numba.place``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from qsimenv.statevec.encode import CONTROL_VALUE, FIXED, NUM_FIXED, NUM_TARGETS, OFFSET, TARGETS
+from qsimenv.statevec.passes_numba import place
+
+_PAGE_BITS = 9
+"""Runs of at most so many bits have no gap in scratch order, in either precision."""
+
+_options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+
+
+@njit(inline="always", **_options)
+def _expand(number, ops, row, count):
+    """Make room in ``number`` for the fixed positions of an op."""
+    for k in range(count):
+        position = ops[row, FIXED + k]
+        number = ((number >> position) << (position + 1)) | (number & ((1 << position) - 1))
+    return number
+
+
+@njit(**_options)
+def phase(re, im, bits, ops, row, coefficients):
+    count = ops[row, NUM_FIXED]
+    c, s = coefficients[ops[row, OFFSET]], coefficients[ops[row, OFFSET] + 1]
+    low = min(ops[row, FIXED] if count else bits, _PAGE_BITS)
+    run = 1 << low
+    for outer in range(1 << (bits - count - low)):
+        start = place(_expand(outer << low, ops, row, count) | ops[row, CONTROL_VALUE], re.itemsize)
+        for i in range(start, start + run):
+            x, y = re[i], im[i]
+            re[i] = c * x - s * y
+            im[i] = c * y + s * x
+
+
+@njit(**_options)
+def flip(re, im, bits, ops, row):
+    count, target = ops[row, NUM_FIXED], ops[row, TARGETS]
+    low = min(ops[row, FIXED], _PAGE_BITS)
+    run, distance = 1 << low, place(1 << target, re.itemsize)
+    for outer in range(1 << (bits - count - low)):
+        start = place(_expand(outer << low, ops, row, count) | ops[row, CONTROL_VALUE], re.itemsize)
+        for i in range(start, start + run):
+            j = i + distance
+            re[i], re[j] = re[j], re[i]
+            im[i], im[j] = im[j], im[i]
+
+
+@njit(**_options)
+def real(re, im, bits, ops, row, coefficients):
+    count, target, offset = ops[row, NUM_FIXED], ops[row, TARGETS], ops[row, OFFSET]
+    a, b, c, d = coefficients[offset], coefficients[offset + 2], coefficients[offset + 4], coefficients[offset + 6]
+    low = min(ops[row, FIXED], _PAGE_BITS)
+    run, distance = 1 << low, place(1 << target, re.itemsize)
+    for outer in range(1 << (bits - count - low)):
+        start = place(_expand(outer << low, ops, row, count) | ops[row, CONTROL_VALUE], re.itemsize)
+        for i in range(start, start + run):
+            j = i + distance
+            x, y = re[i], re[j]
+            re[i] = a * x + b * y
+            re[j] = c * x + d * y
+            x, y = im[i], im[j]
+            im[i] = a * x + b * y
+            im[j] = c * x + d * y
+
+
+@njit(**_options)
+def one_target(re, im, bits, ops, row, coefficients):
+    count, target, offset = ops[row, NUM_FIXED], ops[row, TARGETS], ops[row, OFFSET]
+    ar, ai, br, bi, cr, ci, dr, di = coefficients[offset : offset + 8]
+    low = min(ops[row, FIXED], _PAGE_BITS)
+    run, distance = 1 << low, place(1 << target, re.itemsize)
+    for outer in range(1 << (bits - count - low)):
+        start = place(_expand(outer << low, ops, row, count) | ops[row, CONTROL_VALUE], re.itemsize)
+        for i in range(start, start + run):
+            j = i + distance
+            xr, xi, yr, yi = re[i], im[i], re[j], im[j]
+            re[i] = ar * xr - ai * xi + br * yr - bi * yi
+            im[i] = ar * xi + ai * xr + br * yi + bi * yr
+            re[j] = cr * xr - ci * xi + dr * yr - di * yi
+            im[j] = cr * xi + ci * xr + dr * yi + di * yr
+
+
+@njit(**_options)
+def many_targets(re, im, bits, ops, row, coefficients):
+    count, targets, offset = ops[row, NUM_FIXED], ops[row, NUM_TARGETS], ops[row, OFFSET]
+    size = 1 << targets
+    distances = np.zeros(32, dtype=np.int64)
+    for number in range(size):
+        for k in range(targets):
+            distances[number] += ((number >> k) & 1) * place(1 << ops[row, TARGETS + k], re.itemsize)
+    x = np.empty(32, dtype=re.dtype)
+    y = np.empty(32, dtype=re.dtype)
+    for outer in range(1 << (bits - count)):
+        start = place(_expand(outer, ops, row, count) | ops[row, CONTROL_VALUE], re.itemsize)
+        for number in range(size):
+            x[number] = re[start + distances[number]]
+            y[number] = im[start + distances[number]]
+        at = offset
+        for number in range(size):
+            p, q = re[0] * 0, re[0] * 0
+            for k in range(size):
+                c, s = coefficients[at], coefficients[at + 1]
+                p += c * x[k] - s * y[k]
+                q += c * y[k] + s * x[k]
+                at += 2
+            re[start + distances[number]] = p
+            im[start + distances[number]] = q
