@@ -239,4 +239,4 @@ def _parts_without(plane: np.ndarray, mask: int, top: int = 0) -> np.ndarray:
     """A view of what has no bit of ``mask`` in its index, and the bit ``top`` if one is given."""
     bits = range(len(plane).bit_length() - 2, -1, -1)
     part = tuple(0 if mask >> bit & 1 else 1 if top >> bit & 1 else slice(None) for bit in bits)
-    return plane.reshape((2,) * len(part))[part]
+    return plane.reshape((2,) * len(part))[*part, ...]
