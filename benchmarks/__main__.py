@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-ALL = ("memory", "service", "hostile", "peers")
+ALL = ("memory", "service", "hostile", "peers", "plan")
 
 
 def main() -> None:

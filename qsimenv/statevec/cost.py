@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from qsimenv.circuit import Gate
 from qsimenv.statevec import encode as form
 from qsimenv.statevec.encode import EncodedSweep
-from qsimenv.statevec.plan import Plan, Sweep, mixed_qubits
+from qsimenv.statevec.plan import Plan, Sweep
 from qsimenv.statevec.rates import Rates
+from qsimenv.statevec.steps import mixed_qubits
 from qsimenv.task import AMPLITUDE_BYTES, Precision
 
 _MOST_LANE_BITS = 4

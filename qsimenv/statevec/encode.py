@@ -19,7 +19,8 @@ from qsimenv.circuit import Gate
 from qsimenv.statevec.affine import inverse_columns, line_map, xor_table
 from qsimenv.statevec.normalform import Affine, Compiler, Factor, Pass, Phases, Plain, Rotations
 from qsimenv.statevec.phase_rows import phase_rows
-from qsimenv.statevec.plan import Op, Plan, Sweep, unmixed_targets
+from qsimenv.statevec.plan import Op, Plan, Sweep
+from qsimenv.statevec.steps import unmixed_targets
 from qsimenv.task import Precision
 
 (
@@ -148,6 +149,8 @@ def deposit(numbers: npt.NDArray[np.int64], bits: Sequence[int]) -> npt.NDArray[
 
 def _stored_matrix(gate: Gate, matrix: gates.Matrix, op: Op) -> gates.Matrix:
     """The part of a gate's matrix that belongs to the op, with rows and columns in stored bits."""
+    if op.kind == "parity":
+        return matrix[::-1, ::-1] if op.flips else matrix
     still = [] if op.kind == "diagonal" else sorted(unmixed_targets(gate))
     num_targets = len(matrix).bit_length() - 1
     mixed = [k for k in range(num_targets) if k not in still]
@@ -217,7 +220,9 @@ class _Writer:
     # --- ops that stay what they are ---
 
     def _plain(self, op: Op, matrix: gates.Matrix) -> None:
-        if op.kind == "diagonal":
+        if op.kind == "parity":
+            matrix = np.diag(np.diagonal(matrix)[[0, 1, 1, 0]])
+        if op.kind != "matrix":
             for stored, factor in enumerate(np.diagonal(matrix)):
                 if factor != 1:
                     self._number(op, stored, complex(factor))

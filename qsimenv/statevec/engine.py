@@ -24,8 +24,8 @@ from qsimenv.errors import NotSupportedError, OutOfMemoryError, QSimEnvError
 from qsimenv.statevec import rates
 from qsimenv.statevec.batch_plan import is_small
 from qsimenv.statevec.cost import Machine, rough_s
-from qsimenv.statevec.plan import mixed_qubits
 from qsimenv.statevec.shares import ARRAYS, share_out
+from qsimenv.statevec.steps import mixed_qubits
 from qsimenv.task import AMPLITUDE_BYTES, Estimate, Precision, Result, Task, decode_hook, encode_hook
 
 NAME = "statevector"

@@ -156,7 +156,9 @@ class Compiler:
     def take(self, op: Op, matrix: Matrix) -> None:
         """The next op; ``matrix`` is its part of the gate's matrix, in stored bits."""
         controls = _bits_of(op.control_mask)
-        if op.kind == "diagonal" and len(controls) + len(op.bits) <= 2:
+        if op.kind == "parity":
+            self._parity(op.bits, matrix)
+        elif op.kind == "diagonal" and len(controls) + len(op.bits) <= 2:
             self._diagonal(op, matrix, controls)
         elif op.kind == "matrix" and len(op.bits) == 1 and not controls:
             self._one_target(op.bits[0], matrix)
@@ -191,6 +193,15 @@ class Compiler:
             self._phases.add(angles[1 << k] - angles[0], bit)
         if len(bits) == 2:
             self._phases.add(angles[3] - angles[1] - angles[2] + angles[0], *bits)
+
+    def _parity(self, bits: Sequence[int], matrix: Matrix) -> None:
+        """The exclusive or of two bits is ``a + b - 2 a b``."""
+        first, second = cmath.phase(matrix[0, 0]), cmath.phase(matrix[1, 1])
+        angle = second - first
+        self._phases.add(first)
+        self._phases.add(angle, bits[0])
+        self._phases.add(angle, bits[1])
+        self._phases.add(-2 * angle, *bits)
 
     def _one_target(self, bit: int, matrix: Matrix) -> None:
         if abs(matrix[0, 0]) < abs(matrix[0, 1]):

@@ -22,7 +22,8 @@ from qsimenv.statevec import kernels_numba as kernels
 from qsimenv.statevec import program as code
 from qsimenv.statevec.encode import EncodedSweep, encode, is_constant
 from qsimenv.statevec.layout import Layout, identity
-from qsimenv.statevec.plan import Plan, choose_start, make_plan
+from qsimenv.statevec.plan import Plan
+from qsimenv.statevec.planner import make_plan, plan_from_zero
 from qsimenv.statevec.program import Program, evaluate
 from qsimenv.statevec.random_numbers import uniforms
 from qsimenv.statevec.sampling import Draw, sample
@@ -44,6 +45,7 @@ class Prepared:
         self.precision = precision
         self._block_bits = block_bits(num_local, kernels.num_threads())
         self.program: Program = code.lower(circuit)
+        self._start: Layout | None = None
         self._plans: dict[tuple[int, Layout], Plan] = {}
         self._encodings: dict[tuple[int, Layout], Encoded] = {}
         self._constant = [is_constant(segment) for segment in self.program.segments]
@@ -53,7 +55,12 @@ class Prepared:
         first = next((s for s in self.program.code if isinstance(s, code.Apply)), None)
         if first is None:
             return identity(self.circuit.num_qubits, self.num_local)
-        return choose_start(self.program.segments[first.segment], self.circuit.num_qubits, self.num_local)
+        if self._start is None:
+            segment = self.program.segments[first.segment]
+            plan = plan_from_zero(segment, self.circuit.num_qubits, self.num_local, self._block_bits)
+            self._start = plan.start
+            self._plans[first.segment, plan.start] = plan
+        return self._start
 
     def plan(self, segment: int, layout: Layout) -> Plan:
         """The plan of a segment from a layout; made once."""

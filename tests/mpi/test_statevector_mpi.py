@@ -16,11 +16,12 @@ import pytest
 from qsimenv import gates
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
-from qsimenv.statevec import exchange, kernels_numba, plan, sampling
+from qsimenv.statevec import exchange, kernels_numba, planner, sampling
 from qsimenv.statevec.encode import REAL_TYPE, encode
 from qsimenv.statevec.exchange import trade_bits
 from qsimenv.statevec.layout import Layout
-from qsimenv.statevec.plan import make_plan
+from qsimenv.statevec.plan import Plan
+from qsimenv.statevec.planner import make_plan
 from qsimenv.statevec.state import State
 from qsimenv.task import Precision
 
@@ -67,7 +68,7 @@ def assert_amplitudes(state: State, vector: np.ndarray, precision: Precision, wh
 def check(
     gate_list: Sequence[Gate], layout: Layout, team: Team, precision: Precision, rng: np.random.Generator,
     block_bits: int = 15, values: Sequence[float] = (),
-) -> plan.Plan:  # fmt: skip
+) -> Plan:  # fmt: skip
     """Run gates on a random state in ``layout`` and compare with the oracle."""
     vector = random_state(len(layout.bits), rng)
     state = scatter(vector, layout, team, precision)
@@ -136,7 +137,7 @@ def random_gate(num_qubits: int, reach: int, rng: np.random.Generator) -> Gate:
         made = Gate(name, qubits, tuple(angles(name, rng)), added, -1, matrix)
         if made.num_controls and rng.random() < 0.5:
             made = Gate(name, qubits, made.params, added, int(rng.integers(1 << made.num_controls)), matrix)
-        if len(plan.mixed_qubits(made)) <= reach:
+        if len(planner.mixed_qubits(made)) <= reach:
             return made
 
 
@@ -194,7 +195,7 @@ def test_random_circuits_in_small_blocks(
     low_bits: int, block_bits: int, precision: Precision, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks with gaps, several sweeps a stage, several stages; inverted bits at the start."""
-    monkeypatch.setattr(plan, "LOW_BITS", low_bits)
+    monkeypatch.setattr(planner, "LOW_BITS", low_bits)
     rng = np.random.default_rng(block_bits)
     num_qubits = 10 if block_bits < 8 else 12
     num_local = num_qubits - rank_bits(team)
@@ -217,7 +218,7 @@ def test_threads_share_the_work(precision: Precision, team: Team, monkeypatch: p
     monkeypatch.setattr(kernels_numba, "PARALLEL_FROM", 2)
     rng = np.random.default_rng(3)
     for num_qubits, block_bits in ((10, 9), (12, 9), (9, 6)):
-        monkeypatch.setattr(plan, "LOW_BITS", 3)
+        monkeypatch.setattr(planner, "LOW_BITS", 3)
         flips = int(rng.integers(1 << num_qubits))
         layout = Layout(tuple(int(b) for b in rng.permutation(num_qubits)), num_qubits - rank_bits(team), flips)
         check([random_gate(num_qubits, 3, rng) for _ in range(30)], layout, team, precision, rng, block_bits)
@@ -332,7 +333,7 @@ def test_long_runs_of_simple_gates(
     num_qubits: int, low_bits: int, block_bits: int, moving: float, precision: Precision, team: Team,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(plan, "LOW_BITS", low_bits)
+    monkeypatch.setattr(planner, "LOW_BITS", low_bits)
     rng = np.random.default_rng(15)
     melting = [name for name in SIMPLE_NAMES if name[0] in "xzstcp" or name in ("rz", "rzz")]
     for _ in range(3):

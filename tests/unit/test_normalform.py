@@ -10,7 +10,7 @@ from qsimenv.comm import Team
 from qsimenv.statevec import encode as columns
 from qsimenv.statevec.encode import encode
 from qsimenv.statevec.layout import Layout
-from qsimenv.statevec.plan import make_plan
+from qsimenv.statevec.planner import make_plan
 from qsimenv.statevec.state import State
 from tests.oracle import dense
 
