@@ -15,11 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import psutil
 
 import qsimenv as qs
 from benchmarks.machine import save
-from qsimenv.circuit import Circuit, Measure, Register, gate
+from qsimenv.circuit import Circuit, Gate, Measure, Register, gate
 from qsimenv.launcher import environment
 from qsimenv.qpm_plugin import QPM, TaskState
 from qsimenv.qpm_plugin.client import connect
@@ -71,6 +72,55 @@ def wide_among_small(qpm: QPM, num_qubits: int = 27, number: int = 1000) -> dict
     }
 
 
+def ansatz(num_qubits: int, layers: int) -> Circuit:
+    """Layers of RY and RZ with a parameter each, and a chain of CX: 30 gates on 4 qubits with 3 layers."""
+    steps, names = list[Gate](), list[str]()
+    for _ in range(layers):
+        for name in ("ry", "rz"):
+            for qubit in range(num_qubits):
+                steps.append(gate(name, qubit, params=[f"p{len(names)}"]))
+                names.append(f"theta{len(names)}")
+        steps += [gate("cx", qubit, qubit + 1) for qubit in range(0, num_qubits - 1, 2)]
+    return Circuit(num_qubits, 0, tuple(steps), parameters=tuple(names))
+
+
+def vqls_epoch() -> list[qs.Task]:
+    """480 circuits as the paper's linear solver needs them: 3 qubits, 3 angles, 16 circuits for each set of angles."""
+    circuits = []
+    for number in range(16):
+        paulis = [("x", "z", "h", "s")[number >> 2 * k & 3] for k in range(2)]
+        steps = [gate("ry", qubit, params=[f"p{qubit}"]) for qubit in range(3)]
+        steps += [gate("cz", 0, 1), gate("cz", 1, 2), *(gate(name, qubit) for qubit, name in enumerate(paulis))]
+        circuits.append(Circuit(3, 0, tuple(steps), parameters=("a", "b", "c")))
+    angles = np.random.default_rng(0).uniform(-3, 3, (30, 3))
+    return [qs.Task(circuit, parameters=angles, observables=["ZZZ"]) for circuit in circuits]
+
+
+def parameters(qpm: QPM, number: int = 10_000, repeats: int = 20) -> dict[str, float]:
+    """One request with so many sets of parameters of a 4-qubit circuit of 30 gates, two observables each."""
+    circuit, rng, seconds = ansatz(4, 3), np.random.default_rng(0), []
+    for _ in range(repeats):
+        values = rng.uniform(-3, 3, (number, len(circuit.parameters)))
+        began = time.perf_counter()
+        result = qpm.sync_run(qs.Task(circuit, parameters=values, observables=["ZZZZ", {"XXII": 0.5, "IIYY": -1.0}]))
+        seconds.append(time.perf_counter() - began)
+        assert result.expectation_values is not None
+        assert result.expectation_values.shape == (number, 2)
+    median = statistics.median(seconds)
+    return {"median_ms": 1e3 * median, "per_second": number / median}
+
+
+def vqls(qpm: QPM, repeats: int = 20) -> dict[str, float]:
+    """An epoch of the paper's linear solver: 480 circuits in one request."""
+    tasks, seconds = vqls_epoch(), []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        records = qpm.read_cq(task_ids=qpm.async_run(tasks), timeout_s=60)
+        seconds.append(time.perf_counter() - began)
+        assert sum(len(record.result.expectation_values) for record in records) == 480
+    return {"median_ms": 1e3 * statistics.median(seconds)}
+
+
 def idle(qpm: QPM, seconds: float = 10.0) -> dict[str, float]:
     """Share of a core that a waiting worker and the controller use, in percent."""
     facts = qpm.describe()
@@ -83,8 +133,10 @@ def idle(qpm: QPM, seconds: float = 10.0) -> dict[str, float]:
 
 
 MEASUREMENTS: dict[str, tuple[Callable[[QPM], dict[str, Any]], str]] = {
-    "round_trip": (round_trip, "a 3-qubit circuit with 100 shots, one at a time (promise: median under 3 ms)"),
+    "round_trip": (round_trip, "a 3-qubit circuit with 100 shots, one at a time (promise: median at most 0.6 ms)"),
     "many": (many, "1,000 of them at once (promise: under 3 s)"),
+    "parameters": (parameters, "10,000 sets of parameters in one request (promise: 50,000 a second)"),
+    "vqls": (vqls, "480 circuits of a linear solver in one request (promise: under 40 ms)"),
     "wide_among_small": (wide_among_small, "27 qubits among 1,000 small ones (promise: 2 ranks, none lost)"),
     "idle": (idle, "percent of a core while waiting for 10 s (promise: under 2 a worker)"),
 }
