@@ -10,6 +10,7 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -220,6 +221,7 @@ def _validate_registers(task: Task) -> None:
             )
 
 
+@lru_cache(maxsize=1024)
 def written_clbits(circuit: Circuit) -> frozenset[int]:
     """The classical bits that a measurement or an assignment may write."""
     written: set[int] = set()

@@ -27,7 +27,6 @@ from qsimenv.task import Observable, Precision, Result, Task
 _PARALLEL_FROM = 1 << 20
 """Vectors of amplitudes to work on, from which starting threads pays: some three milliseconds of work."""
 _LARGEST_MATRIX = 32
-_CACHE_LINE = 64
 
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int32]
@@ -39,12 +38,8 @@ class _Prepared:
 
     table: Table
     lanes: int
-    real_type: type[np.floating]
     arrays: tuple[np.ndarray, ...]
-
-    @property
-    def plane(self) -> int:
-        return self.lanes << self.table.num_qubits
+    sizes: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,9 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
     """Run a small circuit for ``values`` of shape (B, P), numbered from ``first_set`` on. *Local.* Uses up to
     ``threads_here()`` threads.
 
-    All arrays of the result have a leading axis B. Raises InvalidArgumentError where an angle is not a finite number.
-    Cost: some microseconds, and about 2**num_qubits / 4 nanoseconds a gate and set.
+    All arrays of the result have a leading axis B; its metadata say how many threads there were. Raises
+    InvalidArgumentError where an angle is not a finite number. Cost: some microseconds, and about
+    2**num_qubits / 4 nanoseconds a gate and set.
     """
     circuit = task.circuit
     prepared = _prepare(circuit, task.precision)
@@ -74,12 +70,12 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
     threads = min(groups, threads_here()) if work >= _PARALLEL_FROM else 1
     kernel = kernels.run_in_parallel if threads > 1 else kernels.run_in_one
     finite = kernel(
-        groups, prepared.arrays, inputs, readout, draw,
-        *_scratch(prepared, len(task.observables), len(bins.outcomes), threads),
+        groups, prepared.arrays, inputs, readout, draw, prepared.sizes, threads,
         (result.expectation_values, result.samples, result.statevector),
     )  # fmt: skip
     if not finite:
         _complain(circuit, values)
+    result.metadata = {"threads": threads}
     return _asked_for(task, result)
 
 
@@ -89,7 +85,9 @@ def _prepare(circuit: Circuit, precision: Precision) -> _Prepared:
     lanes, angles = LANES[np.dtype(real_type).itemsize], table.angles
     rows, row_of = table.rows * np.int32(lanes), table.row_of * np.int32(lanes)
     forms = (angles.starts, angles.columns, angles.factors, angles.offsets)
-    return _Prepared(table, lanes, real_type, (table.instructions, rows, row_of, table.constants, *forms))
+    constants = table.constants.astype(real_type)
+    sizes = (lanes, table.num_coefficients, 2 * min(_LARGEST_MATRIX, 1 << table.num_qubits))
+    return _Prepared(table, lanes, (table.instructions, rows, row_of, constants, *forms), sizes)
 
 
 @lru_cache(maxsize=256)
@@ -108,9 +106,9 @@ def _empty_result(task: Task, num_sets: int) -> Result:
     amplitudes = 1 << circuit.num_qubits if task.save else 0
     kind = np.complex128 if task.precision == "double" else np.complex64
     return Result(
-        expectation_values=np.zeros((num_sets, len(task.observables))),
-        samples=np.zeros((num_sets, task.shots or 0, num_bytes), dtype=np.uint8),
-        statevector=np.zeros((num_sets, amplitudes), dtype=kind),
+        expectation_values=np.empty((num_sets, len(task.observables))),
+        samples=np.empty((num_sets, task.shots or 0, num_bytes), dtype=np.uint8),
+        statevector=np.empty((num_sets, amplitudes), dtype=kind),
     )
 
 
@@ -157,29 +155,6 @@ def _bins(circuit: Circuit) -> _Bins:
         bits = (values >> qubits.index(measure.qubit) & 1) << measure.clbit % 8
         outcomes[:, num_bytes - 1 - measure.clbit // 8] |= bits.astype(np.uint8)
     return _Bins(bin_of.astype(np.int32), outcomes)
-
-
-def _scratch(
-    prepared: _Prepared, num_observables: int, num_bins: int, threads: int
-) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int, int]]:
-    """What each thread works in, and how it is cut: planes, coefficients and a spare block of real numbers; angles with
-    their cosines and sines, totals of the observables and sums of the bins as doubles."""
-    table, lanes = prepared.table, prepared.lanes
-    coefficients = table.num_coefficients * lanes
-    spare = 2 * min(_LARGEST_MATRIX, 1 << table.num_qubits) * lanes
-    angles, totals = 3 * len(table.angles.offsets) * lanes, num_observables * lanes
-    reals = _aligned(threads, 2 * prepared.plane + coefficients + spare, prepared.real_type)
-    doubles = _aligned(threads, angles + totals + num_bins, np.float64)
-    return reals, doubles, (prepared.plane, coefficients, angles, totals)
-
-
-def _aligned(rows: int, length: int, kind: type[np.floating]) -> np.ndarray:
-    """An empty array whose rows begin with a cache line and have room for ``length`` numbers."""
-    line = _CACHE_LINE // np.dtype(kind).itemsize
-    length = -(-length // line) * line
-    raw = np.empty(rows * length + line, dtype=kind)
-    start = (-raw.ctypes.data % _CACHE_LINE) // raw.itemsize
-    return raw[start : start + rows * length].reshape(rows, length)
 
 
 def _complain(circuit: Circuit, values: _Floats) -> None:

@@ -41,6 +41,7 @@ _quad = matrix(complex_entries(4), 32)
 
 MOST_REDUCED = 8e5
 """Angles up to this are reduced by multiples of pi/2 in three parts; larger ones are left to the C library."""
+VECTOR_BYTES = 64
 _TWO_OVER_PI = 2 / math.pi
 _HALF_PI_1, _HALF_PI_2, _HALF_PI_3 = 1.57079632673412561417e00, 6.07710050630396597660e-11, 2.02226624879595063154e-21
 """pi/2 in three parts of 33 bits each (the last one rounded), so that a multiple of each is exact."""
@@ -247,31 +248,47 @@ def run_groups(first_group, last_group, table, inputs, readout, draw, scratch, r
     return finite
 
 
-@njit(inline="always", **_options)
-def _own(reals, doubles, thread, sizes):
-    """One thread's part of the scratch memory, cut as ``run_groups`` wants it."""
-    plane, coefficients, angles, totals = sizes
-    x, y = reals[thread], doubles[thread]
+@njit(**_options)
+def _aligned(length, like):
+    """An empty array of the type of ``like`` that begins with a vector."""
+    array = np.empty(length + VECTOR_BYTES // like.itemsize, dtype=like.dtype)
+    start = (-array.ctypes.data % VECTOR_BYTES) // like.itemsize
+    return array[start : start + length]
+
+
+@njit(**_options)
+def _scratch(table, readout, draw, sizes):
+    """What one thread works in: planes, coefficients and a spare block of real numbers; angles with their cosines and
+    sines, totals of the observables and sums of the bins as doubles."""
+    row_of, constants, offsets = table[2], table[3], table[7]
+    lanes, num_coefficients, spare = sizes
+    plane = lanes * len(row_of)
+    coefficients = lanes * num_coefficients
+    reals = _aligned(2 * plane + coefficients + lanes * spare, constants)
     behind = 2 * plane + coefficients
+    angles = 3 * lanes * len(offsets)
+    totals = 0
+    for k in range(len(readout[0])):
+        totals = max(totals, lanes * (readout[0][k, 0] + 1))
+    doubles = _aligned(angles + totals + len(draw[1]), offsets)
     return (
-        x[:plane], x[plane : 2 * plane], x[2 * plane : behind], x[behind:],
-        y[:angles], y[angles : angles + totals], y[angles + totals :],
+        reals[:plane], reals[plane : 2 * plane], reals[2 * plane : behind], reals[behind:],
+        doubles[:angles], doubles[angles : angles + totals], doubles[angles + totals :],
     )  # fmt: skip
 
 
 @njit(**_options)
-def run_in_one(num_groups, table, inputs, readout, draw, reals, doubles, sizes, results):
-    """All groups on this thread. ``reals`` and ``doubles`` are scratch memory, one row a thread."""
-    return run_groups(0, num_groups, table, inputs, readout, draw, _own(reals, doubles, 0, sizes), results)
+def run_in_one(num_groups, table, inputs, readout, draw, sizes, threads, results):
+    """All groups on this thread. ``sizes``: lanes, coefficients, and how many vectors the largest matrix needs."""
+    return run_groups(0, num_groups, table, inputs, readout, draw, _scratch(table, readout, draw, sizes), results)
 
 
 @njit(parallel=True, **_options)
-def run_in_parallel(num_groups, table, inputs, readout, draw, reals, doubles, sizes, results):
-    """All groups, shared out over as many threads as the scratch memory has rows."""
-    threads = len(reals)
+def run_in_parallel(num_groups, table, inputs, readout, draw, sizes, threads, results):
+    """All groups, shared out over so many threads."""
     finite = np.ones(threads, dtype=np.bool_)
     for thread in prange(threads):
         first, last = num_groups * thread // threads, num_groups * (thread + 1) // threads
-        own = _own(reals, doubles, thread, sizes)
+        own = _scratch(table, readout, draw, sizes)
         finite[thread] = run_groups(first, last, table, inputs, readout, draw, own, results)
     return finite.all()

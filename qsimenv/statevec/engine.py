@@ -96,7 +96,9 @@ def usable_ranks(circuit: Circuit, ranks: int) -> int:
 
 def _rows(task: Task) -> npt.NDArray[np.float64]:
     """The sets of parameter values, shape (B, P)."""
-    return np.zeros((1, 0)) if task.parameters is None else np.atleast_2d(task.parameters)
+    if task.parameters is None:
+        return np.zeros((1, 0))
+    return task.parameters if task.parameters.ndim == 2 else task.parameters[np.newaxis]
 
 
 def _num_rows(task: Task) -> int:
@@ -198,8 +200,8 @@ def _run_small(task: Task, team: Team) -> Result:
     shared = team.size > 1 and len(rows) >= _ROWS_WORTH_SHARING * team.size
     result = share_out(rows, team, run_rows) if shared else run_rows(rows, 0)
     return _finished(result, task, {
-        "engine": NAME, "ranks": team.size, "threads": default_threads(), "precision": task.precision, "seed": seed,
-        "stages": 1, "sweeps": 1, "exchanges": 0, "bytes_exchanged": 0,
+        "engine": NAME, "ranks": team.size, "threads": result.metadata["threads"], "precision": task.precision,
+        "seed": seed, "stages": 1, "sweeps": 1, "exchanges": 0, "bytes_exchanged": 0,
         "seconds": {"total": round(time.perf_counter() - began, 6)},
         "peak_bytes": int(team.maximum(memory.peak_bytes())),
     })  # fmt: skip

@@ -32,7 +32,7 @@ def share_out(values: Rows, team: Team, run_rows: Callable[[Rows, int], Result])
     except QSimEnvError as found:
         error = found
     team.agree(error)
-    joined = Result()
+    joined = Result(metadata=own.metadata)
     for name in ARRAYS:
         part = getattr(own, name)
         if part is not None:
