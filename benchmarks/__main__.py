@@ -5,7 +5,14 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-ALL = ("memory", "service", "hostile", "peers", "plan")
+ALL = (
+    "memory",
+    "plan",
+    "small",
+    "service",
+    "hostile",
+    "peers",
+)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Many sets of parameters on the ranks of this job: shared out or not, small circuits or large, the results are one's."""
+"""Many sets of parameters on the ranks of this job: small circuits or large, shared out or not, as on one rank."""
 
 from __future__ import annotations
 
