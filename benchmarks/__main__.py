@@ -9,6 +9,7 @@ ALL = (
     "memory",
     "plan",
     "small",
+    "ranks",
     "service",
     "hostile",
     "peers",

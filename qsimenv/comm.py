@@ -34,6 +34,9 @@ class Transfer(Protocol):
     def wait(self) -> None:
         """Until both are through. *Local*, but the partner must have begun the same exchange."""
 
+    def is_done(self) -> bool:
+        """Whether both are through; looking helps them on. For those who have something better to do than to wait."""
+
 
 class Team:
     """One rank alone; the MPI team below has the same calls. Rank 0 of a team speaks for it."""
@@ -99,6 +102,11 @@ class _MPITransfer:
         from mpi4py import MPI
 
         MPI.Request.Waitall(self._requests)
+
+    def is_done(self) -> bool:
+        from mpi4py import MPI
+
+        return bool(MPI.Request.Testall(self._requests))
 
 
 class MPITeam(Team):
@@ -215,13 +223,37 @@ def world() -> Team:
 
 
 def _mpi_world() -> Team:
+    global _cores  # noqa: PLW0603 - a fact about this process
     from mpi4py import MPI
 
     communicator = MPI.COMM_WORLD
     neighbours = communicator.Split_type(MPI.COMM_TYPE_SHARED)
     memory.set_ranks_on_this_node(neighbours.Get_size())
+    bound = np.zeros((neighbours.Get_size(), _MOST_CORES), dtype=np.uint8)
+    mine = np.zeros(_MOST_CORES, dtype=np.uint8)
+    mine[[core for core in os.sched_getaffinity(0) if core < _MOST_CORES]] = 1
+    neighbours.Allgather(mine, bound)
+    _cores = share_of_cores(mine, bound)
     neighbours.Free()
     return MPITeam(communicator) if communicator.Get_size() > 1 else Team()
+
+
+_MOST_CORES = 8192
+_cores: int | None = None
+
+
+def cores() -> int:
+    """How many cores this process may use without taking any from the other ranks of its job on the host."""
+    return len(os.sched_getaffinity(0)) if _cores is None else _cores
+
+
+def share_of_cores(mine: np.ndarray, bound: np.ndarray) -> int:
+    """The share of a rank that is bound to the cores ``mine``: each core is divided among those bound to it. Pure.
+
+    ``bound`` has a row for each rank of the host, the asking one included, with 1 for the cores that it may use.
+    """
+    users = bound.sum(axis=0, dtype=np.int64)
+    return max(1, int((mine[mine > 0] / users[mine > 0]).sum() + 1e-9))
 
 
 def library_version() -> str:

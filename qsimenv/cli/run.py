@@ -22,6 +22,7 @@ from qsimenv.task import Result, Task
 @click.option("--environment", "-e", is_flag=True, help="Run on the running environment instead of here.")
 @name_option
 @click.option("--idle-ranks", is_flag=True, help="Under mpirun with, say, 3 ranks: use 2 of them and let 1 idle.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads a rank.  [default: its share of the host's cores]")
 @click.option(
     "--explain", is_flag=True, help="Print the plan instead of running it: what moves, how long it should take."
 )
@@ -50,6 +51,8 @@ def run(file: str, **options: Any) -> None:
         return
     from qsimenv import comm
 
+    if options["threads"]:
+        os.environ["OMP_NUM_THREADS"] = str(options["threads"])
     team = comm.world()
     try:
         result = _run_here(file, options, team)
@@ -65,7 +68,7 @@ def run(file: str, **options: Any) -> None:
 
 def _check(options: dict[str, Any]) -> None:
     """Refuse options that would have no effect."""
-    for name in ("explain", "profile", "idle_ranks"):
+    for name in ("explain", "profile", "idle_ranks", "threads"):
         if options["environment"] and options[name]:
             raise InvalidArgumentError(f"run: --{name.replace('_', '-')} is about a run here; leave --environment out")
     if options["verbose"] and not options["explain"]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv import arrays, memory
+from qsimenv import arrays, comm, memory
 from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.comm import Team
 from qsimenv.engines import Engine
@@ -175,17 +176,23 @@ def readable(num_bytes: float) -> str:
 
 
 def default_threads() -> int:
-    """This rank's share of the cores."""
-    return max(1, len(os.sched_getaffinity(0)) // memory.ranks_on_this_node())
+    """This rank's share of the cores, or fewer where OMP_NUM_THREADS says so."""
+    return min(comm.cores(), _wished_threads(os.environ))
 
 
 def set_threads() -> int:
-    """Give this rank its share of the cores. Returns the number of threads."""
+    """Give this rank its threads. Returns their number."""
     import numba
 
     threads: int = min(default_threads(), numba.config.NUMBA_NUM_THREADS)
     numba.set_num_threads(threads)
     return threads
+
+
+def _wished_threads(environ: Mapping[str, str]) -> int:
+    """OMP_NUM_THREADS, of which the first number counts; without one as many as there are."""
+    wished = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return max(1, int(wished)) if wished.isdecimal() else 1 << 30
 
 
 def _run_small(task: Task, team: Team) -> Result:
