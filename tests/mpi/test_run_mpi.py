@@ -527,8 +527,9 @@ def test_circuits_too_small_for_the_team(team: Team) -> None:
 
 def test_what_the_metadata_says(team: Team) -> None:
     rng = np.random.default_rng(9)
-    circuit = Circuit(8, 8, (*spread(8, rng), *random_gates(8, 30, rng), *map(Measure, range(8), range(8))))
-    metadata = engines.run(task(circuit, shots=10, seed=3), team).metadata
+    again = (gate("h", q) for q in range(8))  # from |0…0> the first exchange takes no message, here it does
+    parts = (*spread(8, rng), *random_gates(8, 30, rng), Measure(0, 0), *again, *map(Measure, range(8), range(8)))
+    metadata = engines.run(task(Circuit(8, 8, parts), shots=10, seed=3), team).metadata
     assert metadata["engine"] == "statevector"
     assert metadata["ranks"] == team.size
     assert metadata["seed"] == 3
