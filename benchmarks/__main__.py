@@ -10,6 +10,7 @@ ALL = (
     "plan",
     "small",
     "ranks",
+    "scaling",
     "service",
     "hostile",
     "peers",

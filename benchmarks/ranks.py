@@ -72,7 +72,8 @@ def on_rank(options: argparse.Namespace) -> None:
             pairs = [
                 (together(circuit, precision, team), alone(circuit, precision, team)) for _ in range(options.rounds)
             ]
-            work = final_state(circuit, team, precision)[1]
+            final_state(circuit, team, precision)
+            seconds, work = final_state(circuit, team, precision)
             if team.rank:
                 continue
             row = {
@@ -83,7 +84,7 @@ def on_rank(options: argparse.Namespace) -> None:
                 "ratio": round(statistics.median(two / one for two, one in pairs), 3),
                 "exchanges": work.exchanges,
                 "bytes_sent_a_rank": work.bytes_exchanged,
-                "exchange_share": round(work.seconds.get("exchange", 0) / sum(work.seconds.values()), 3),
+                "exchange_share": round(work.seconds.get("exchange", 0) / seconds, 3),
             }
             print(json.dumps(row), flush=True)
 

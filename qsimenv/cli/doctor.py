@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--measure", is_flag=True, help="Measure how fast this machine moves and computes, and keep the figures.")
+@click.option("--compile", "compile_", is_flag=True, help="Compile all kernels now, so that no run has to.")
 @json_option
-def doctor(as_json: bool, measure: bool) -> None:
+def doctor(as_json: bool, measure: bool, compile_: bool) -> None:
     """Check MPI, PRTE, the PMIx bindings and their traps, the compiler cache, memory and GPU.
 
     \b
     Examples:
         qsimenv doctor
+        qsimenv doctor --compile
         qsimenv doctor --measure
         mpirun -n 2 qsimenv doctor --measure
         qsimenv doctor --json | jq '.findings[] | select(.ok | not)'
@@ -35,8 +37,11 @@ def doctor(as_json: bool, measure: bool) -> None:
     What --measure finds (some ten seconds; under mpirun with the rate between ranks) is what --explain, estimates and
     the choice of ranks go by from then on. QSIMENV_RATES names a file with the rates of another machine.
     """
+    if compile_:
+        _compile(as_json)
     if measure:
         _measure(as_json)
+    if measure or compile_:
         return
     import msgspec
 
@@ -147,22 +152,41 @@ def _mpi4py() -> Finding:
 
 
 def _compiler_cache() -> Finding:
-    """Whether Numba can keep compiled kernels, and whether they are there already."""
+    """Whether compiled kernels can be kept, and whether they are there already."""
     from qsimenv.launcher.doctor import Finding
+    from qsimenv.statevec import kernel_cache
 
-    spec = util.find_spec("qsimenv.statevec")
-    assert spec is not None  # noqa: S101 - it is this package
-    assert spec.origin is not None  # noqa: S101
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(spec.origin).parent / "__pycache__")
-    kept = len(list(folder.rglob("kernels_numba*.nbc")))
-    parent = next((path for path in (folder, *folder.parents) if path.exists()), folder)
-    if not os.access(parent, os.W_OK):
-        advice = (
-            "set NUMBA_CACHE_DIR to a folder that all nodes share and you can write to, or each start compiles anew"
-        )
-        return Finding("compiler cache", False, f"{folder} cannot be written", advice)
-    state = f"{kept} kernels kept" if kept else "empty: the first run compiles for some seconds"
+    folder = kernel_cache.folder()
+    if folder is None:
+        found = f"neither {' nor '.join(map(str, kernel_cache.roots(os.environ)))} can be written"
+        advice = "set NUMBA_CACHE_DIR to a folder that you can write to and all nodes share, else each start compiles"
+        return Finding("compiler cache", False, found, advice)
+    kept = len(list(folder.glob("*.nbc")))
+    state = f"{kept} kernels kept" if kept else "empty: the first run compiles; `qsimenv doctor --compile` does it now"
     return Finding("compiler cache", True, f"{folder}: {state}")
+
+
+def _compile(as_json: bool) -> None:
+    """Compile all kernels, each precision in a process of its own, and tell how it goes."""
+    import subprocess
+    import time
+
+    from qsimenv.cli import show
+    from qsimenv.cli.progress import busy
+    from qsimenv.statevec import kernel_cache
+    from qsimenv.statevec.rehearsal import rehearse
+
+    began = time.perf_counter()
+    other = [sys.executable, "-c", "from qsimenv.statevec.rehearsal import rehearse; rehearse(['single'])"]
+    with busy("compiling"), subprocess.Popen(other, stderr=subprocess.DEVNULL) as single:
+        rehearse(["double"])
+        single.wait()
+        rehearse(["single"])  # loads, and compiles what the other process could not
+    seconds = time.perf_counter() - began
+    if as_json:
+        show.echo_json({"folder": str(kernel_cache.folder()), "seconds": round(seconds, 1)})
+    else:
+        click.echo(f"all kernels are compiled ({seconds:.0f} s), in {kernel_cache.folder()}")
 
 
 def _memory() -> Finding:

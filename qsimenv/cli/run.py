@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from qsimenv.cli.options import json_option, make_task, name_option, task_options
+from qsimenv.cli.progress import busy
 from qsimenv.errors import InvalidArgumentError, QSimEnvError
 from qsimenv.task import Result, Task
 
@@ -107,13 +107,11 @@ def _run_on_environment(file: str, options: dict[str, Any]) -> Result:
         return qpm.sync_run(task)
 
 
-def _busy(text: str, options: dict[str, Any], rank: int) -> Any:
-    """A spinner on stderr while a person waits; nothing in a pipe."""
-    if rank or options["as_json"] or not sys.stderr.isatty():
+def _busy(text: str, options: dict[str, Any], rank: int) -> AbstractContextManager[None]:
+    """A spinner where a person waits. Ranks but the first keep silent; with --json only long work has a word."""
+    if options["as_json"] and not rank:
         return nullcontext()
-    from rich.console import Console
-
-    return Console(stderr=True).status(text)
+    return busy(text, quiet=rank > 0)
 
 
 def _finish(result: Result, options: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from qsimenv.statevec.batch_plan import (
     COEFFICIENT,
@@ -27,10 +27,11 @@ from qsimenv.statevec.batch_plan import (
     TURN_X,
     TURN_Y,
 )
+from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.philox_numba import four_uniforms
 from qsimenv.statevec.vectors_numba import add_crossed, add_diagonal, complex_entries, matrix
 
-_options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+_options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
 _phase = matrix([[(0, 1)]], 2)
 _turn_x = matrix([[(0, None), (None, ~1)], [(None, ~1), (0, None)]], 2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 
 from qsimenv import arrays
 from qsimenv.statevec.encode import (
@@ -26,6 +26,7 @@ from qsimenv.statevec.encode import (
     ROTATE,
     TWO_TARGETS,
 )
+from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.lanes_numba import copy_lines, copy_lines_back
 from qsimenv.statevec.passes_numba import apply_phases, permute, place, rotate, table_room, two_targets
 from qsimenv.statevec.plain_numba import flip, many_targets, one_target, phase, real
@@ -38,7 +39,7 @@ _PAD = 144
 """Numbers between the planes of a block: equal positions in two of them differ in the low address bits."""
 
 _FAST = {"contract", "nsz", "arcp"}
-_options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": _FAST}
+_options = {"nogil": True, "error_model": "numpy", "fastmath": _FAST}
 
 
 @njit(**_options)
@@ -250,7 +251,7 @@ def collapse(re, im, bit, value, scale):
 # --- sampling ---
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
+@njit(nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
 def _weight_of_run(re, im, start, run):
     total = 0.0
     for i in range(start, start + run):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from qsimenv.statevec.encode import (
     BASE,
@@ -27,9 +26,10 @@ from qsimenv.statevec.encode import (
     TARGETS,
     TILE_BITS,
 )
+from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.lanes_numba import HAS_VECTORS, dense, multiply_row, permutation, rotation
 
-_options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+_options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
 _lanes_only, _lanes_1, _lanes_2, _lanes_3, _lanes_4 = (rotation(k, with_lanes=True) for k in range(5))
 _pairs_1, _pairs_2, _pairs_3, _pairs_4 = (rotation(k, with_lanes=False) for k in range(1, 5))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-_options = {"nogil": True, "cache": True, "error_model": "numpy"}
+from qsimenv.statevec.kernel_cache import njit
+
+_options = {"nogil": True, "error_model": "numpy"}
 
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
 _STEP_0, _STEP_1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)

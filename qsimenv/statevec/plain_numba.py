@@ -7,15 +7,15 @@ for it. All work in place on planes in scratch order (see ``passes_numba.place``
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from qsimenv.statevec.encode import CONTROL_VALUE, FIXED, NUM_FIXED, NUM_TARGETS, OFFSET, TARGETS
+from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.passes_numba import place
 
 _PAGE_BITS = 9
 """Runs of at most so many bits have no gap in scratch order, in either precision."""
 
-_options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+_options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
 
 @njit(inline="always", **_options)

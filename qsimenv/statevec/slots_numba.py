@@ -7,8 +7,9 @@ by line, past the caches where the state is large, because a sweep comes back to
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 
+from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.lanes_numba import copy_line, finish_streaming, stream_line
 
 CHUNK = 1 << 14
@@ -16,7 +17,7 @@ CHUNK = 1 << 14
 STREAM_FROM_BYTES = 16 << 20
 """Planes of this size do not stay in a cache until the next sweep."""
 
-_options = {"nogil": True, "cache": True, "error_model": "numpy"}
+_options = {"nogil": True, "error_model": "numpy"}
 
 
 @njit(inline="always", **_options)
@@ -69,9 +70,11 @@ def _keep_range(plane, positions, source, target, others, first, last):
     for k in range(first, last, step):
         base = _spread(k, positions)
         if source != target:
-            plane[base | target : (base | target) + step] = plane[base | source : (base | source) + step]
-        for other in others:
-            plane[base | other : (base | other) + step] = 0
+            for i in range(base, base + step):
+                plane[i | target] = plane[i | source]
+        for j in range(others.shape[0]):
+            for i in range(base | others[j], (base | others[j]) + step):
+                plane[i] = 0
 
 
 @njit(parallel=True, **_options)

@@ -1,0 +1,225 @@
+"""Compiled kernels on disk: which folder, and who compiles. The modules of kernels (``*_numba.py``) take ``njit`` here.
+
+A kernel that is called is loaded from the folder. If it is not there, the first process that wants it compiles it, with
+all that it calls; others that want one of that precision wait, and load it. The folder is named after the sources of
+all kernels, so that code of another version is never loaded. Relies on the inner parts of Numba's cache.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import os
+import pkgutil
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core import caching
+
+import qsimenv.statevec
+from qsimenv import compilation
+
+_KEPT_FOLDERS = 4
+_WORTH_TELLING_S = 2.0
+
+kernels: list[Any] = []
+"""All kernels of the modules that were imported."""
+
+
+def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """``numba.njit`` with our folder for compiled code, and one process at a time that compiles into it."""
+    if options.pop("cache", True) is False or folder() is None:
+        return numba.njit(**options)  # type: ignore[no-any-return]
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(**options)(function)
+        dispatcher._cache = _KernelCache(function)
+        dispatcher.compile = _Compile(dispatcher.compile)
+        kernels.append(dispatcher)
+        return dispatcher
+
+    return compiled
+
+
+def kernel_modules() -> tuple[str, ...]:
+    """The names of the modules that hold kernels, known by the end of their names."""
+    found = pkgutil.iter_modules(qsimenv.statevec.__path__, "qsimenv.statevec.")
+    return tuple(sorted(module.name for module in found if module.name.endswith("_numba")))
+
+
+def is_kept(kernel: Any) -> bool:
+    """Whether a kernel was compiled, here or before. One that is always inlined has no code of its own."""
+    inlined = kernel.targetoptions.get("inline") == "always"
+    return inlined or bool(kernel.overloads) or Path(kernel._cache._cache_file._index_path).exists()
+
+
+# --- one process compiles ---
+
+
+class _Building:
+    """What this process compiles just now. A kernel brings those that it calls along, all under one lock."""
+
+    depth = 0
+    lock: compilation.Lock | None = None
+    since = 0.0
+
+    def leave(self) -> None:
+        self.depth -= 1
+        if self.depth == 0 and self.lock is not None:
+            self.lock.release()
+            self.lock = None
+            seconds = time.perf_counter() - self.since
+            if seconds > _WORTH_TELLING_S:
+                compilation.report(f"compiled in {seconds:.0f} s")
+
+
+_building = _Building()
+
+
+class _Compile:
+    """A dispatcher's ``compile``; it loads or compiles."""
+
+    def __init__(self, compile_: Callable[..., Any]) -> None:
+        self._compile = compile_
+
+    def __call__(self, signature: Any) -> Any:
+        _building.depth += 1
+        try:
+            return self._compile(signature)
+        finally:
+            _building.leave()
+
+
+class _Locator:
+    """Tells Numba's cache where the code of a function is. That the folder's name changes takes the place of dates."""
+
+    def __init__(self, function: Callable[..., Any], source: str) -> None:
+        self._py_file, self._lineno = source, function.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return str(folder())
+
+    def ensure_cache_path(self) -> None:
+        Path(self.get_cache_path()).mkdir(parents=True, exist_ok=True)
+
+    def get_source_stamp(self) -> str:
+        return ""
+
+    def get_disambiguator(self) -> str:
+        return str(self._lineno)
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], source: str) -> _Locator:
+        return cls(function, source)
+
+
+class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = (_Locator,)
+
+
+class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
+    _impl_class = _CacheImpl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Compiled code, or None: then this process is to compile it, and holds the lock until it has."""
+
+        def find() -> Any:
+            return super(_KernelCache, self).load_overload(sig, target_context)
+
+        if _building.lock is not None:
+            return find()
+        kind = "single" if "float32" in str(sig) else "double"
+        lock = compilation.Lock(Path(self.cache_path) / f"compiling-{kind}.lock")
+        found = compilation.find_or_lock(find, lock, self._say_that_we_wait)
+        if found is None:
+            _building.lock, _building.since = lock, time.perf_counter()
+            compilation.report(f"compiling {self._py_func.__name__.strip('_')} for this processor, the first time only")
+        return found
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Under a lock of its own: two that save at once, each another precision, would take the same file name."""
+        lock = compilation.Lock(Path(self.cache_path) / "saving.lock")
+        try:
+            lock.acquire()
+            super().save_overload(sig, data)
+        except OSError:
+            return  # a full disk, or a folder that can only be read: the code is in memory, and that will do
+        finally:
+            lock.release()
+
+    def _say_that_we_wait(self) -> None:
+        if os.environ.get("PMIX_RANK", "0") != "0":
+            return  # one line is enough for a job
+        compilation.report(f"another process compiles {self._py_func.__name__.strip('_')}; waiting for it")
+
+
+# --- where they are kept ---
+
+
+@lru_cache
+def folder() -> Path | None:
+    """The folder of compiled kernels: one that holds some if there is any, else the first that can be written."""
+    return choose_folder(roots(os.environ), f"kernels-{_key()}")
+
+
+def roots(environ: Mapping[str, str]) -> list[Path]:
+    """Where to look, in this order: NUMBA_CACHE_DIR, or beside the package; the user's cache folder."""
+    given = environ.get("NUMBA_CACHE_DIR")
+    own = Path(environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    return [Path(given) if given else Path(__file__).parent / "__pycache__", own / "qsimenv"]
+
+
+def choose_folder(places: list[Path], name: str) -> Path | None:
+    """The first place that has kernels under ``name`` already, else the first where the folder can be made."""
+    for root in places:
+        if next((root / name).glob("*.nbi"), None) is not None:
+            return root / name
+    for root in places:
+        try:
+            (root / name).mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(root / name, os.W_OK):
+            _tidy(root / name)
+            return root / name
+    return None
+
+
+def _key() -> str:
+    """A name for this version of the kernels: their sources, the constants they import, the compiler."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version_info[:2]}".encode())
+    for module in kernel_modules():
+        source = (Path(__file__).parent / f"{module.rpartition('.')[2]}.py").read_bytes()
+        digest.update(source)
+        digest.update(repr(sorted(imported_constants(source))).encode())
+    return digest.hexdigest()[:12]
+
+
+def imported_constants(source: bytes) -> Iterator[tuple[str, Any]]:
+    """What a kernel module imports from others of ours and Numba compiles in: numbers, texts and tuples of them."""
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("qsimenv."):
+            continue
+        if str(node.module).endswith(("_numba", "kernel_cache")):
+            continue  # the sources of the former count by themselves
+        module = importlib.import_module(str(node.module))
+        for alias in node.names:
+            value = getattr(module, alias.name)
+            if isinstance(value, int | float | str | tuple):
+                yield f"{node.module}.{alias.name}", value
+
+
+def _tidy(place: Path) -> None:
+    """Remove the folders of other versions, but for the newest few."""
+    others = sorted(place.parent.glob("kernels-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in others[_KEPT_FOLDERS:]:
+        if old != place:
+            shutil.rmtree(old, ignore_errors=True)

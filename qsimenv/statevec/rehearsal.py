@@ -1,0 +1,87 @@
+"""Every kernel once, so that no later run has to compile: ``qsimenv doctor --compile`` calls this.
+
+Which kernels there are is not written down here: small tasks of each kind are run as users run them, with one thread
+and with several, and whatever they call is compiled with the very types that it is called with. Kernels that no task
+reached are named, so that a test can tell when a new one needs a task of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import get_args
+
+import numpy as np
+
+from qsimenv.circuit import Circuit, Gate, Instruction, Measure, Reset, gate
+from qsimenv.comm import Team
+from qsimenv.statevec import slots_numba
+from qsimenv.statevec.encode import REAL_TYPE
+from qsimenv.statevec.engine import StateVectorEngine
+from qsimenv.statevec.kernel_cache import is_kept, kernels
+from qsimenv.task import Precision, Task, task
+
+_SMALL, _ONE_THREAD, _MANY_THREADS = 4, 14, 17
+_MANY_ROWS = 200_000
+"""Qubits: a batch in vector lanes, a state too small for threads, and one that is worth them."""
+
+
+def rehearse(precisions: Sequence[Precision] = get_args(Precision)) -> list[str]:
+    """Load or compile every kernel. Returns the names of those that nothing called in any process so far. *Local.*"""
+    for precision in precisions:
+        with _threads(1):
+            _run_all(precision)
+        _run_all(precision)
+    return [kernel.py_func.__name__ for kernel in kernels if not is_kept(kernel)]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    try:
+        yield
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _run_all(precision: Precision) -> None:
+    engine, alone = StateVectorEngine(), Team()
+    for made in _tasks(precision):
+        engine.run(made, alone)
+    for num_bits in (8, _MANY_THREADS):
+        _exchange(num_bits, REAL_TYPE[precision])
+
+
+def _tasks(precision: Precision) -> Iterator[Task]:
+    """Shots, observables and amplitudes, for one set of parameters and for many; measurement and reset on the way."""
+    for num_qubits in (_SMALL, _ONE_THREAD, _MANY_THREADS):
+        gates, measures = _gates(num_qubits), tuple(map(Measure, range(num_qubits), range(num_qubits)))
+        final = Circuit(num_qubits, num_qubits, (*gates, *measures), parameters=("angle",))
+        mixed: list[Instruction] = [*gates, Measure(0, 0), Reset(1), *gates, *measures]
+        branching = Circuit(num_qubits, num_qubits, tuple(mixed), parameters=("angle",))
+        observables = ["Z" * num_qubits, "X" + "Y" * (num_qubits - 1)]
+        for rows in (1, _MANY_ROWS) if num_qubits == _SMALL else (1,):
+            values = np.linspace(0, 1, rows)[:, None]
+            yield task(final, parameters=values, shots=10, seed=1, precision=precision)
+            yield task(final, parameters=values, observables=observables, precision=precision)
+            yield task(final, parameters=values[:9], save="statevector", precision=precision)
+        yield task(branching, parameters=[0.1], shots=10, seed=1, precision=precision)
+
+
+def _gates(num_qubits: int) -> tuple[Gate, ...]:
+    turns = [gate("rx", qubit, params=["p0"]) for qubit in range(num_qubits)]
+    return (*turns, *(gate("cx", qubit, qubit + 1) for qubit in range(num_qubits - 1)), *turns)
+
+
+def _exchange(num_bits: int, real: type[np.floating]) -> None:
+    """What an exchange with another rank would call."""
+    plane, positions = np.zeros(1 << num_bits, dtype=real), np.array([num_bits - 2])
+    piece = np.zeros(1 << (num_bits - 1), dtype=real)
+    offsets = slots_numba.offsets_for(positions.tolist(), len(piece))
+    slots_numba.pack(plane, positions, offsets, 0, 0, piece)
+    slots_numba.unpack(plane, positions, offsets, 0, 0, piece)
+    slots_numba.keep_slot(plane, positions, 0, 1 << (num_bits - 2))
