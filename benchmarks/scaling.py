@@ -109,8 +109,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
         rows += launch("benchmarks", ranks, ["scaling", *arguments, "--on-rank"])
     for row in with_efficiency(rows):
         print(
-            f"{row['family']:5} {row['kind']:6} {row['ranks']} rank(s), {row['qubits']} qubits: {row['seconds']:.3f} s, "
-            f"efficiency {row['efficiency']:.2f}, exchange {100 * row['exchange_s'] / row['seconds']:.0f} %, sent "
+            f"{row['family']:5} {row['kind']:6} {row['ranks']} rank(s), {row['qubits']} qubits: {row['seconds']:.3f} s,"
+            f" efficiency {row['efficiency']:.2f}, exchange {100 * row['exchange_s'] / row['seconds']:.0f} %, sent "
             f"{row['bytes_sent_a_rank'] >> 20} MiB a rank (planned {row['planned_bytes_a_rank'] >> 20})"
         )
     cores = len(os.sched_getaffinity(0))

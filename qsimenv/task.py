@@ -234,6 +234,9 @@ def written_clbits(circuit: Circuit) -> frozenset[int]:
     return frozenset(written)
 
 
+_MOST_OUTCOME_BITS = 63
+
+
 class Result(msgspec.Struct, dict=True, kw_only=True):
     """What a task gave. Arrays have a leading axis B where the task had B sets of parameters.
 
@@ -252,8 +255,24 @@ class Result(msgspec.Struct, dict=True, kw_only=True):
     metadata: dict[str, Any] = {}
 
     @property
+    def outcomes(self) -> np.ndarray:
+        """The classical bits of each shot as a number, int64 of shape (…, shots); bit k is classical bit k.
+
+        Raises InvalidArgumentError where no shots were asked for, or for more than 63 classical bits.
+        """
+        if self.samples is None:
+            raise InvalidArgumentError("outcomes: the task asked for no shots")
+        if self.num_clbits > _MOST_OUTCOME_BITS:
+            raise InvalidArgumentError(
+                f"outcomes: {self.num_clbits} classical bits found, a number holds {_MOST_OUTCOME_BITS}; use samples"
+            )
+        words = np.zeros((*self.samples.shape[:-1], 8), dtype=np.uint8)
+        words[..., 8 - self.samples.shape[-1] :] = self.samples
+        return words.view(">i8")[..., 0].astype(np.int64)
+
+    @property
     def counts(self) -> Any:
-        """``{"00": 503, "11": 497}``, or a list of such dicts, one a set of parameters.
+        """``{"00": 503, "11": 497}``, or a list of such dicts, one a set of parameters. Counted when asked for.
 
         Registers are set apart by blanks, the last one first, the last bit of each first, as in Qiskit. Keys are
         sorted. Raises InvalidArgumentError where no shots were asked for.
@@ -274,9 +293,14 @@ class Result(msgspec.Struct, dict=True, kw_only=True):
         return [[self._key(row) for row in samples] for samples in self.samples]
 
     def _counts_of(self, samples: np.ndarray) -> dict[str, int]:
-        rows = np.ascontiguousarray(samples).view(f"V{samples.shape[-1]}").ravel()
-        values, counts = np.unique(rows, return_counts=True)
-        keys = values.view(np.uint8).reshape(len(values), -1)
+        if self.num_clbits <= _MOST_OUTCOME_BITS:
+            alone = Result(num_clbits=self.num_clbits, samples=samples)
+            values, counts = np.unique(alone.outcomes, return_counts=True)
+            keys = values.astype(">i8").view(np.uint8).reshape(len(values), 8)
+        else:
+            rows = np.ascontiguousarray(samples).view(f"V{samples.shape[-1]}").ravel()
+            values, counts = np.unique(rows, return_counts=True)
+            keys = values.view(np.uint8).reshape(len(values), -1)
         return dict(sorted((self._key(key), int(count)) for key, count in zip(keys, counts, strict=True)))
 
     def _key(self, row: np.ndarray) -> str:

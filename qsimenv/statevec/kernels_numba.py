@@ -248,66 +248,6 @@ def collapse(re, im, bit, value, scale):
     (_collapse_parallel if len(re) >= PARALLEL_FROM else _collapse)(re, im, bit, value, re.dtype.type(scale))
 
 
-# --- sampling ---
-
-
-@njit(nogil=True, error_model="numpy", fastmath={"contract", "nsz", "reassoc"})
-def _weight_of_run(re, im, start, run):
-    total = 0.0
-    for i in range(start, start + run):
-        total += np.float64(re[i]) * np.float64(re[i]) + np.float64(im[i]) * np.float64(im[i])
-    return total
-
-
-@njit(**_options)
-def _histogram_range(re, im, first, last, base, tables, masses):
-    run_bits, low_bits, index_low, index_high, bin_low, bin_high = tables
-    mask, run = (1 << low_bits) - 1, 1 << run_bits
-    for number in range(first, last, run):
-        low, high = number & mask, number >> low_bits
-        start = base | index_low[low] | index_high[high]
-        masses[bin_low[low] | bin_high[high]] += _weight_of_run(re, im, start, run)
-
-
-@njit(parallel=True, **_options)
-def _histogram_one(re, im, base, count, tables, masses):
-    threads = masses.shape[0]
-    runs, run = count >> tables[0], 1 << tables[0]
-    for thread in prange(threads):
-        first, last = runs * thread // threads * run, runs * (thread + 1) // threads * run
-        _histogram_range(re, im, first, last, base, tables, masses[thread])
-
-
-@njit(parallel=True, **_options)
-def _histogram_many(re, im, bases, count, tables, masses):
-    for node in prange(bases.shape[0]):
-        if bases[node] >= 0:
-            _histogram_range(re, im, 0, count, bases[node], tables, masses[node])
-
-
-def histogram(re, im, bases, count, tables, num_bins):
-    """Weights by bin, float64 of shape (len(bases), num_bins).
-
-    For each base (skipped where negative) the ``count`` amplitudes at ``base | index`` are added to their bins. The
-    ``tables`` are (run_bits, low_bits, index_low, index_high, bin_low, bin_high): index and bin of number k are put
-    together from its lowest ``low_bits`` bits and the others; numbers that differ in the lowest ``run_bits`` bits alone
-    are neighbours in memory and share a bin.
-    """
-    if len(bases) > 1:
-        masses = np.zeros((len(bases), num_bins))
-        _histogram_many(re, im, bases, count, tables, masses)
-        return masses
-    if bases[0] < 0:
-        return np.zeros((1, num_bins))
-    threads = get_num_threads() if count >= PARALLEL_FROM else 1
-    masses = np.zeros((threads, num_bins))
-    if threads == 1:
-        _histogram_range(re, im, 0, count, bases[0], tables, masses[0])
-    else:
-        _histogram_one(re, im, bases[0], count, tables, masses)
-    return masses.sum(axis=0, keepdims=True)
-
-
 # --- expectation values ---
 
 

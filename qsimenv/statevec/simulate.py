@@ -8,7 +8,7 @@ with its outcomes prescribed. Ten thousand shots of a circuit with one measureme
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -26,7 +26,7 @@ from qsimenv.statevec.plan import Plan
 from qsimenv.statevec.planner import make_plan, plan_from_zero
 from qsimenv.statevec.program import Program, evaluate
 from qsimenv.statevec.random_numbers import uniforms
-from qsimenv.statevec.sampling import Draw, sample
+from qsimenv.statevec.sampling import Draw, reordered, sample
 from qsimenv.statevec.state import State, Work, block_bits
 from qsimenv.task import Precision
 
@@ -223,7 +223,7 @@ class Run:
             return 0
         if probability > 1 - CERTAIN:
             return 1
-        numbers = uniforms(self._seed, self._number, len(branch.history), self._shots)[branch.shots]
+        numbers = uniforms(self._seed, self._number, len(branch.history), branch.shots)
         ones = numbers < probability
         if ones.all() or not ones.any():
             return int(ones[0])
@@ -261,16 +261,31 @@ class Run:
         outcomes = np.zeros(len(branch.shots), dtype=np.int64)
         if qubits:
             assert branch.state is not None  # noqa: S101 - as above
-            outcomes = sample(branch.state, qubits, Draw(self._seed, self._number, self._shots, branch.shots))
-        num_bytes = samples.shape[1]
-        known = np.frombuffer(branch.clbits.to_bytes(num_bytes, "big"), dtype=np.uint8)
-        rows = np.tile(known, (len(branch.shots), 1))
-        for measure in finals:
-            byte, bit = num_bytes - 1 - measure.clbit // 8, measure.clbit % 8
-            values = (outcomes >> qubits.index(measure.qubit) & 1).astype(np.uint8)
-            rows[:, byte] = rows[:, byte] & ~np.uint8(1 << bit) | values << bit
-        samples[branch.shots] = rows
+            outcomes = sample(branch.state, qubits, Draw(self._seed, self._number, branch.shots))
+        samples[branch.shots] = _classical_bytes(outcomes, qubits, finals, branch.clbits, samples.shape[1])
         self._work.add_seconds("sample", began)
+
+
+def _classical_bytes(
+    outcomes: npt.NDArray[np.int64], qubits: Sequence[int], finals: Sequence[Measure], known: int, num_bytes: int
+) -> npt.NDArray[np.uint8]:
+    """The classical bits of each shot, big-endian: those that ``finals`` write from the outcomes, the others known.
+
+    Bit k of an outcome is that of ``qubits[k]``. Eight bytes at a time.
+    """
+    rows = np.empty((len(outcomes), num_bytes), dtype=np.uint8)
+    for end in range(num_bytes, 0, -8):
+        first_clbit, start = 8 * (num_bytes - end), max(0, end - 8)
+        masks, written = [0] * len(qubits), 0
+        for measure in finals:
+            bit = 1 << (measure.clbit - first_clbit) if first_clbit <= measure.clbit < first_clbit + 64 else 0
+            masks[qubits.index(measure.qubit)] |= bit
+            written |= bit
+        signed = [mask - (1 << 64) if mask >> 63 else mask for mask in masks]
+        numbers = reordered(outcomes.copy(), signed).view(np.uint64)
+        numbers |= np.uint64(known >> first_clbit & ((1 << 64) - 1) & ~written)
+        rows[:, start:end] = numbers.astype(">u8").view(np.uint8).reshape(-1, 8)[:, 8 - (end - start) :]
+    return rows
 
 
 def _write_bit(branch: Branch, clbit: int, value: int) -> None:

@@ -37,7 +37,7 @@ from qsimenv.circuit import (
     gate,
 )
 from qsimenv.comm import Team
-from qsimenv.statevec import engine, expectation, kernels_numba, sampling
+from qsimenv.statevec import engine, expectation, kernels_numba, sampling, sampling_numba
 from qsimenv.task import Result, Task, task
 
 pytestmark = pytest.mark.mpi
@@ -323,12 +323,18 @@ def test_gates_after_the_measurement_of_other_qubits(team: Team) -> None:
     assert_distribution(result, dense.distribution(circuit))
 
 
-@pytest.mark.parametrize(("first_chunk", "max_bins"), [(3, 1 << 20), (3, 4), (1, 1), (4, 1 << 12), (2, 64)])
+@pytest.mark.parametrize(
+    ("first", "last", "max_bins", "piece_bytes"),
+    [(3, 4, 1 << 20, 1 << 20), (3, 1, 4, 64), (1, 2, 1, 8), (4, 14, 1 << 12, 256), (2, 3, 64, 1024)],
+)
 def test_sampling_in_several_chunks(
-    first_chunk: int, max_bins: int, team: Team, monkeypatch: pytest.MonkeyPatch
+    first: int, last: int, max_bins: int, piece_bytes: int, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "FIRST_CHUNK", first_chunk)
-    monkeypatch.setattr(sampling, "MAX_BINS", max_bins)
+    for name, value in (("FIRST_CHUNK", first), ("LARGEST_FIRST_CHUNK", first), ("MIDDLE_CHUNK", 2)):
+        monkeypatch.setattr(sampling, name, value)
+    for name, value in (("LAST_CHUNK", last), ("MAX_BINS", max_bins), ("PIECE_BYTES", piece_bytes)):
+        monkeypatch.setattr(sampling, name, value)
+    monkeypatch.setattr(sampling, "SHOTS_AT_ONCE", 1_500)
     for seed in range(3):
         rng = np.random.default_rng(seed)
         flipping = [gate("x", int(q)) for q in rng.permutation(9)[:4]]  # leaves bits stored inverted
@@ -341,7 +347,9 @@ def test_sampling_in_several_chunks(
 
 def test_sampling_by_many_threads(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels_numba, "PARALLEL_FROM", 2)
+    monkeypatch.setattr(sampling_numba, "PARALLEL_FROM", 2)
     monkeypatch.setattr(sampling, "FIRST_CHUNK", 4)
+    monkeypatch.setattr(sampling, "LARGEST_FIRST_CHUNK", 4)
     rng = np.random.default_rng(5)
     body = [*spread(8, rng), *random_gates(8, 30, rng)]
     circuit = Circuit(8, 8, (*body, *map(Measure, range(8), range(8))))

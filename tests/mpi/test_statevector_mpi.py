@@ -16,7 +16,7 @@ import pytest
 from qsimenv import gates
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
-from qsimenv.statevec import exchange, kernels_numba, planner, sampling
+from qsimenv.statevec import exchange, kernels_numba, planner, sampling, sampling_numba
 from qsimenv.statevec.encode import REAL_TYPE, encode
 from qsimenv.statevec.exchange import trade_bits
 from qsimenv.statevec.layout import Layout
@@ -31,6 +31,13 @@ TOLERANCE: dict[Precision, float] = {"double": 1e-12, "single": 1e-5}
 PRECISIONS: tuple[Precision, ...] = ("double", "single")
 FIXED_NAMES = [name for name in gates.NAMES if name != gates.UNITARY]
 QUBITS = 9
+CHUNKS = [(12, 10, 14), (3, 1, 1), (1, 2, 3), (2, 1, 7), (4, 1, 5)]
+
+
+def set_chunks(first: int, middle: int, last: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many qubits are drawn at a time: first, then at most so many, at last at most so many."""
+    for name, size in (("FIRST", first), ("LARGEST_FIRST", first), ("MIDDLE", middle), ("LAST", last)):
+        monkeypatch.setattr(sampling, f"{name}_CHUNK", size)
 
 
 def rank_bits(team: Team) -> int:
@@ -263,11 +270,11 @@ def test_measuring_and_copying_after_gates(precision: Precision, team: Team) -> 
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("first_chunk", [12, 3])
+@pytest.mark.parametrize(("first", "middle", "last"), CHUNKS)
 def test_samples_of_some_qubits_in_any_order(
-    first_chunk: int, precision: Precision, team: Team, monkeypatch: pytest.MonkeyPatch
+    first: int, middle: int, last: int, precision: Precision, team: Team, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampling, "FIRST_CHUNK", first_chunk)
+    set_chunks(first, middle, last, monkeypatch)
     rng = np.random.default_rng(12)
     for turn in range(4):
         flips = int(rng.integers(1 << QUBITS))
@@ -275,13 +282,67 @@ def test_samples_of_some_qubits_in_any_order(
         vector = random_state(QUBITS, rng)
         qubits = [int(q) for q in rng.permutation(QUBITS)[:5]]
         drawn = sampling.sample(
-            scatter(vector, layout, team, precision), qubits, sampling.Draw(turn, 0, 5_000, np.arange(5_000))
+            scatter(vector, layout, team, precision), qubits, sampling.Draw(turn, 0, np.arange(5_000))
         )
         index = np.arange(1 << QUBITS)
         outcome = sum(((index >> qubit) % 2) << k for k, qubit in enumerate(qubits))
         exact = dict(enumerate(np.bincount(outcome, np.abs(vector) ** 2).tolist()))
         counts = dict(enumerate(np.bincount(drawn, minlength=1 << len(qubits)).tolist()))
         assert dense.chi_square_excess(counts, exact) < 6
+
+
+@pytest.mark.parametrize("parallel_from", [1 << 15, 1])
+@pytest.mark.parametrize(("first", "middle", "last"), CHUNKS)
+def test_samples_depend_on_nothing_but_state_and_seed(
+    first: int, middle: int, last: int, parallel_from: int, team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on the layout, not on ranks and threads: each shot is what the running sums of the oracle say."""
+    set_chunks(first, middle, last, monkeypatch)
+    monkeypatch.setattr(sampling_numba, "PARALLEL_FROM", parallel_from)
+    rng = np.random.default_rng(13)
+    vector = random_state(QUBITS, rng)
+    vector[rng.permutation(1 << QUBITS)[:300]] = 0
+    vector /= np.linalg.norm(vector)
+    num_local = QUBITS - rank_bits(team)
+    straight, reverse = tuple(range(QUBITS)), tuple(reversed(range(QUBITS)))
+    layouts = [Layout(straight, num_local), Layout(straight, num_local, 0b100000101), Layout(reverse, num_local)]
+    layouts += [Layout(tuple(int(b) for b in rng.permutation(QUBITS)), num_local, 77) for _ in range(3)]
+    for qubits in ([*range(QUBITS)], [7, 0, 3, 8, 1], [2]):
+        draw = sampling.Draw(3, 1, np.array([5, 2, 9, *range(4_000)]))
+        wanted = _drawn_by_the_oracle(vector, qubits, draw)
+        for layout in layouts:
+            drawn = sampling.sample(scatter(vector, layout, team, "double"), qubits, draw)
+            assert np.array_equal(drawn, wanted), (layout, qubits)
+
+
+def _drawn_by_the_oracle(vector: np.ndarray, qubits: Sequence[int], draw: sampling.Draw) -> np.ndarray:
+    """Shot by shot, chunk by chunk of the sorted qubits, from the highest down."""
+    order = sorted(qubits)
+    index = np.arange(len(vector))
+    weights = np.bincount(sum((index >> qubit & 1) << k for k, qubit in enumerate(order)), np.abs(vector) ** 2)
+    values = np.zeros(len(draw.chosen), dtype=np.int64)
+    undrawn = len(order)
+    for number, size in enumerate(sampling.chunk_sizes(len(order))):
+        undrawn -= size
+        table = weights.reshape(-1, 1 << size, 1 << undrawn).sum(axis=2)
+        stream = np.random.Generator(np.random.Philox(key=draw.seed, counter=[0, 0, (1 << 40) + number, draw.run]))
+        for shot, place in enumerate(stream.random(int(draw.chosen.max()) + 1)[draw.chosen]):
+            sums = np.cumsum(table[values[shot]])
+            values[shot] = values[shot] << size | np.searchsorted(sums, place * sums[-1], side="right")
+    return sum((values >> k & 1) << list(qubits).index(qubit) for k, qubit in enumerate(order))
+
+
+def test_all_the_weight_in_one_place_and_no_shots(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_chunks(3, 1, 4, monkeypatch)
+    layout = Layout(tuple(range(QUBITS)), QUBITS - rank_bits(team), 0b101)
+    for place in (0, 1, 300, (1 << QUBITS) - 1):
+        vector = np.zeros(1 << QUBITS, dtype=complex)
+        vector[place] = 1j
+        state = scatter(vector, layout, team, "single")
+        drawn = sampling.sample(state, range(QUBITS), sampling.Draw(1, 0, np.arange(100)))
+        assert drawn.tolist() == [place] * 100
+        assert sampling.sample(state, range(QUBITS), sampling.Draw(1, 0, np.arange(0))).tolist() == []
+        assert sampling.sample(state, [], sampling.Draw(1, 0, np.arange(2))).tolist() == [0, 0]
 
 
 def _check_measurement(vector: np.ndarray, layout: Layout, qubit: int, team: Team, precision: Precision) -> None:
