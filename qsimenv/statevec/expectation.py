@@ -1,66 +1,82 @@
 """Expectation values of sums of Pauli strings, exactly.
 
-Terms are grouped by the bits they flip: for all terms of a group one pass over the state gives
-sum_i conj(psi[i ^ x]) psi[i] sum_t c_t (-1)**popcount(i & z_t). A group that flips rank bits reads the partner rank's
-planes in pieces of bounded size.
+``pauli_groups`` says which strings share a reading of the state, ``pauli_numba`` reads it. Where strings flip rank
+bits, two ranks trade halves of their states in pieces of bounded size, and each looks at half of the pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv.statevec import kernels_numba as kernels
+from qsimenv.statevec import pauli_numba as kernels
 from qsimenv.statevec.exchange import PIECE_BYTES
-from qsimenv.statevec.layout import Layout
+from qsimenv.statevec.pauli_groups import Strings, collect
 from qsimenv.statevec.state import State
 from qsimenv.task import Observable
 
-Groups = dict[int, list[tuple[int, complex]]]
-"""For each X-mask over stored bits: the (Z-mask, coefficient) of its terms."""
+Floats = npt.NDArray[np.float64]
 
 
-def expectation_values(state: State, observables: Sequence[Observable]) -> npt.NDArray[np.float64]:
-    """One real number an observable, shape (observables,). *Collective.* Cost: one pass a distinct X-mask of each."""
-    values = [
-        sum(_group_value(state, x, terms) for x, terms in _group(o.terms, state.layout).items()) for o in observables
-    ]
-    return state.team.sum(np.array(values, dtype=np.float64)) * abs(state.scale) ** 2
+def expectation_values(state: State, observables: Sequence[Observable]) -> Floats:
+    """One real number an observable, shape (observables,). *Collective.*
 
-
-def _group(terms: Iterable[tuple[str, float]], layout: Layout) -> Groups:
-    groups: Groups = {}
-    for pauli, coefficient in terms:
-        x = z = 0
-        factor: complex = coefficient
-        for qubit, letter in enumerate(reversed(pauli)):
-            bit = 1 << layout.bits[qubit]
-            x |= bit * (letter in "XY")
-            z |= bit * (letter in "YZ")
-            factor *= 1j if letter == "Y" else 1
-        sign = -1 if (z & layout.flips).bit_count() % 2 else 1
-        groups.setdefault(x, []).append((z, factor * sign))
-    return groups
-
-
-def _group_value(state: State, x: int, terms: Sequence[tuple[int, complex]]) -> float:
-    """This rank's part of the value of one group."""
+    Cost: one reading of the state for all strings without X and Y, and one for each distinct set of flipped qubits, or
+    fewer; half an exchange for each two sets of flipped rank qubits.
+    """
+    strings = collect(observables, state.layout)
+    sums = np.zeros(len(strings.x_masks))
     num_local = state.layout.num_local
-    z_masks = np.array([z for z, _ in terms], dtype=np.int64)
-    coefficients = np.array([coefficient for _, coefficient in terms], dtype=np.complex128)
-    local_x, partner = x & ((1 << num_local) - 1), state.team.rank ^ (x >> num_local)
-    rest = (local_x, state.rank_index, z_masks, coefficients.real.copy(), coefficients.imag.copy())
-    if partner == state.team.rank:
-        return float(kernels.pauli_group(state.re, state.im, state.re, state.im, 0, len(state.re), 0, *rest))
-    size = min(len(state.re), PIECE_BYTES // state.re.itemsize)
-    other_re, other_im = np.empty(size, dtype=state.re.dtype), np.empty(size, dtype=state.re.dtype)
-    total = 0.0
-    for start in range(0, len(state.re), size):
-        state.team.exchange(partner, state.re[start : start + size], other_re)
-        state.team.exchange(partner, state.im[start : start + size], other_im)
-        first = (start ^ local_x) & ~(size - 1)
-        total += kernels.pauli_group(state.re, state.im, other_re, other_im, first, first + size, start, *rest)
-    state.work.bytes_exchanged += 2 * state.re.nbytes
-    return total
+    for terms in strings.split(max(num_local - 1, 0)):
+        if strings.x_masks[terms.start] >> num_local == 0:
+            _add_own(state, strings, terms, sums)
+        else:
+            _add_traded(state, strings, terms, sums)
+    return strings.values(state.team.sum(sums), len(observables)) * abs(state.scale) ** 2
+
+
+def _add_own(state: State, strings: Strings, terms: range, sums: Floats) -> None:
+    """Strings that flip no rank bit."""
+    for some in strings.split(kernels.near_bits(len(state.re)), terms):
+        _add(state, strings, some, sums, (state.re, state.im), 0, paired=True)
+
+
+def _add_traded(state: State, strings: Strings, terms: range, sums: Floats) -> None:
+    """Strings that flip the same rank bits, and the top local bit or not.
+
+    The lower of two ranks takes the pairs in which its own index has a zero at the top local bit.
+    """
+    num_local, half = state.layout.num_local, len(state.re) // 2
+    x = int(strings.x_masks[terms.start])
+    partner = state.team.rank ^ (x >> num_local)
+    if not half:  # one amplitude: both look at the pair
+        other = np.empty((2, 1), dtype=state.re.dtype)
+        for plane, into in zip((state.re, state.im), other, strict=True):
+            state.team.exchange(partner, plane, into)
+        _add(state, strings, terms, sums, (other[0], other[1]), 0, paired=True)
+        return
+    flips_top = x >> (num_local - 1) & 1
+    lower = state.team.rank < partner
+    outgoing, incoming = (half, flips_top * half) if lower else (flips_top * half, half)
+    size = min(half, PIECE_BYTES // state.re.itemsize)
+    other = np.empty((2, size), dtype=state.re.dtype)
+    for start in range(0, half, size):
+        for plane, into in zip((state.re, state.im), other, strict=True):
+            state.team.exchange(partner, plane[outgoing + start : outgoing + start + size], into)
+        for some in strings.split(kernels.near_bits(size), terms):
+            _add(state, strings, some, sums, (other[0], other[1]), incoming + start, paired=False)
+    state.work.bytes_exchanged += state.re.nbytes
+
+
+def _add(
+    state: State, strings: Strings, terms: range, sums: Floats, other: tuple[np.ndarray, np.ndarray], offset: int,
+    *, paired: bool,
+) -> None:  # fmt: skip
+    masks = strings.masks(terms)
+    masks[:, kernels.X_MASK] &= len(state.re) - 1
+    z_masks = strings.z_masks[terms.start : terms.stop]
+    sums[terms.start : terms.stop] += kernels.pauli_sums(
+        state.re, state.im, *other, offset, state.rank_index, masks, z_masks, paired
+    )

@@ -6,7 +6,7 @@ out of several amplitudes is double.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -99,3 +99,105 @@ def _load_doubles(context: Any, builder: ir.IRBuilder, array: Any, plane: Any, p
 def _function(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> Any:
     function = builder.module.globals.get(name)
     return function or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+LINE_BITS = 3
+TILE_BITS = 6
+"""A line is eight amplitudes, a tile eight lines: what fits the registers as doubles, with room for the other side."""
+TILES_BITS = 4
+
+
+def products(lane_mask: int) -> Callable[..., Any]:
+    """An intrinsic ``tile(first, second, start, other_re, other_im, other_start, line_mask, sign, out, to)``.
+
+    For the 64 numbers i of a tile ``other_re[j] first[start + i] + sign other_im[j] second[start + i]`` with ``j =
+    other_start + (i ^ mask)``, transformed by Walsh and Hadamard over the six bits of i, to ``out[to:]`` (doubles).
+    ``mask`` is ``lane_mask`` plus the bits of ``line_mask`` above the lanes. With ``re, im, 1`` these are the real parts
+    of ``conj(other) own``, with ``im, re, -1`` the imaginary ones.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def tile(
+        typing: Any, first: Any, second: Any, start: Any, other_re: Any, other_im: Any, other_start: Any,
+        line_mask: Any, sign: Any, out: Any, to: Any,
+    ) -> Any:  # fmt: skip
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            start, other_start, line_mask, sign, to = (arguments[k] for k in (2, 5, 6, 7, 9))
+            lines = []
+            for number in range(1 << (TILE_BITS - LINE_BITS)):
+                offset = ir.Constant(_WORD, number << LINE_BITS)
+                mine, theirs = builder.add(start, offset), builder.add(other_start, builder.xor(line_mask, offset))
+                x, y, u, v = (
+                    _load_doubles(context, builder, signature.args[k], arguments[k], place)
+                    for k, place in ((0, mine), (1, mine), (3, theirs), (4, theirs))
+                )
+                u, v = (_exchanged(builder, plane, lane_mask) for plane in (u, v))
+                signed = builder.fmul(_splat(builder, sign), builder.fmul(v, y))
+                lines.append(_fused(builder, u, x, signed))
+            for bit in range(LINE_BITS):
+                lines = [_turned_lanes(builder, line, bit) for line in lines]
+            _store_lines(context, builder, signature.args[8], arguments[8], to, _turned(builder, lines), 1 << LINE_BITS)
+            return context.get_dummy_value()
+
+        arguments = (first, second, start, other_re, other_im, other_start, line_mask, sign, out, to)
+        return types.void(*arguments), generate
+
+    return tile  # type: ignore[no-any-return]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def transform_tiles(typing: Any, numbers: Any, at: Any) -> Any:
+    """Walsh and Hadamard's transform over the number of the tile: one line from each of sixteen tiles, in place."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        array, plane, at = signature.args[0], arguments[0], arguments[1]
+        places = [builder.add(at, ir.Constant(_WORD, number << TILE_BITS)) for number in range(1 << TILES_BITS)]
+        lines = [_load_doubles(context, builder, array, plane, place) for place in places]
+        _store_lines(context, builder, array, plane, at, _turned(builder, lines), 1 << TILE_BITS)
+        return context.get_dummy_value()
+
+    return types.void(numbers, at), generate
+
+
+def _splat(builder: ir.IRBuilder, number: Any) -> Any:
+    first = builder.insert_element(ir.Constant(_DOUBLES, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
+    return builder.shuffle_vector(first, ir.Constant(_DOUBLES, ir.Undefined), zeros)
+
+
+def _fused(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
+    """``a b + c``."""
+    return builder.call(_function(builder, "llvm.fma.v8f64", _DOUBLES, [_DOUBLES] * 3), [a, b, c])
+
+
+def _exchanged(builder: ir.IRBuilder, line: Any, lane_mask: int) -> Any:
+    """The line with lane l taken from lane ``l ^ lane_mask``."""
+    if not lane_mask:
+        return line
+    order = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [lane ^ lane_mask for lane in range(_LANES)])
+    return builder.shuffle_vector(line, ir.Constant(_DOUBLES, ir.Undefined), order)
+
+
+def _turned_lanes(builder: ir.IRBuilder, line: Any, bit: int) -> Any:
+    """Sum and difference of the lanes that differ in one bit."""
+    signs = ir.Constant(_DOUBLES, [-1.0 if lane >> bit & 1 else 1.0 for lane in range(_LANES)])
+    return _fused(builder, line, signs, _exchanged(builder, line, 1 << bit))
+
+
+def _turned(builder: ir.IRBuilder, lines: list[Any]) -> list[Any]:
+    """Sums and differences over every bit of the number of the line."""
+    for bit in range(len(lines).bit_length() - 1):
+        for low in range(len(lines)):
+            if not low >> bit & 1:
+                x, y = lines[low], lines[low | 1 << bit]
+                lines[low], lines[low | 1 << bit] = builder.fadd(x, y), builder.fsub(x, y)
+    return lines
+
+
+def _store_lines(
+    context: Any, builder: ir.IRBuilder, array: Any, plane: Any, at: Any, lines: Sequence[Any], distance: int
+) -> None:
+    data = context.make_array(array)(context, builder, plane).data
+    for number, line in enumerate(lines):
+        place = builder.gep(data, [builder.add(at, ir.Constant(_WORD, number * distance))])
+        builder.store(line, builder.bitcast(place, _DOUBLES.as_pointer())).align = 8
