@@ -108,10 +108,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
     for ranks in options.ranks:
         rows += launch("benchmarks", ranks, ["scaling", *arguments, "--on-rank"])
     for row in with_efficiency(rows):
+        share, sent, planned = row["exchange_s"] / row["seconds"], row["bytes_sent_a_rank"], row["planned_bytes_a_rank"]
         print(
-            f"{row['family']:5} {row['kind']:6} {row['ranks']} rank(s), {row['qubits']} qubits: {row['seconds']:.3f} s,"
-            f" efficiency {row['efficiency']:.2f}, exchange {100 * row['exchange_s'] / row['seconds']:.0f} %, sent "
-            f"{row['bytes_sent_a_rank'] >> 20} MiB a rank (planned {row['planned_bytes_a_rank'] >> 20})"
+            f"{row['family']:5} {row['kind']:6} {row['ranks']} rank(s), {row['qubits']} qubits: "
+            f"{row['seconds']:.3f} s, efficiency {row['efficiency']:.2f}, exchange {100 * share:.0f} %, "
+            f"sent {sent >> 20} MiB a rank (planned {planned >> 20})"
         )
     cores = len(os.sched_getaffinity(0))
     figures = {"precision": PRECISION, "threads_a_rank": 1, "cores": cores, "rows": rows}

@@ -97,16 +97,19 @@ class FixedBits:
         return FixedBits(mask, self.value & mask)
 
 
-def keep_own_part(planes: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]], rank_index: int, value: int) -> None:
+def keep_own_part(
+    planes: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]], rank_index: int, value: int, unset: int = 0
+) -> None:
     """Trade rank bits that have the values of ``value`` wherever the state is not zero, and that all ranks worked on.
 
-    Each rank holds what every other holds, and keeps what is its own after the trade. *Local*, no message.
+    Each rank holds what every other holds, and keeps what is its own after the trade. What has a bit of ``unset`` in
+    its index need not become zero. *Local*, no message.
     """
     positions = np.array(sorted(local for local, _ in pairs), dtype=np.int64)
     source = sum((rank_index >> bit & 1) << local for local, bit in pairs)
     target = sum((value >> bit & 1) << local for local, bit in pairs)
     for plane in planes:
-        kernels.keep_slot(plane, positions, source, target)
+        kernels.keep_slot(plane, positions, source, target, unset)
 
 
 def piece_bytes(state_bytes: int, team: Team) -> int:

@@ -22,7 +22,7 @@ from qsimenv.statevec.engine import StateVectorEngine
 from qsimenv.statevec.kernel_cache import is_kept, kernels
 from qsimenv.task import Precision, Task, task
 
-_SMALL, _ONE_THREAD, _MANY_THREADS = 4, 14, 17
+_SMALL, _ONE_THREAD, _MANY_THREADS = 4, 14, 19
 _MANY_ROWS = 200_000
 """Qubits: a batch in vector lanes, a state too small for threads, and one that is worth them."""
 

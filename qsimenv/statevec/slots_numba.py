@@ -128,13 +128,15 @@ def unpack(plane, positions, offsets, value, start, piece):
         _unpack_range(plane, positions, offsets, value, start, piece, 0, len(piece), streaming)
 
 
-def keep_slot(plane, positions, source, target):
-    """Move the slot with value ``source`` at ``positions`` to where ``target`` is, and clear all others."""
+def keep_slot(plane, positions, source, target, unset=0):
+    """Move the slot with value ``source`` at ``positions`` to where ``target`` is; clear others without ``unset``."""
     count = len(plane) >> len(positions)
     values = np.zeros(1, dtype=np.int64)
     for position in positions:
         values = np.concatenate([values, values | 1 << position])
-    others = values[values != target]
+    others = values[(values != target) & (values & unset == 0)]
+    if source == target and len(others) == 0:
+        return
     if _shared(count):
         _keep_parallel(plane, positions, source, target, others, count)
     else:

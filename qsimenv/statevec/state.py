@@ -159,24 +159,32 @@ class State:
         start, self._start = self._start, None
         if start is None or not plan.num_exchanges:
             return FixedBits(0, 0)
-        self.re[start & (len(self.re) - 1)] = 1
+        self._re[start & (len(self._re) - 1)] = 1
         num_local = self.layout.num_local
         return FixedBits(self.team.size - 1 << num_local, start >> num_local << num_local)
 
     def _exchange(self, pairs: Sequence[tuple[int, int]], fixed: FixedBits) -> FixedBits:
         """Trade bits; those that are fixed without a message. Returns what is fixed from then on."""
         began = time.perf_counter()
-        planes, num_local = (self.re, self.im), self.layout.num_local
+        num_local = self.layout.num_local
         free = [(local, bit) for local, bit in pairs if not fixed.mask >> bit & 1]
         silent = [(local, bit) for local, bit in pairs if fixed.mask >> bit & 1]
         if silent:
-            keep_own_part(planes, silent, self.rank_index, fixed.value)
+            self._keep_own_part(silent, fixed.value)
         if free:
-            self.work.bytes_exchanged += trade_bits(planes, num_local, free, self.team)
+            self.work.bytes_exchanged += trade_bits((self.re, self.im), num_local, free, self.team)
         self.work.exchanges += 1
         self.work.add_seconds("exchange", began)
         self.work.note(began)
         return fixed.without(bit for _, bit in silent)
+
+    def _keep_own_part(self, pairs: Sequence[tuple[int, int]], value: int) -> None:
+        """The trade of fixed rank bits: local bits are fixed now, and what they rule out is left unset if it can be."""
+        if self._unset & sum(1 << local for local, _ in pairs):
+            self._fill()
+        unset = sum(1 << local for local, bit in pairs if local >= MOST_RUN_BITS and not value >> bit & 1)
+        keep_own_part((self._re, self._im), pairs, self.rank_index, value, unset)
+        self._unset |= unset
 
     def _sweep(self, sweep: EncodedSweep, fixed: FixedBits) -> None:
         before, after = self._unset, self._unset & ~sweep.mixes
