@@ -156,14 +156,22 @@ def _compiler_cache() -> Finding:
     from qsimenv.launcher.doctor import Finding
     from qsimenv.statevec import kernel_cache
 
-    folder = kernel_cache.folder()
-    if folder is None:
+    folders = [kernel_cache.folder(module) for module in kernel_cache.kernel_modules()]
+    if None in folders:
         found = f"neither {' nor '.join(map(str, kernel_cache.roots(os.environ)))} can be written"
         advice = "set NUMBA_CACHE_DIR to a folder that you can write to and all nodes share, else each start compiles"
         return Finding("compiler cache", False, found, advice)
-    kept = len(list(folder.glob("*.nbc")))
+    kept = sum(len(list(folder.glob("*.nbc"))) for folder in folders if folder)
     state = f"{kept} kernels kept" if kept else "empty: the first run compiles; `qsimenv doctor --compile` does it now"
-    return Finding("compiler cache", True, f"{folder}: {state}")
+    return Finding("compiler cache", True, f"{_cache_root()}: {state}")
+
+
+def _cache_root() -> Path | None:
+    """Where the folders of compiled kernels are."""
+    from qsimenv.statevec import kernel_cache
+
+    folder = kernel_cache.folder(kernel_cache.kernel_modules()[0])
+    return folder.parent if folder else None
 
 
 def _compile(as_json: bool) -> None:
@@ -173,7 +181,6 @@ def _compile(as_json: bool) -> None:
 
     from qsimenv.cli import show
     from qsimenv.cli.progress import busy
-    from qsimenv.statevec import kernel_cache
     from qsimenv.statevec.rehearsal import rehearse
 
     began = time.perf_counter()
@@ -184,9 +191,9 @@ def _compile(as_json: bool) -> None:
         rehearse(["single"])  # loads, and compiles what the other process could not
     seconds = time.perf_counter() - began
     if as_json:
-        show.echo_json({"folder": str(kernel_cache.folder()), "seconds": round(seconds, 1)})
+        show.echo_json({"folder": str(_cache_root()), "seconds": round(seconds, 1)})
     else:
-        click.echo(f"all kernels are compiled ({seconds:.0f} s), in {kernel_cache.folder()}")
+        click.echo(f"all kernels are compiled ({seconds:.0f} s), in {_cache_root()}")
 
 
 def _memory() -> Finding:

@@ -1,8 +1,8 @@
-"""Compiled kernels on disk: which folder, and who compiles. The modules of kernels (``*_numba.py``) take ``njit`` here.
+"""Compiled kernels on disk: where, and who compiles. The modules of kernels (``*_numba.py``) take ``njit`` here.
 
 A kernel that is called is loaded from the folder. If it is not there, the first process that wants it compiles it, with
-all that it calls; others that want one of that precision wait, and load it. The folder is named after the sources of
-all kernels, so that code of another version is never loaded. Relies on the inner parts of Numba's cache.
+all that it calls; others that want one of that precision wait, and load it. Each module has a folder, named after its
+sources and those it calls, so that code of another version is never loaded. Relies on the inner parts of Numba's cache.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import pkgutil
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,14 @@ kernels: list[Any] = []
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``numba.njit`` with our folder for compiled code, and one process at a time that compiles into it."""
-    if options.pop("cache", True) is False or folder() is None:
-        return numba.njit(**options)  # type: ignore[no-any-return]
+    """``numba.njit`` with our folders for compiled code, and one process at a time that compiles into them."""
 
     def compiled(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(**options)(function)
-        dispatcher._cache = _KernelCache(function)
-        dispatcher.compile = _Compile(dispatcher.compile)
         kernels.append(dispatcher)
+        if folder(function.__module__) is not None:
+            dispatcher._cache = _KernelCache(function)
+            dispatcher.compile = _Compile(dispatcher.compile)
         return dispatcher
 
     return compiled
@@ -57,8 +57,9 @@ def kernel_modules() -> tuple[str, ...]:
 
 def is_kept(kernel: Any) -> bool:
     """Whether a kernel was compiled, here or before. One that is always inlined has no code of its own."""
-    inlined = kernel.targetoptions.get("inline") == "always"
-    return inlined or bool(kernel.overloads) or Path(kernel._cache._cache_file._index_path).exists()
+    if kernel.targetoptions.get("inline") == "always" or kernel.overloads:
+        return True
+    return isinstance(kernel._cache, _KernelCache) and Path(kernel._cache._cache_file._index_path).exists()
 
 
 # --- one process compiles ---
@@ -103,9 +104,10 @@ class _Locator:
 
     def __init__(self, function: Callable[..., Any], source: str) -> None:
         self._py_file, self._lineno = source, function.__code__.co_firstlineno
+        self._module = function.__module__
 
     def get_cache_path(self) -> str:
-        return str(folder())
+        return str(folder(self._module))
 
     def ensure_cache_path(self) -> None:
         Path(self.get_cache_path()).mkdir(parents=True, exist_ok=True)
@@ -137,7 +139,7 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
         if _building.lock is not None:
             return find()
         kind = "single" if "float32" in str(sig) else "double"
-        lock = compilation.Lock(Path(self.cache_path) / f"compiling-{kind}.lock")
+        lock = compilation.Lock(Path(self.cache_path).parent / f"compiling-{kind}.lock")
         found = compilation.find_or_lock(find, lock, self._say_that_we_wait)
         if found is None:
             _building.lock, _building.since = lock, time.perf_counter()
@@ -165,9 +167,9 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
 
 @lru_cache
-def folder() -> Path | None:
-    """The folder of compiled kernels: one that holds some if there is any, else the first that can be written."""
-    return choose_folder(roots(os.environ), f"kernels-{_key()}")
+def folder(module: str) -> Path | None:
+    """Where a module's compiled kernels are: where there are some already, else the first place that can be written."""
+    return choose_folder(roots(os.environ), f"{module.rpartition('.')[2]}-{_key(module)}")
 
 
 def roots(environ: Mapping[str, str]) -> list[Path]:
@@ -193,33 +195,42 @@ def choose_folder(places: list[Path], name: str) -> Path | None:
     return None
 
 
-def _key() -> str:
-    """A name for this version of the kernels: their sources, the constants they import, the compiler."""
+def _key(module: str) -> str:
+    """A name for this version of a module's kernels: all that is compiled into them, and the compiler."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version_info[:2]}".encode())
-    for module in kernel_modules():
-        source = (Path(__file__).parent / f"{module.rpartition('.')[2]}.py").read_bytes()
+    waiting, seen = [module], {module}
+    while waiting:
+        source = (Path(__file__).parent / f"{waiting.pop().rpartition('.')[2]}.py").read_bytes()
         digest.update(source)
-        digest.update(repr(sorted(imported_constants(source))).encode())
+        constants, others = imported(source)
+        digest.update(repr(sorted(constants)).encode())
+        waiting += sorted(others - seen)
+        seen |= others
     return digest.hexdigest()[:12]
 
 
-def imported_constants(source: bytes) -> Iterator[tuple[str, Any]]:
-    """What a kernel module imports from others of ours and Numba compiles in: numbers, texts and tuples of them."""
+def imported(source: bytes) -> tuple[list[tuple[str, Any]], set[str]]:
+    """What a kernel module imports and Numba compiles in: constants (with their values), and other kernel modules."""
+    constants, others = list[tuple[str, Any]](), set[str]()
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("qsimenv."):
             continue
-        if str(node.module).endswith(("_numba", "kernel_cache")):
-            continue  # the sources of the former count by themselves
-        module = importlib.import_module(str(node.module))
-        for alias in node.names:
-            value = getattr(module, alias.name)
-            if isinstance(value, int | float | str | tuple):
-                yield f"{node.module}.{alias.name}", value
+        name = str(node.module)
+        if name.endswith("_numba"):
+            others.add(name)
+        elif name != __name__:
+            values = vars(importlib.import_module(name))
+            found = [(f"{name}.{alias.name}", values.get(alias.name)) for alias in node.names]
+            constants += [(key, value) for key, value in found if isinstance(value, int | float | str | tuple)]
+    return constants, others
 
 
 def _tidy(place: Path) -> None:
-    """Remove the folders of other versions, but for the newest few."""
-    others = sorted(place.parent.glob("kernels-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in others[_KEPT_FOLDERS:]:
+    """Remove the folders of a module's other versions, but for the newest few."""
+    dated = []
+    for path in place.parent.glob(f"{place.name.rpartition('-')[0]}-*"):
+        with suppress(OSError):  # another process tidies as well
+            dated.append((path.stat().st_mtime, path))
+    for _, old in sorted(dated, reverse=True)[_KEPT_FOLDERS:]:
         if old != place:
             shutil.rmtree(old, ignore_errors=True)

@@ -130,10 +130,22 @@ def test_old_versions_are_removed_but_a_few(tmp_path: Path) -> None:
 
 
 def test_constants_that_kernels_import_belong_to_their_version() -> None:
-    source = b"from qsimenv.statevec.encode import FLIP, encode\nfrom numpy import pi\n"
+    source = b"""
+from numpy import pi
+from qsimenv.statevec.encode import FLIP, encode
+from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.lanes_numba import copy_line
+"""
     from qsimenv.statevec.encode import FLIP
 
-    assert list(kernel_cache.imported_constants(source)) == [("qsimenv.statevec.encode.FLIP", FLIP)]
+    constants, modules = kernel_cache.imported(source)
+    assert constants == [("qsimenv.statevec.encode.FLIP", FLIP)]
+    assert modules == {"qsimenv.statevec.lanes_numba"}
+
+
+def test_each_module_has_a_version_of_its_own() -> None:
+    folders = {kernel_cache.folder(name) for name in kernel_cache.kernel_modules()}
+    assert len(folders) == len(kernel_cache.kernel_modules())
 
 
 def test_every_kernel_of_every_module_is_kept() -> None:
