@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.steps import Masks
 
 _WINDOW = 1024

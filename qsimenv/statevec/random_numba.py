@@ -7,9 +7,10 @@ share the work. ``random_numbers`` is the door.
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 
 from qsimenv.statevec.intrinsics_numba import multiply_high
+from qsimenv.statevec.kernel_cache import njit
 
 PARALLEL_FROM = 1 << 15
 """Numbers from which starting threads pays."""
@@ -18,7 +19,7 @@ _M0, _M1 = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
 _W0, _W1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
 _TO_UNIT = 2.0**-53
 
-_options = {"nogil": True, "cache": True, "error_model": "numpy"}
+_options = {"nogil": True, "error_model": "numpy"}
 
 
 @njit(inline="always", **_options)

@@ -9,9 +9,10 @@ caller's.
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 
 from qsimenv.statevec.intrinsics_numba import WEIGHT_RUN, weight_of_run, weights_of_run
+from qsimenv.statevec.kernel_cache import njit
 
 PARALLEL_FROM = 1 << 15
 """Amplitudes, or shots, from which starting threads pays."""
@@ -20,7 +21,7 @@ SHOT_ROOM = 256
 ROW_PAD = 40
 """Numbers between the rows of a scratch array: equal places in two rows differ in the low address bits."""
 
-_options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+_options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 _sums = {**_options, "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
 
 
