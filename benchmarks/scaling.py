@@ -66,10 +66,12 @@ def plot(rows: list[dict[str, Any]], cores: int) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     figure, (strong, weak, share) = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
     ranks = sorted({row["ranks"] for row in rows})
-    for number, family in enumerate(dict.fromkeys(row["family"] for row in rows)):
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    for number, family in enumerate(families):
         for axes, kind in ((strong, "strong"), (weak, "weak")):
             mine = sorted(
                 (row for row in rows if (row["family"], row["kind"]) == (family, kind)), key=lambda row: row["ranks"]
@@ -82,14 +84,17 @@ def plot(rows: list[dict[str, Any]], cores: int) -> None:
     for axes, title in ((strong, "strong scaling"), (weak, "weak scaling")):
         axes.set(title=title, xlabel="ranks, one thread each", ylabel="seconds", xscale="log", yscale="log")
         axes.set_xticks(ranks, [str(count) for count in ranks])
-        axes.minorticks_off()
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        axes.yaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(2, 1)))
         axes.axvspan(cores * 1.19, max(*ranks, cores) * 1.19, color="0.93", zorder=0, label="more ranks than cores")
         axes.set_xlim(ranks[0] / 1.19, ranks[-1] * 1.19)
     fastest = min(row["seconds"] for row in rows if row["kind"] == "strong" and row["ranks"] == ranks[0])
     strong.plot(ranks, [fastest * ranks[0] / count for count in ranks], "k:", label="ideal")
     strong.legend(fontsize="small")
     share.set(title="share of the exchange (strong)", xlabel="ranks", ylabel="% of the time")
-    share.set_xticks([place + 0.3 for place in range(len(ranks))], [str(count) for count in ranks])
+    share.set_xticks(
+        [place + 0.065 * (len(families) - 1) for place in range(len(ranks))], [str(count) for count in ranks]
+    )
     figure.savefig(RESULTS / "scaling.png", dpi=110)
 
 
