@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -293,22 +294,31 @@ class Result(msgspec.Struct, dict=True, kw_only=True):
         return [[self._key(row) for row in samples] for samples in self.samples]
 
     def _counts_of(self, samples: np.ndarray) -> dict[str, int]:
-        if self.num_clbits <= _MOST_OUTCOME_BITS:
+        width = samples.shape[-1]
+        found: Mapping[bytes, int]
+        if width <= 2:
+            counts = np.bincount(np.ascontiguousarray(samples).view(f">u{width}").ravel())
+            found = {int(value).to_bytes(width, "big"): int(counts[value]) for value in np.flatnonzero(counts)}
+        elif self.num_clbits <= _MOST_OUTCOME_BITS:
             alone = Result(num_clbits=self.num_clbits, samples=samples)
             values, counts = np.unique(alone.outcomes, return_counts=True)
-            keys = values.astype(">i8").view(np.uint8).reshape(len(values), 8)
+            found = {int(value).to_bytes(8, "big"): int(count) for value, count in zip(values, counts, strict=True)}
         else:
-            rows = np.ascontiguousarray(samples).view(f"V{samples.shape[-1]}").ravel()
-            values, counts = np.unique(rows, return_counts=True)
-            keys = values.view(np.uint8).reshape(len(values), -1)
-        return dict(sorted((self._key(key), int(count)) for key, count in zip(keys, counts, strict=True)))
+            found = Counter(np.ascontiguousarray(samples).view(f"V{width}").ravel().tolist())
+        return dict(sorted((_key(row, self.num_clbits, self.registers), count) for row, count in found.items()))
 
     def _key(self, row: np.ndarray) -> str:
-        bits = f"{int.from_bytes(row.tobytes(), 'big'):0{self.num_clbits}b}"[::-1]
-        named = {clbit for register in self.registers for clbit in register.clbits}
-        loose = tuple(clbit for clbit in range(self.num_clbits) if clbit not in named)
-        groups = [*(register.clbits for register in self.registers), *((loose,) if loose else ())]
-        return " ".join("".join(bits[clbit] for clbit in reversed(group)) for group in reversed(groups) if group)
+        return _key(row.tobytes(), self.num_clbits, self.registers)
+
+
+@lru_cache(maxsize=4096)
+def _key(row: bytes, num_clbits: int, registers: tuple[Register, ...]) -> str:
+    """An outcome as text: registers set apart by blanks, the last one first, the last bit of each first."""
+    bits = f"{int.from_bytes(row, 'big'):0{num_clbits}b}"[::-1]
+    named = {clbit for register in registers for clbit in register.clbits}
+    loose = tuple(clbit for clbit in range(num_clbits) if clbit not in named)
+    groups = [*(register.clbits for register in registers), *((loose,) if loose else ())]
+    return " ".join("".join(bits[clbit] for clbit in reversed(group)) for group in reversed(groups) if group)
 
 
 class Estimate(msgspec.Struct, frozen=True):
