@@ -213,10 +213,12 @@ def _versions() -> dict[str, str]:
 
 
 def _warm_up() -> None:
-    """Run a tiny circuit, so that compiled kernels are loaded before the first client waits for them."""
-    bell = Circuit(2, 2, (gate("h", 0), gate("cx", 0, 1), Measure(0, 0), Measure(1, 1)))
+    """Run a small and a wider circuit, so that compiled kernels are loaded before the first client waits for them."""
     try:
-        engines.run(Task(circuit=bell, shots=10, seed=1), comm.Team())
+        for num_qubits in (2, 14):
+            gates = [gate("h", 0), *(gate("cx", qubit, qubit + 1) for qubit in range(num_qubits - 1))]
+            circuit = Circuit(num_qubits, 2, (*gates, Measure(0, 0), Measure(1, 1)))
+            engines.run(Task(circuit=circuit, shots=10, seed=1), comm.Team())
     except e.QSimEnvError as error:
         sys.stderr.write(f"worker: warm-up: {error}\n")
 

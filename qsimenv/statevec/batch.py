@@ -22,7 +22,7 @@ from qsimenv.statevec.encode import REAL_TYPE
 from qsimenv.statevec.program import lower
 from qsimenv.statevec.sampling import _EVENT_OF_FIRST_CHUNK
 from qsimenv.statevec.vectors_numba import LANES
-from qsimenv.task import Observable, Precision, Result, Task
+from qsimenv.task import Precision, Result, Task
 
 _PARALLEL_FROM = 1 << 20
 """Vectors of amplitudes to work on, from which starting threads pays: some three milliseconds of work."""
@@ -34,7 +34,7 @@ _Ints = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A circuit in the terms of the kernel: its table, rows as offsets into planes of ``lanes`` sets side by side."""
+    """A circuit in the terms of the kernel, with ``lanes`` sets side by side."""
 
     table: Table
     lanes: int
@@ -62,15 +62,15 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
     prepared = _prepare(circuit, task.precision)
     result = _empty_result(task, len(values))
     inputs = (_with_formulas(values, prepared.table), _entries(prepared.table.matrices, values), first_set)
-    readout = _read_out(circuit, task.observables, prepared.lanes)
+    readout = read_out(circuit, task.observables, prepared.lanes)
     bins = _bins(circuit) if task.shots else _NO_BINS
     draw = (bins.bin_of, bins.outcomes, np.uint64(seed), np.uint64(_EVENT_OF_FIRST_CHUNK))
     groups = -(-len(values) // prepared.lanes)
-    work = groups * (len(prepared.table.rows) + len(readout[1])) + len(values) * (task.shots or 0)
+    work = groups * (len(prepared.table.rows) + len(readout.rows)) + len(values) * (task.shots or 0)
     threads = min(groups, threads_here()) if work >= _PARALLEL_FROM else 1
     kernel = kernels.run_in_parallel if threads > 1 else kernels.run_in_one
     finite = kernel(
-        groups, prepared.arrays, inputs, readout, draw, prepared.sizes, threads,
+        groups, prepared.arrays, inputs, (readout.terms, readout.rows, readout.weights), draw, prepared.sizes, threads,
         (result.expectation_values, result.samples, result.statevector),
     )  # fmt: skip
     if not finite:
@@ -81,19 +81,13 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
 
 @lru_cache(maxsize=256)
 def _prepare(circuit: Circuit, precision: Precision) -> _Prepared:
-    table, real_type = tabulate(circuit), REAL_TYPE[precision]
-    lanes, angles = LANES[np.dtype(real_type).itemsize], table.angles
-    rows, row_of = table.rows * np.int32(lanes), table.row_of * np.int32(lanes)
+    real_type = REAL_TYPE[precision]
+    lanes = LANES[np.dtype(real_type).itemsize]
+    table = tabulate(circuit, lanes)
+    angles, constants = table.angles, table.constants.astype(real_type)
     forms = (angles.starts, angles.columns, angles.factors, angles.offsets)
-    constants = table.constants.astype(real_type)
     sizes = (lanes, table.num_coefficients, 2 * min(_LARGEST_MATRIX, 1 << table.num_qubits))
-    return _Prepared(table, lanes, (table.instructions, rows, row_of, constants, *forms), sizes)
-
-
-@lru_cache(maxsize=256)
-def _read_out(circuit: Circuit, observables: tuple[Observable, ...], lanes: int) -> tuple[np.ndarray, _Ints, _Floats]:
-    readout = read_out(circuit, observables)
-    return readout.terms, readout.rows * np.int32(lanes), readout.weights
+    return _Prepared(table, lanes, (table.instructions, table.rows, table.row_of, constants, *forms), sizes)
 
 
 _NO_BINS = _Bins(np.zeros(0, dtype=np.int32), np.zeros((0, 1), dtype=np.uint8))

@@ -31,8 +31,9 @@ KIND, FIRST_ROW, NUM_BLOCKS, COEFFICIENT, SECOND, SIZE = range(6)
 """Columns of an instruction: first entry in ``rows``, number of blocks of ``SIZE`` rows each, its first coefficient and
 where the others follow."""
 
-MAX_QUBITS = 10
-"""Wider circuits fill a cache with a few sets of parameters, and are run one by one."""
+MAX_QUBITS = 12
+"""The planes of one group of sets fill half of a second-level cache. (At this width, with 78 gates, a set took 0.5 ms
+alone and 0.06 ms among others, and 10 ms by the way of large circuits, most of it for encoding its plan.)"""
 MAX_ROWS = 1 << 18
 """The most entries that the table of a circuit may have."""
 
@@ -93,15 +94,18 @@ def is_small(circuit: Circuit) -> bool:
 
 
 @lru_cache(maxsize=256)
-def tabulate(circuit: Circuit) -> Table:
-    """The table of a circuit for which ``is_small`` holds. Cost: some ten microseconds a gate."""
+def tabulate(circuit: Circuit, lanes: int = 1) -> Table:
+    """The table of a circuit for which ``is_small`` holds, rows as offsets into planes of ``lanes`` numbers a row.
+
+    Cost: some ten microseconds a gate.
+    """
     program = lower(circuit)
     writer = _Writer(circuit.num_qubits, len(circuit.parameters))
     for step in program.code:
         if isinstance(step, Apply):
             for gate in program.segments[step.segment]:
                 writer.add(gate)
-    return writer.finish()
+    return writer.finish(np.int32(lanes))
 
 
 def num_targets(gate: Gate) -> int:
@@ -208,7 +212,7 @@ class _Writer:
             self._rows.append(np.ascontiguousarray(rows).reshape(-1))
             self._num_rows += rows.size
 
-    def finish(self) -> Table:
+    def finish(self, lanes: np.int32) -> Table:
         count = len(self._angles)
         starts = {"cosine": 0, "sine": count, "minus sine": 2 * count, "constant": 3 * count}
         starts["entry"] = 3 * count + len(self._constants)
@@ -219,8 +223,8 @@ class _Writer:
         return Table(
             self._num_qubits,
             np.array(instructions, dtype=np.int64).reshape(-1, 6),
-            np.concatenate([*self._rows, np.zeros(1, dtype=np.int32)]),
-            self._row_of,
+            np.concatenate([*self._rows, np.zeros(1, dtype=np.int32)]) * lanes,
+            self._row_of * lanes,
             linear_forms(list(self._angles), self._num_parameters),
             np.array(self._constants, dtype=np.float64),
             tuple(self._matrices),
@@ -264,9 +268,9 @@ def linear_forms(angles: Sequence[tuple[str, float, float]], num_parameters: int
 
 
 @lru_cache(maxsize=256)
-def read_out(circuit: Circuit, observables: tuple[Observable, ...]) -> Readout:
-    """The weights of observables on a circuit's rows; terms that flip the same qubits share a pass."""
-    row_of, num_qubits = tabulate(circuit).row_of, circuit.num_qubits
+def read_out(circuit: Circuit, observables: tuple[Observable, ...], lanes: int = 1) -> Readout:
+    """The weights of observables on the rows of ``tabulate``; terms that flip the same qubits share a pass."""
+    row_of, num_qubits = tabulate(circuit, lanes).row_of, circuit.num_qubits
     terms, rows, weights = list[tuple[int, ...]](), list[Rows](), list[npt.NDArray[np.float64]]()
     num_rows = num_weights = 0
     for number, observable in enumerate(observables):
