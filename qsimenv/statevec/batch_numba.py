@@ -28,7 +28,7 @@ from qsimenv.statevec.batch_plan import (
     TURN_Y,
 )
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.philox_numba import four_uniforms
+from qsimenv.statevec.random_numba import four_uniforms
 from qsimenv.statevec.vectors_numba import add_crossed, add_diagonal, complex_entries, matrix
 
 _options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
@@ -192,7 +192,7 @@ def _draw(re, im, lane, row_of, bin_of, outcomes, seed, event, number, sums, sam
         sums[k] = total
     shots, num_bytes = samples.shape
     for start in range(0, shots, 4):
-        numbers = four_uniforms(seed, start // 4 + 1, event, number)
+        numbers = four_uniforms(seed, np.uint64(start // 4), event, np.uint64(number))
         for k in range(min(4, shots - start)):
             wanted = numbers[k] * total
             low, high = 0, len(sums)

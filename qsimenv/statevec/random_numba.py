@@ -35,6 +35,17 @@ def _philox(c0, c1, c2, c3, k0):
 
 
 @njit(**_options)
+def four_uniforms(seed, counter, event, run):
+    """Numbers ``4 * counter`` to ``4 * counter + 3`` of a stream, in [0, 1); the arguments are uint64."""
+    x0, x1, x2, x3 = _philox(counter + np.uint64(1), np.uint64(0), event, run, seed)
+    drop = np.uint64(11)
+    return (
+        np.float64(x0 >> drop) * _TO_UNIT, np.float64(x1 >> drop) * _TO_UNIT,
+        np.float64(x2 >> drop) * _TO_UNIT, np.float64(x3 >> drop) * _TO_UNIT,
+    )  # fmt: skip
+
+
+@njit(**_options)
 def _fill_range(seed, run, event, chosen, numbers, first, last):
     block = np.int64(-1)
     x0 = x1 = x2 = x3 = np.uint64(0)
