@@ -33,7 +33,8 @@ def empty(count: int, kind: type[np.floating]) -> np.ndarray:
 
 def scratch(num_bytes: int) -> np.ndarray:
     """Bytes for a caller that keeps them, aligned to a huge page; nothing that is kept here is let go for them."""
-    return _aligned(np.frombuffer(_map(num_bytes + _HUGE), dtype=np.uint8), num_bytes)
+    whole = -(-num_bytes // _HUGE) * _HUGE  # the last page as well can be a huge one
+    return _aligned(np.frombuffer(_map(whole + _HUGE), dtype=np.uint8), num_bytes)
 
 
 def _aligned(whole: np.ndarray, num_bytes: int) -> np.ndarray:

@@ -203,6 +203,28 @@ def multiply_row(
     return types.void(re, im, base, offsets, at, width, factors, row, half, c, s), generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def multiply_tables(typing: Any, room: Any, to: Any, start: Any, factors: Any, at: Any, size: Any) -> Any:
+    """``room[to…] = room[start…] * factors[at…]``, complex; each as ``size`` real parts, then imaginary parts."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        to, start, at, size = (arguments[k] for k in (1, 2, 4, 5))
+        kind = _kind_of(signature.args[0])
+        room, factors = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 3))
+        with cgutils.for_range(builder, builder.udiv(size, ir.Constant(_INDEX, kind.count))) as loop:
+            real = builder.mul(loop.index, ir.Constant(_INDEX, kind.count))
+            imag = builder.add(real, size)
+            x, y = (_load_at(builder, kind, room, builder.add(start, k)) for k in (real, imag))
+            c, s = (_load_at(builder, kind, factors, builder.add(at, k)) for k in (real, imag))
+            u = _fma(builder, kind, builder.fneg(s), y, builder.fmul(c, x))
+            v = _fma(builder, kind, s, x, builder.fmul(c, y))
+            _store_at(builder, u, room, builder.add(to, real))
+            _store_at(builder, v, room, builder.add(to, imag))
+        return context.get_dummy_value()
+
+    return types.void(room, to, start, factors, at, size), generate
+
+
 def permutation(rank: int) -> Callable[..., Any]:
     """An intrinsic ``move(source, target, tables, near, count, to, start, steps, patterns)`` for AVX-512.
 

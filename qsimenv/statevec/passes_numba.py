@@ -27,7 +27,7 @@ from qsimenv.statevec.encode import (
     TILE_BITS,
 )
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.lanes_numba import HAS_VECTORS, dense, multiply_row, permutation, rotation
+from qsimenv.statevec.lanes_numba import HAS_VECTORS, dense, multiply_row, multiply_tables, permutation, rotation
 
 _options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
@@ -248,7 +248,7 @@ def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
             bit = _lowest_bit(number)
             before = number & (number - 1)
             table, parent = 1 + bit, 1 + _lowest_bit(before) if before else 0
-            _multiply_tables(
+            multiply_tables(
                 room, 2 * width * table, 2 * width * parent, coefficients, outer_at + 2 * width * bit, width
             )
         for k in range(1 << inner):
@@ -286,15 +286,6 @@ def _turn(table, size, constant, angles, first, count):
         x, y = table[k], table[size + k]
         table[k] = x * c[k] - y * s[k]
         table[size + k] = x * s[k] + y * c[k]
-
-
-@njit(**_options)
-def _multiply_tables(room, to, start, coefficients, at, size):
-    """Table ``to`` of the room is table ``start`` times one of the coefficients'."""
-    for k in range(size):
-        x, y, c, s = room[start + k], room[start + size + k], coefficients[at + k], coefficients[at + size + k]
-        room[to + k] = x * c - y * s
-        room[to + size + k] = x * s + y * c
 
 
 @njit(inline="always", **_options)
