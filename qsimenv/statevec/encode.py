@@ -246,13 +246,13 @@ class _Writer:
         lanes = [position for position in targets if position < self._lane_bits]
         index = np.arange(1 << self._lane_bits)
         lane_part = sum((index >> lane & 1) << k for k, lane in enumerate(lanes)) + 0 * index
-        row = self._row(TWO_TARGETS, targets, targets)
+        row = self._row(TWO_TARGETS, targets, targets[len(lanes) :])
         row[HAS_LANES] = len(lanes)
         for output in range(4 >> len(lanes)):
             rows = lane_part | output << len(lanes)
             for pattern in range(4):
                 entries = matrix[rows, rows ^ pattern]
-                self._add_coefficients([entries.real, entries.imag])
+                self._add_coefficients([entries.real, entries.imag, entries.real + entries.imag])
 
     def _number(self, op: Op, stored: int, factor: complex) -> None:
         """Multiply by ``factor`` where the op's bits have the value ``stored`` and its controls theirs."""

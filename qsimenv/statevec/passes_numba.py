@@ -124,39 +124,37 @@ def two_targets(re, im, bits, ops, row, coefficients):
     lane_bits = 4 if re.itemsize == 4 else 3
     lanes, at = ops[row, HAS_LANES], ops[row, OFFSET]
     low, high = ops[row, TARGETS], ops[row, TARGETS + 1]
-    tiles = 1 << (bits - lane_bits - 2 + lanes)
-    if lanes == 0:
-        distances = (place(1 << low, re.itemsize), place(1 << high, re.itemsize))
-        for tile in range(tiles):
-            _dense_pairs(re, im, _tile_start(tile << lane_bits, ops, row, 2, re.itemsize), distances, coefficients, at)
-    elif lanes == 1:
-        distance = (place(1 << high, re.itemsize),)
-        for tile in range(tiles):
-            start = ((tile << lane_bits) >> high << (high + 1)) | ((tile << lane_bits) & ((1 << high) - 1))
-            start = place(start, re.itemsize)
+    pairs = 1 << (bits - lane_bits - 3 + lanes)
+    far = place(1 << high, re.itemsize)
+    near = place(1 << low, re.itemsize)
+    for pair in range(pairs):
+        starts = (
+            _tile_start(2 * pair << lane_bits, ops, row, 2 - lanes, re.itemsize),
+            _tile_start(2 * pair + 1 << lane_bits, ops, row, 2 - lanes, re.itemsize),
+        )
+        if lanes == 0:
+            _dense_pairs(re, im, starts, (near, far), coefficients, at)
+        elif lanes == 1:
             if low == 0:
-                _dense_0(re, im, start, distance, coefficients, at)
+                _dense_0(re, im, starts, (far,), coefficients, at)
             elif low == 1:
-                _dense_1(re, im, start, distance, coefficients, at)
+                _dense_1(re, im, starts, (far,), coefficients, at)
             elif low == 2:
-                _dense_2(re, im, start, distance, coefficients, at)
+                _dense_2(re, im, starts, (far,), coefficients, at)
             else:
-                _dense_3(re, im, start, distance, coefficients, at)
-    else:
-        for tile in range(tiles):
-            start = place(tile << lane_bits, re.itemsize)
-            if high == 1:
-                _dense_01(re, im, start, (), coefficients, at)
-            elif high == 2 and low == 0:
-                _dense_02(re, im, start, (), coefficients, at)
-            elif high == 2:
-                _dense_12(re, im, start, (), coefficients, at)
-            elif low == 0:
-                _dense_03(re, im, start, (), coefficients, at)
-            elif low == 1:
-                _dense_13(re, im, start, (), coefficients, at)
-            else:
-                _dense_23(re, im, start, (), coefficients, at)
+                _dense_3(re, im, starts, (far,), coefficients, at)
+        elif high == 1:
+            _dense_01(re, im, starts, (), coefficients, at)
+        elif high == 2 and low == 0:
+            _dense_02(re, im, starts, (), coefficients, at)
+        elif high == 2:
+            _dense_12(re, im, starts, (), coefficients, at)
+        elif low == 0:
+            _dense_03(re, im, starts, (), coefficients, at)
+        elif low == 1:
+            _dense_13(re, im, starts, (), coefficients, at)
+        else:
+            _dense_23(re, im, starts, (), coefficients, at)
 
 
 @njit(**_options)
