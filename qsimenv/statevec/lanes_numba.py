@@ -98,7 +98,7 @@ def rotation(pair_bits: int, with_lanes: bool) -> Callable[..., Any]:
 
 
 def dense(lanes: tuple[int, ...], pair_bits: int) -> Callable[..., Any]:
-    """An intrinsic ``apply(re, im, starts, distances, coefficients, at)``: a dense complex matrix on two tiles, in place.
+    """An intrinsic ``apply(re, im, starts, distances, coefficients, at)``: a dense complex matrix on two tiles.
 
     Its targets are the lane bits ``lanes``, then ``pair_bits`` bits above them. For output vector v and every pattern
     m over the targets, ``coefficients`` holds from ``at`` on a vector of real parts, one of imaginary parts and one of

@@ -1,0 +1,182 @@
+"""Each kind of pass on one block, on all placements of its bits, against the dense oracle or a plain rule."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from qsimenv.circuit import Circuit, Gate, gate
+from qsimenv.comm import Team
+from qsimenv.statevec import encode as columns
+from qsimenv.statevec import passes_numba as passes
+from qsimenv.statevec.affine import inverse_columns, line_map, xor_table
+from qsimenv.statevec.encode import REAL_TYPE, EncodedSweep, encode
+from qsimenv.statevec.lanes_numba import HAS_VECTORS
+from qsimenv.statevec.layout import identity
+from qsimenv.statevec.plan import make_plan
+from qsimenv.statevec.state import State
+from qsimenv.task import Precision
+from tests.oracle import dense
+
+BITS = 12
+"""More than the bits of a page in scratch order, in both precisions."""
+TOLERANCE = {"double": 1e-12, "single": 1e-5}
+PRECISIONS: tuple[Precision, ...] = ("double", "single")
+
+
+def start(num_qubits: int = BITS) -> list[Gate]:
+    """A product state without symmetry."""
+    return [gate("u", q, params=[0.4 + 0.2 * q, 0.3 * q, 0.1]) for q in range(num_qubits)]
+
+
+def check(gates: list[Gate], precision: Precision, block_bits: int = BITS) -> list[EncodedSweep]:
+    """The circuit's state is the oracle's; returns the sweeps that were run."""
+    circuit = Circuit(BITS, 0, tuple(gates))
+    plan = make_plan(circuit.instructions, identity(BITS, BITS), block_bits)  # type: ignore[arg-type]
+    encoded = encode(plan, (), precision)
+    state = State.zero(plan.start, Team(), precision)
+    state.run(plan, encoded)
+    np.testing.assert_allclose(state.amplitudes(), dense.final_state(circuit), atol=TOLERANCE[precision])
+    return [sweep for stage in encoded for sweep in stage]
+
+
+def rows(sweeps: list[EncodedSweep], kind: int) -> list[np.ndarray]:
+    return [row for sweep in sweeps for row in sweep.ops if row[columns.KIND] == kind]
+
+
+# --- rotations ---
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_rotations_on_every_number_of_bits(precision: Precision) -> None:
+    """All numbers of tile bits with and without lane bits, at every position."""
+    seen = set()
+    random = np.random.default_rng(1)
+    for count in range(1, BITS + 1):
+        for first in range(BITS + 1 - count):
+            layer = [gate("ry", first + k, params=[float(random.uniform(-4, 4))]) for k in range(count)]
+            for row in rows(check([*start(), *layer], precision), columns.ROTATE):
+                seen.add((int(row[columns.NUM_TARGETS]), int(row[columns.HAS_LANES])))
+    assert {(count, 0) for count in range(1, 5)} | {(count, 1) for count in range(3)} <= seen
+
+
+# --- phases ---
+
+
+def product_terms(pairs: list[tuple[int, int]], random: np.random.Generator) -> list[Gate]:
+    return [gate("cp", a, b, params=[float(random.uniform(-4, 4))]) for a, b in pairs]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("block_bits", [BITS, BITS - 2])
+def test_phases_of_every_shape(precision: Precision, block_bits: int) -> None:
+    """Terms that share each bit in turn (as in a Fourier transform), chains, sparse and full sets of pairs."""
+    random = np.random.default_rng(2)
+    everything = [(a, b) for b in range(BITS) for a in range(b)]
+    shapes = [[(other, bit) for other in range(BITS) if other != bit] for bit in range(BITS)]
+    shapes += [[(k, k + 1) for k in range(BITS - 1)], everything]
+    shapes += [[everything[k] for k in random.choice(len(everything), 9, replace=False)] for _ in range(6)]
+    seen = set()
+    for pairs in shapes:
+        turns = [gate("rz", int(q), params=[float(random.uniform(-4, 4))]) for q in random.choice(BITS, 3)]
+        for phases in (product_terms(pairs, random), [*product_terms(pairs, random), *turns]):
+            mixed = [gate("h", q) for q in range(3)]
+            real = [gate("ry", q, params=[0.4 + 0.2 * q]) for q in range(BITS)]
+            sweeps = check([*real, *phases, *mixed], precision, block_bits)
+            for row in rows(sweeps, columns.QUADRATIC):
+                seen.add((bool(row[columns.BASE]), bool(row[columns.INNER_BITS]), bool(row[columns.OUTER_BITS])))
+    assert {common for common, _, _ in seen} == {False, True}
+    assert {outer for _, _, outer in seen} == {False, True}
+
+
+# --- permutations ---
+
+
+def cx_network(random: np.random.Generator, count: int) -> list[Gate]:
+    return [gate("cx", *(int(q) for q in random.choice(BITS, 2, replace=False))) for _ in range(count)]
+
+
+NETWORKS = {
+    "chain": [gate("cx", q, q + 1) for q in range(BITS - 1)],
+    "chain down": [gate("cx", q + 1, q) for q in reversed(range(BITS - 1))],
+    "above the lanes": [gate("cx", q, q + 1) for q in range(4, BITS - 1)],
+    "inside the lanes": [gate("cx", 0, 1), gate("cx", 1, 2), gate("cx", 2, 0)],
+    "lanes follow lines": [gate("cx", 8, 0), gate("cx", 11, 1), gate("cx", 8, 2)],
+    "lines follow lanes": [gate("cx", 0, 8), gate("cx", 1, 11)],
+    "exchange": [gate("cx", 0, 8), gate("cx", 8, 0), gate("cx", 0, 8), gate("cx", 1, 11), gate("cx", 11, 1)],
+    "all lanes leave": [each for k in range(4) for each in (gate("cx", k, 7 + k), gate("cx", 7 + k, k))],
+    **{f"random {count}": cx_network(np.random.default_rng(count), count) for count in (3, 8, 40)},
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_permutations(name: str, precision: Precision) -> None:
+    """Through the state, and by both ways that a block can be permuted."""
+    check([*start(), *NETWORKS[name]], precision)
+    check([*start(), *NETWORKS[name], gate("h", 3)], precision, BITS - 2)
+    sweeps = check(NETWORKS[name], precision)
+    (row,) = rows(sweeps, columns.PERMUTE)
+    sweep = next(each for each in sweeps if (each.ops == row).all(axis=1).any())
+    bits, item = sweep.block_bits, np.dtype(REAL_TYPE[precision]).itemsize
+    places = np.array([passes.place(number, item) for number in range(1 << bits)])
+    block = np.arange(places[-1] + 64, dtype=REAL_TYPE[precision])
+    at = row[columns.TABLE] + 1 + 2 * row[columns.NUM_ENTRIES]
+    one_by_one, by_lines = np.zeros_like(block), np.zeros_like(block)
+    shift = int(np.random.default_rng(0).integers(1 << bits))
+    passes.move_numbers(block, one_by_one, bits, row[None], 0, sweep.tables, at, shift)
+    low, high = (np.arange(1 << bits) & 255), np.arange(1 << bits) >> 8
+    after = at + sweep.tables[at]
+    sources = sweep.tables[after + low] ^ sweep.tables[after + 256 + high] ^ shift
+    np.testing.assert_array_equal(one_by_one[places], block[places[sources]])
+    if HAS_VECTORS and row[columns.RANK] <= 2:
+        passes.move_lines(block, by_lines, bits, row[None], 0, sweep.tables, at, shift)
+        np.testing.assert_array_equal(by_lines[places], one_by_one[places])
+
+
+@pytest.mark.parametrize("lane_bits", [3, 4])
+def test_line_maps_of_every_rank(lane_bits: int) -> None:
+    """What the tables of lines say is what the matrix says."""
+    random, seen = np.random.default_rng(3), set()
+    for size in range(30):
+        masks = [1 << k for k in range(9)]
+        for _ in range(size):
+            a, b = (int(k) for k in random.choice(9, 2, replace=False))
+            masks[a] ^= masks[b]
+        columns_of = inverse_columns(masks)
+        wanted = xor_table(columns_of)
+        assert all(
+            sum(((int(wanted[t]) & mask).bit_count() & 1) << k for k, mask in enumerate(masks)) == t
+            for t in range(0, 512, 7)
+        )
+        lines = line_map(columns_of, lane_bits)
+        seen.add(len(lines.source_steps))
+        targets, sources = xor_table(lines.target_steps), xor_table(lines.source_steps)
+        found = np.full(512, -1)
+        for far_to, far_source in zip(lines.far_to, lines.far_source, strict=True):
+            for near_to, near_source in zip(lines.near_to, lines.near_source, strict=True):
+                for partner, step in enumerate(targets):
+                    for lane in range(1 << lane_bits):
+                        pick = int(lines.patterns[partner, lane])
+                        source = int(far_source ^ near_source) ^ pick & (1 << lane_bits) - 1
+                        source ^= int(sources[pick >> lane_bits]) << lane_bits
+                        found[int(far_to ^ near_to ^ step) << lane_bits | lane] = source
+        np.testing.assert_array_equal(found, wanted)
+    assert {0, 1, 2, 3} <= seen
+
+
+# --- what a fresh state leaves out ---
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_zeros_that_nobody_wrote(precision: Precision) -> None:
+    """Circuits that touch few qubits: the rest of a fresh state is not read, not worked on, and zero in the end."""
+    random = np.random.default_rng(4)
+    for _ in range(12):
+        some = [int(q) for q in random.choice(BITS, 3, replace=False)]
+        gates = [gate("u", some[0], params=[0.3, 0.2, 0.1]), gate("cx", some[0], some[1]), gate("h", some[2])]
+        gates += [gate("cp", some[1], some[2], params=[math.pi / 3]), gate("rxx", *some[:2], params=[0.7])]
+        for block_bits in (BITS, BITS - 2):
+            check(gates, precision, block_bits)
