@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -243,16 +244,11 @@ class _Writer:
         if targets[0] > targets[1]:
             targets, swapped = targets[::-1], [0, 2, 1, 3]
             matrix = matrix[np.ix_(swapped, swapped)]
-        lanes = [position for position in targets if position < self._lane_bits]
-        index = np.arange(1 << self._lane_bits)
-        lane_part = sum((index >> lane & 1) << k for k, lane in enumerate(lanes)) + 0 * index
+        lanes = tuple(position for position in targets if position < self._lane_bits)
         row = self._row(TWO_TARGETS, targets, targets[len(lanes) :])
         row[HAS_LANES] = len(lanes)
-        for output in range(4 >> len(lanes)):
-            rows = lane_part | output << len(lanes)
-            for pattern in range(4):
-                entries = matrix[rows, rows ^ pattern]
-                self._add_coefficients([entries.real, entries.imag, entries.real + entries.imag])
+        entries = matrix[_dense_entries(lanes, self._lane_bits)]
+        self._add_coefficients(np.stack([entries.real, entries.imag, entries.real + entries.imag], axis=2))
 
     def _number(self, op: Op, stored: int, factor: complex) -> None:
         """Multiply by ``factor`` where the op's bits have the value ``stored`` and its controls theirs."""
@@ -295,23 +291,23 @@ class _Writer:
             self._add_coefficients([*(slope for _, slope in group), *[0.0] * (_MOST_PAIR_BITS - len(group)), *lanes])
 
     def _phases(self, phases: Phases) -> None:
-        bits, position = len(self._block), self._position
-        linear, product = np.zeros(bits), np.zeros((bits, bits))
+        position = self._position
+        linear, product = dict[int, float](), dict[tuple[int, int], float]()
         outside: list[tuple[int, int | None, float]] = []
         for bit, angle in phases.form.linear.items():
             if bit in position:
-                linear[position[bit]] += angle
+                linear[position[bit]] = angle
             else:
                 outside.append((1 << bit, None, angle))
         for (a, b), angle in phases.form.product.items():
             inner = [bit for bit in (a, b) if bit in position]
             if len(inner) == 2:
-                product[position[a], position[b]] = product[position[b], position[a]] = angle
+                product[position[a], position[b]] = angle
             elif inner:
                 outside.append((1 << (a + b - inner[0]), position[inner[0]], angle))
             else:
                 outside.append((1 << a | 1 << b, None, angle))
-        laid = phase_rows(linear, product, outside, self._lane_bits)
+        laid = phase_rows(len(self._block), linear, product, outside, self._lane_bits)
         row = self._row(QUADRATIC, [], [])
         row[NUM_ENTRIES], row[TILE_BITS] = len(laid.outside), len(laid.rows) - self._lane_bits
         row[INNER_BITS], row[OUTER_BITS] = len(laid.inner), len(laid.outer)
@@ -352,6 +348,16 @@ class _Writer:
         self._add_table([1 + sum(len(table) for table in by_lines)])
         for table in (*by_lines, xor_table(columns[:8]), xor_table(columns[8:])):
             self._add_table(table)
+
+
+@lru_cache
+def _dense_entries(lanes: tuple[int, ...], lane_bits: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Row and column of a two-target matrix's entries in the order of ``lanes_numba.dense``: output, pattern, lane."""
+    index = np.arange(1 << lane_bits)
+    lane_part = sum(((index >> lane & 1) << k for k, lane in enumerate(lanes)), start=np.zeros_like(index))
+    rows = lane_part | (np.arange(4 >> len(lanes)) << len(lanes))[:, None, None]
+    columns = rows ^ np.arange(4)[:, None]
+    return np.broadcast_to(rows, columns.shape), columns
 
 
 def _sums(numbers: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -9,7 +9,7 @@ alone. ``encode`` calls this; ``passes_numba.apply_phases`` reads it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,48 +38,55 @@ class PhaseRows:
 
 
 def phase_rows(
-    linear: Angles, product: Angles, outside: Sequence[tuple[int, int | None, float]], lane_bits: int
+    bits: int,
+    linear: Mapping[int, float],
+    product: Mapping[tuple[int, int], float],
+    outside: Sequence[tuple[int, int | None, float]],
+    lane_bits: int,
 ) -> PhaseRows:
-    """Lay out a form over the block: ``linear`` of shape (bits,), ``product`` symmetric with a zero diagonal.
+    """Lay out the form over a block of so many bits with these angles for positions and pairs of positions.
 
     ``outside`` are terms of some bits outside the block (a mask) and one or no position of it.
     """
-    bits = len(linear)
-    common = _common(linear, product, outside, lane_bits)
+    common = _common(bits, linear, product, outside, lane_bits)
     constant = 0.0
     for position in common:
-        constant, linear, product = float(linear[position]), product[position].copy(), np.zeros_like(product)
-        linear[position] = 0.0
-    partners = [sum(1 << int(other) for other in np.flatnonzero(row)) for row in product]
+        constant = linear.get(position, 0.0)
+        linear, product = {a + b - position: angle for (a, b), angle in product.items()}, {}
+    partners = [0] * bits
+    for a, b in product:
+        partners[a] |= 1 << b
+        partners[b] |= 1 << a
     rows, high = _choose_rows(partners, [k for k in range(bits) if k not in common], lane_bits)
     row_mask = sum(1 << k for k in rows)
     inner = tuple(k for k in high if not partners[k] & row_mask)
     outer = tuple(k for k in high if partners[k] & row_mask)
-    above = [*inner, *outer]
-    slots: dict[int | None, int] = {k: 1 + number for number, k in enumerate((*rows, *above))}
-    slots |= dict.fromkeys((None, *common), 0)
+    order: dict[int | None, int] = {k: 1 + number for number, k in enumerate((*rows, *inner, *outer))}
+    crossing = {k: {other: angle for (a, b), angle in product.items() if k in (a, b) and (other := a + b - k) in rows}
+                for k in outer}  # fmt: skip
     return PhaseRows(
         rows, inner, outer, common,
-        _factors(linear[list(rows)], product[np.ix_(rows, rows)], 0.0),
-        np.array([_factors(product[k, list(rows)], None, 0.0) for k in outer]).reshape(len(outer), 2, 1 << len(rows)),
-        _factors(linear[above], product[np.ix_(above, above)], constant),
-        tuple((mask, slots[position], angle) for mask, position, angle in outside),
+        _factors(_angles(rows, linear, product)),
+        _factors(np.array([_angles(rows, crossing[k], {}) for k in outer]).reshape(len(outer), 1 << len(rows))),
+        _factors(_angles((*inner, *outer), linear, product) + constant),
+        tuple((mask, order.get(position, 0), angle) for mask, position, angle in outside),
     )  # fmt: skip
 
 
 def _common(
-    linear: Angles, product: Angles, outside: Sequence[tuple[int, int | None, float]], lane_bits: int
+    bits: int,
+    linear: Mapping[int, float],
+    product: Mapping[tuple[int, int], float],
+    outside: Sequence[tuple[int, int | None, float]],
+    lane_bits: int,
 ) -> tuple[int, ...]:
     """The position above the lanes that every term has, if there is one."""
-    for position in range(lane_bits, len(linear)):
-        others = np.arange(len(linear)) != position
-        if (
-            all(at == position for _, at, _ in outside)
-            and not linear[others].any()
-            and not product[np.ix_(others, others)].any()
-        ):
-            return (position,)
-    return ()
+    shared = (1 << bits) - (1 << lane_bits)
+    for a, b in product:
+        shared &= 1 << a | 1 << b
+    for position in (*linear, *(at for _, at, _ in outside)):
+        shared &= 0 if position is None else 1 << position
+    return (shared.bit_length() - 1,) if shared else ()
 
 
 def _choose_rows(
@@ -87,31 +94,36 @@ def _choose_rows(
 ) -> tuple[tuple[int, ...], list[int]]:
     """The lanes, and one by one the position that leaves the fewest outer bits; the rest."""
     chosen, rest = list(positions[:lane_bits]), list(positions[lane_bits:])
+    mask = sum(1 << k for k in chosen)
     while rest and len(chosen) < ROW_BITS:
-        mask = sum(1 << k for k in chosen)
-
-        def outer_bits(position: int, mask: int = mask) -> int:
-            return sum(bool(partners[k] & (mask | 1 << position)) for k in rest if k != position)
-
-        best = min(rest, key=outer_bits)
+        outer = [k for k in rest if partners[k] & mask]
+        best = min(rest, key=lambda position: _outer_bits(position, outer, rest, partners))
         chosen.append(best)
         rest.remove(best)
+        mask |= 1 << best
     return tuple(chosen), rest
 
 
-def _factors(linear: Angles, product: Angles | None, constant: float) -> Angles:
-    """cos and sin, shape (2, 2**bits), of a form over all values of its bits, built up bit by bit."""
-    angles = np.array([constant])
-    for k, angle in enumerate(linear):
-        more = angles + angle
-        if product is not None and product[k, :k].any():
-            more += _sums(product[k, :k])
-        angles = np.concatenate([angles, more])
-    return np.stack([np.cos(angles), np.sin(angles)])
+def _outer_bits(position: int, outer: Sequence[int], rest: Sequence[int], partners: Sequence[int]) -> int:
+    """How many of the rest would be outer bits if ``position`` became a row bit, beside those that are already."""
+    mine = partners[position]
+    return sum(1 for k in rest if mine >> k & 1 and k not in outer) - (position in outer) if mine else 0
 
 
-def _sums(angles: Angles) -> Angles:
-    sums = np.zeros(1)
-    for angle in angles:
-        sums = np.concatenate([sums, sums + angle])
-    return sums
+def _angles(positions: Sequence[int], linear: Mapping[int, float], product: Mapping[tuple[int, int], float]) -> Angles:
+    """The form over all values of some of its positions, the first the lowest, without terms that have others."""
+    bit = {position: k for k, position in enumerate(positions)}
+    angles = np.zeros(1 << len(positions))
+    for position, angle in linear.items():
+        if position in bit:
+            angles.reshape(-1, 2, 1 << bit[position])[:, 1] += angle
+    for (a, b), angle in product.items():
+        if a in bit and b in bit:
+            low, high = sorted((bit[a], bit[b]))
+            angles.reshape(-1, 2, 1 << (high - low - 1), 2, 1 << low)[:, 1, :, 1] += angle
+    return angles
+
+
+def _factors(angles: Angles) -> Angles:
+    """cos and sin, a new axis before the last."""
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-2)
