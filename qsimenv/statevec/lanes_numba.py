@@ -308,17 +308,18 @@ def _picks(builder: ir.IRBuilder, kind: ir.VectorType, tables: Any, patterns: An
 
 
 def _gathered(builder: ir.IRBuilder, kind: ir.VectorType, partners: Sequence[Any], pick: Any) -> Any:
-    """Lane by lane the number that ``pick`` names among the partners' lanes."""
-    halves = [
+    """Lane by lane the number that ``pick`` names among the partners' lanes: two by two, then one half or the other."""
+    found = [
         _two_sources(builder, kind, partners[k], partners[min(k + 1, len(partners) - 1)], pick)
         for k in range(0, len(partners), 2)
     ]
-    if len(halves) == 1:
-        return halves[0]
-    high = builder.and_(pick, ir.Constant(pick.type, [2 * kind.count] * kind.count))
-    return builder.select(
-        builder.icmp_signed("!=", high, ir.Constant(pick.type, [0] * kind.count)), halves[1], halves[0]
-    )
+    bit = 2 * kind.count
+    while len(found) > 1:
+        named = builder.and_(pick, ir.Constant(pick.type, [bit] * kind.count))
+        is_second = builder.icmp_signed("!=", named, ir.Constant(pick.type, [0] * kind.count))
+        found = [builder.select(is_second, found[k + 1], found[k]) for k in range(0, len(found), 2)]
+        bit *= 2
+    return found[0]
 
 
 def _two_sources(builder: ir.IRBuilder, kind: ir.VectorType, first: Any, second: Any, pick: Any) -> Any:

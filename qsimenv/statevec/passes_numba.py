@@ -41,7 +41,7 @@ _dense_01, _dense_02, _dense_12 = dense((0, 1), 0), dense((0, 2), 0), dense((1, 
 _dense_03, _dense_13, _dense_23 = dense((0, 3), 0), dense((1, 3), 0), dense((2, 3), 0)
 
 
-_move_0, _move_1, _move_2 = permutation(0), permutation(1), permutation(2)
+_move_0, _move_1, _move_2, _move_3, _move_4 = (permutation(rank) for rank in range(5))
 
 
 @njit(inline="always", **_options)
@@ -169,7 +169,7 @@ def permute(source, target, bits, ops, row, tables, index):
         if _is_odd(index & tables[at + 1 + 2 * entry]):
             shift ^= tables[at + 2 + 2 * entry]
     at += 1 + 2 * ops[row, NUM_ENTRIES]
-    if HAS_VECTORS and ops[row, RANK] <= 2:
+    if HAS_VECTORS:
         move_lines(source, target, bits, ops, row, tables, at, shift)
     else:
         move_numbers(source, target, bits, ops, row, tables, at, shift)
@@ -202,8 +202,12 @@ def move_lines(source, target, bits, ops, row, tables, at, shift):
             _move_0(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
         elif rank == 1:
             _move_1(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
-        else:
+        elif rank == 2:
             _move_2(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
+        elif rank == 3:
+            _move_3(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
+        else:
+            _move_4(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
 
 
 @njit(inline="always", **_options)

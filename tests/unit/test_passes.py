@@ -131,7 +131,7 @@ def test_permutations(name: str, precision: Precision) -> None:
     after = at + sweep.tables[at]
     sources = sweep.tables[after + low] ^ sweep.tables[after + 256 + high] ^ shift
     np.testing.assert_array_equal(one_by_one[places], block[places[sources]])
-    if HAS_VECTORS and row[columns.RANK] <= 2:
+    if HAS_VECTORS:
         passes.move_lines(block, by_lines, bits, row[None], 0, sweep.tables, at, shift)
         np.testing.assert_array_equal(by_lines[places], one_by_one[places])
 
