@@ -13,6 +13,7 @@ ALL = (
     "scaling",
     "service",
     "hostile",
+    "passes",
     "peers",
 )
 

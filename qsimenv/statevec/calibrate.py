@@ -62,6 +62,7 @@ def _passes(num_qubits: int, precision: Precision, threads: int, team: Team) -> 
         plan = prepared.plan(0, prepared.start())
         encoded = prepared.encoding(0, prepared.start(), np.zeros(0))
         state = State.zero(prepared.start(), Team(), precision)
+        state.fill()
         team.barrier()  # ranks of one node share its memory's bandwidth, so they must sweep at the same time
         seconds.append(_fastest(partial(state.run, plan, encoded)))
         cost = cost_of(plan, encoded, precision)
@@ -69,7 +70,7 @@ def _passes(num_qubits: int, precision: Precision, threads: int, team: Team) -> 
         rows.append([sum(sweep.bytes for sweep in cost.sweeps), *totals])
     start_s = _start_of_a_sweep(precision)
     per_byte, *costs = _least_squares(np.array(rows), np.array(seconds))
-    return PassRates(_peak(precision) / threads, *costs), 1 / per_byte, start_s
+    return PassRates(peak(precision) / threads, *costs), 1 / per_byte, start_s
 
 
 def _probes(n: int) -> Sequence[Circuit]:
@@ -136,7 +137,7 @@ def _least_squares(rows: npt.NDArray[np.float64], seconds: npt.NDArray[np.float6
     return [float(cost) for cost in np.maximum(costs / size, 1e-15)]
 
 
-def _peak(precision: Precision) -> float:
+def peak(precision: Precision) -> float:
     """Operations a second of a large real matrix product on all cores of this process."""
     kind = np.float32 if precision == "single" else np.float64
     a = np.ones((_MATRIX_SIZE, _MATRIX_SIZE), dtype=kind)

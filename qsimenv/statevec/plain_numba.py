@@ -27,6 +27,43 @@ def _expand(number, ops, row, count):
     return number
 
 
+# The loops over a run count from 0, so that the compiler knows that no index is negative, and vectorises them.
+
+
+@njit(**_options)
+def _multiply(re, im, c, s):
+    for i in range(re.shape[0]):
+        x, y = re[i], im[i]
+        re[i] = c * x - s * y
+        im[i] = c * y + s * x
+
+
+@njit(**_options)
+def _swap(first, second):
+    for i in range(first.shape[0]):
+        first[i], second[i] = second[i], first[i]
+
+
+@njit(**_options)
+def _mix(first, second, a, b, c, d):
+    for i in range(first.shape[0]):
+        x, y = first[i], second[i]
+        first[i] = a * x + b * y
+        second[i] = c * x + d * y
+
+
+@njit(**_options)
+def _mix_complex(first, second, matrix):
+    ar, ai, br, bi, cr, ci, dr, di = matrix
+    (re_0, im_0), (re_1, im_1) = first, second
+    for i in range(re_0.shape[0]):
+        xr, xi, yr, yi = re_0[i], im_0[i], re_1[i], im_1[i]
+        re_0[i] = ar * xr - ai * xi + br * yr - bi * yi
+        im_0[i] = ar * xi + ai * xr + br * yi + bi * yr
+        re_1[i] = cr * xr - ci * xi + dr * yr - di * yi
+        im_1[i] = cr * xi + ci * xr + dr * yi + di * yr
+
+
 @njit(**_options)
 def phase(re, im, bits, ops, row, coefficients):
     count = ops[row, NUM_FIXED]
@@ -35,10 +72,7 @@ def phase(re, im, bits, ops, row, coefficients):
     run = 1 << low
     for outer in range(1 << (bits - count - low)):
         start = place(_expand(outer << low, ops, row, count) | ops[row, CONTROL_VALUE], re.itemsize)
-        for i in range(start, start + run):
-            x, y = re[i], im[i]
-            re[i] = c * x - s * y
-            im[i] = c * y + s * x
+        _multiply(re[start : start + run], im[start : start + run], c, s)
 
 
 @njit(**_options)
@@ -48,10 +82,9 @@ def flip(re, im, bits, ops, row):
     run, distance = 1 << low, place(1 << target, re.itemsize)
     for outer in range(1 << (bits - count - low)):
         start = place(_expand(outer << low, ops, row, count) | ops[row, CONTROL_VALUE], re.itemsize)
-        for i in range(start, start + run):
-            j = i + distance
-            re[i], re[j] = re[j], re[i]
-            im[i], im[j] = im[j], im[i]
+        other = start + distance
+        _swap(re[start : start + run], re[other : other + run])
+        _swap(im[start : start + run], im[other : other + run])
 
 
 @njit(**_options)
@@ -62,31 +95,22 @@ def real(re, im, bits, ops, row, coefficients):
     run, distance = 1 << low, place(1 << target, re.itemsize)
     for outer in range(1 << (bits - count - low)):
         start = place(_expand(outer << low, ops, row, count) | ops[row, CONTROL_VALUE], re.itemsize)
-        for i in range(start, start + run):
-            j = i + distance
-            x, y = re[i], re[j]
-            re[i] = a * x + b * y
-            re[j] = c * x + d * y
-            x, y = im[i], im[j]
-            im[i] = a * x + b * y
-            im[j] = c * x + d * y
+        other = start + distance
+        _mix(re[start : start + run], re[other : other + run], a, b, c, d)
+        _mix(im[start : start + run], im[other : other + run], a, b, c, d)
 
 
 @njit(**_options)
 def one_target(re, im, bits, ops, row, coefficients):
     count, target, offset = ops[row, NUM_FIXED], ops[row, TARGETS], ops[row, OFFSET]
-    ar, ai, br, bi, cr, ci, dr, di = coefficients[offset : offset + 8]
+    matrix = coefficients[offset : offset + 8]
     low = min(ops[row, FIXED], _PAGE_BITS)
     run, distance = 1 << low, place(1 << target, re.itemsize)
     for outer in range(1 << (bits - count - low)):
         start = place(_expand(outer << low, ops, row, count) | ops[row, CONTROL_VALUE], re.itemsize)
-        for i in range(start, start + run):
-            j = i + distance
-            xr, xi, yr, yi = re[i], im[i], re[j], im[j]
-            re[i] = ar * xr - ai * xi + br * yr - bi * yi
-            im[i] = ar * xi + ai * xr + br * yi + bi * yr
-            re[j] = cr * xr - ci * xi + dr * yr - di * yi
-            im[j] = cr * xi + ci * xr + dr * yi + di * yr
+        other = start + distance
+        x, y = (re[start : start + run], im[start : start + run]), (re[other : other + run], im[other : other + run])
+        _mix_complex(x, y, matrix)
 
 
 @njit(**_options)

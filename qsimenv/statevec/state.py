@@ -103,16 +103,16 @@ class State:
     @property
     def re(self) -> np.ndarray:
         """Real parts, shape (2**num_local,)."""
-        self._fill()
+        self.fill()
         return self._re
 
     @property
     def im(self) -> np.ndarray:
         """Imaginary parts."""
-        self._fill()
+        self.fill()
         return self._im
 
-    def _fill(self) -> None:
+    def fill(self) -> None:
         """Write the zeros that no sweep has written yet: where the index has a bit of ``_unset``."""
         while self._unset:
             top = 1 << (self._unset.bit_length() - 1)
