@@ -27,7 +27,7 @@ from qsimenv.statevec.calibrate import peak
 from qsimenv.statevec.encode import REAL_TYPE, EncodedSweep, encode
 from qsimenv.statevec.engine import set_threads
 from qsimenv.statevec.layout import identity
-from qsimenv.statevec.plan import make_plan
+from qsimenv.statevec.planner import make_plan
 from qsimenv.statevec.state import block_bits
 from qsimenv.task import Precision
 

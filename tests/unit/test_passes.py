@@ -15,7 +15,7 @@ from qsimenv.statevec.affine import inverse_columns, line_map, xor_table
 from qsimenv.statevec.encode import REAL_TYPE, EncodedSweep, encode
 from qsimenv.statevec.lanes_numba import HAS_VECTORS
 from qsimenv.statevec.layout import identity
-from qsimenv.statevec.plan import make_plan
+from qsimenv.statevec.planner import make_plan
 from qsimenv.statevec.state import State
 from qsimenv.task import Precision
 from tests.oracle import dense
