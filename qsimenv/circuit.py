@@ -56,16 +56,20 @@ class Gate(msgspec.Struct, frozen=True, tag="gate", omit_defaults=True):
         """The value that the controls must have, as a number over ``qubits[:num_controls]``."""
         return (1 << self.num_controls) - 1 if self.control_state < 0 else self.control_state
 
+    def angles(self, values: Sequence[float] | npt.NDArray[np.float64] = ()) -> tuple[float, ...]:
+        """The angles in radians for parameter ``values`` of shape (P,); InvalidArgumentError where one is no number."""
+        angles = tuple([float(formula.evaluate(angle, values)) for angle in self.params])
+        for angle, text in zip(angles, self.params, strict=True):
+            if not math.isfinite(angle):
+                raise InvalidArgumentError(f"gate {self.name}: {text!r} is {angle} for these parameters, not a number")
+        return angles
+
     def base_matrix(self, values: Sequence[float] | npt.NDArray[np.float64] = ()) -> gates.Matrix:
         """The matrix on the targets, shape (2**targets, 2**targets), for parameter ``values`` of shape (P,)."""
         if self.name == gates.UNITARY:
             size = 1 << (len(self.qubits) - self.controls)
             return np.frombuffer(self.matrix, dtype="<c16").reshape(size, size)
-        angles = [float(formula.evaluate(angle, values)) for angle in self.params]
-        for angle, text in zip(angles, self.params, strict=True):
-            if not math.isfinite(angle):
-                raise InvalidArgumentError(f"gate {self.name}: {text!r} is {angle} for these parameters, not a number")
-        return gates.BASE[self.base].matrix(*angles)
+        return gates.BASE[self.base].matrix(*self.angles(values))
 
     def inverse(self) -> Gate:
         """The gate that undoes this one."""

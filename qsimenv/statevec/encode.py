@@ -8,7 +8,7 @@ named below; the kernels import these names, and nothing else is shared between 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,8 +20,8 @@ from qsimenv.circuit import Gate
 from qsimenv.statevec.affine import inverse_columns, line_map, xor_table
 from qsimenv.statevec.normalform import Affine, Compiler, Factor, Pass, Phases, Plain, Rotations
 from qsimenv.statevec.phase_rows import phase_rows
+from qsimenv.statevec.pieces import piece_of, stored_matrix
 from qsimenv.statevec.plan import Op, Plan, Sweep
-from qsimenv.statevec.steps import unmixed_targets
 from qsimenv.task import Precision
 
 (
@@ -93,31 +93,24 @@ def encode(
     plan: Plan, values: Sequence[float] | npt.NDArray[np.float64], precision: Precision
 ) -> tuple[tuple[EncodedSweep, ...], ...]:
     """The sweeps of each stage that have anything to do, for parameter ``values`` of shape (P,)."""
-    matrices: dict[int, gates.Matrix] = {}
-
-    def matrix_of(index: int) -> gates.Matrix:
-        if index not in matrices:
-            matrices[index] = plan.gates[index].base_matrix(values)
-        return matrices[index]
-
-    return tuple(tuple(_encode_stage(stage.sweeps, plan, matrix_of, REAL_TYPE[precision])) for stage in plan.stages)
+    real_type = REAL_TYPE[precision]
+    return tuple(tuple(_encode_stage(stage.sweeps, plan, values, real_type)) for stage in plan.stages)
 
 
 def _encode_stage(
-    sweeps: Sequence[Sweep], plan: Plan, matrix_of: Callable[[int], gates.Matrix], real_type: type[np.floating]
+    sweeps: Sequence[Sweep],
+    plan: Plan,
+    values: Sequence[float] | npt.NDArray[np.float64],
+    real_type: type[np.floating],
 ) -> Iterator[EncodedSweep]:
-    compiler = Compiler()
+    compiler, passes = Compiler(), list[Pass]()
     for number, sweep in enumerate(sweeps):
         before = compiler.scale
-        plain = len(sweep.block) < NORMAL_FORM_BITS
-        passes: list[Pass] = []
-        for op in sweep.ops:
-            matrix = _stored_matrix(plan.gates[op.gate], matrix_of(op.gate), op)
-            if plain:
-                passes.append(Plain(op, matrix))
-            else:
-                compiler.take(op, matrix)
-        if not plain:
+        if len(sweep.block) < NORMAL_FORM_BITS:
+            passes = [Plain(op, stored_matrix(plan.gates[op.gate], op, values)) for op in sweep.ops]
+        else:
+            for op in sweep.ops:
+                compiler.take(op, piece_of(plan.gates[op.gate], op, values))
             passes = compiler.finish() if number == len(sweeps) - 1 else compiler.finish_sweep()
         if passes or compiler.scale != before:
             yield _Writer(sweep, plan.start.num_local, real_type).write(passes, compiler.scale / before)
@@ -146,19 +139,6 @@ def deposit(numbers: npt.NDArray[np.int64], bits: Sequence[int]) -> npt.NDArray[
     for k, bit in enumerate(bits):
         index |= (numbers >> k & 1) << bit
     return index
-
-
-def _stored_matrix(gate: Gate, matrix: gates.Matrix, op: Op) -> gates.Matrix:
-    """The part of a gate's matrix that belongs to the op, with rows and columns in stored bits."""
-    if op.kind == "parity":
-        return matrix[::-1, ::-1] if op.flips else matrix
-    still = [] if op.kind == "diagonal" else sorted(unmixed_targets(gate))
-    num_targets = len(matrix).bit_length() - 1
-    mixed = [k for k in range(num_targets) if k not in still]
-    fixed = sum((op.unmixed_value >> j & 1) << k for j, k in enumerate(still))
-    chosen = deposit(np.arange(1 << len(mixed)) ^ op.flips, mixed) | fixed
-    part: gates.Matrix = matrix[np.ix_(chosen, chosen)]
-    return part
 
 
 class _Writer:
@@ -221,8 +201,6 @@ class _Writer:
     # --- ops that stay what they are ---
 
     def _plain(self, op: Op, matrix: gates.Matrix) -> None:
-        if op.kind == "parity":
-            matrix = np.diag(np.diagonal(matrix)[[0, 1, 1, 0]])
         if op.kind != "matrix":
             for stored, factor in enumerate(np.diagonal(matrix)):
                 if factor != 1:

@@ -13,87 +13,101 @@ phase, a CX chain one permutation.
 from __future__ import annotations
 
 import cmath
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from qsimenv.gates import Matrix
+from qsimenv.statevec.pieces import NOTHING, Dense, Flip, Phase, Piece, Turn
 from qsimenv.statevec.plan import Op
 
-_NOTHING = 1e-15
-"""A rotation or an angle smaller than this is none."""
 SMALLEST_SCALE = 2.0**-30
 """A scale below this is multiplied in."""
 
 
-@dataclass
 class Quadratic:
     """``constant + sum_a linear[a] x_a + sum_{a<b} product[a, b] x_a x_b`` radians, over bits of the stored index."""
 
-    constant: float = 0.0
-    linear: dict[int, float] = field(default_factory=dict)
-    product: dict[tuple[int, int], float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.constant = 0.0
+        self.linear: dict[int, float] = {}
+        self._partners: dict[int, dict[int, float]] = {}
 
-    def add(self, angle: float, *bits: int) -> None:
-        """Add ``angle`` times the product of up to two distinct bits."""
-        if not bits:
-            self.constant += angle
-        elif len(bits) == 1:
-            _add(self.linear, bits[0], angle)
-        else:
-            _add(self.product, (min(bits), max(bits)), angle)
+    def __bool__(self) -> bool:
+        """Whether anything is left but the constant."""
+        return bool(self.linear) or any(self._partners.values())
 
-    def take_out(self, bit: int, stay: dict[int, float]) -> Quadratic | None:
+    @property
+    def product(self) -> dict[tuple[int, int], float]:
+        """The angle of each pair of bits, the lower one first."""
+        return {
+            (bit, other): angle
+            for bit, partners in self._partners.items()
+            for other, angle in partners.items()
+            if bit < other
+        }
+
+    def add(self, angle: float, bit: int) -> None:
+        _add(self.linear, bit, angle)
+
+    def add_product(self, angle: float, first: int, second: int) -> None:
+        _add(self._partners.setdefault(first, {}), second, angle)
+        _add(self._partners.setdefault(second, {}), first, angle)
+
+    def take_out(self, bit: int, stay: Mapping[int, float]) -> Quadratic | None:
         """The terms with ``bit``, taken out; None, and nothing is, where one of them also has a bit of ``stay``."""
-        partners = self._partners(bit)
-        if any(other in stay for other, _ in partners):
+        partners = self._partners.get(bit, {})
+        if not stay.keys().isdisjoint(partners):
             return None
         taken = Quadratic()
         if bit in self.linear:
-            taken.add(self.linear.pop(bit), bit)
-        for other, angle in partners:
-            del self.product[min(bit, other), max(bit, other)]
-            taken.add(angle, bit, other)
+            taken.linear[bit] = self.linear.pop(bit)
+        for other, angle in self._pop_partners(bit).items():
+            taken.add_product(angle, bit, other)
         return taken
 
     def add_form(self, other: Quadratic) -> None:
-        self.add(other.constant)
+        self.constant += other.constant
         for bit, angle in other.linear.items():
             self.add(angle, bit)
-        for pair, angle in other.product.items():
-            self.add(angle, *pair)
+        for (first, second), angle in other.product.items():
+            self.add_product(angle, first, second)
 
     def flip(self, bit: int) -> None:
         """Put ``1 - x`` for the bit."""
         angle = self.linear.pop(bit, 0.0)
-        self.add(angle)
-        self.add(-angle, bit)
-        for other, value in self._partners(bit):
-            del self.product[min(bit, other), max(bit, other)]
+        if angle:
+            self.constant += angle
+            self.linear[bit] = -angle
+        partners = self._partners.get(bit, {})
+        for other, value in partners.items():
             self.add(value, other)
-            self.add(-value, bit, other)
+            partners[other] = self._partners[other][bit] = -value
 
     def can_add_control(self, target: int, control: int) -> bool:
         """Whether ``x_target -> x_target xor x_control`` leaves it quadratic."""
-        return all(other == control for other, _ in self._partners(target))
+        return self._partners.get(target, {}).keys() <= {control}
 
     def add_control(self, target: int, control: int) -> None:
         """Put ``x_target xor x_control`` for the target: ``t + c - 2 t c``, and ``t c -> c - t c``."""
-        shared = self.product.pop((min(target, control), max(target, control)), 0.0)
+        shared = self._pop_partners(target).get(control, 0.0)
         angle = self.linear.get(target, 0.0)
-        self.add(angle + shared, control)
-        self.add(-2 * angle - shared, target, control)
+        if angle or shared:
+            self.add(angle + shared, control)
+            self.add_product(-2 * angle - shared, target, control)
 
-    def _partners(self, bit: int) -> list[tuple[int, float]]:
-        return [(a + b - bit, angle) for (a, b), angle in self.product.items() if bit in (a, b)]
+    def _pop_partners(self, bit: int) -> dict[int, float]:
+        partners = self._partners.pop(bit, {})
+        for other in partners:
+            del self._partners[other][bit]
+        return partners
 
 
-def _add(angles: dict, key: object, angle: float) -> None:  # type: ignore[type-arg]
+def _add(angles: dict[int, float], key: int, angle: float) -> None:
     total = angles.get(key, 0.0) + angle
-    if abs(total) > _NOTHING:
+    if abs(total) > NOTHING:
         angles[key] = total
     else:
         angles.pop(key, None)
@@ -153,20 +167,18 @@ class Compiler:
         self._slopes: dict[int, float] = {}
         self._phases = Quadratic()
 
-    def take(self, op: Op, matrix: Matrix) -> None:
-        """The next op; ``matrix`` is its part of the gate's matrix, in stored bits."""
-        controls = _bits_of(op.control_mask)
-        if op.kind == "parity":
-            self._parity(op.bits, matrix)
-        elif op.kind == "diagonal" and len(controls) + len(op.bits) <= 2:
-            self._diagonal(op, matrix, controls)
-        elif op.kind == "matrix" and len(op.bits) == 1 and not controls:
-            self._one_target(op.bits[0], matrix)
-        elif op.kind == "matrix" and len(op.bits) == len(controls) == 1 and _is_flip(matrix):
-            self._controlled_flip(op.bits[0], controls[0], op.control_value >> controls[0] & 1)
-        elif not np.array_equal(matrix, np.eye(len(matrix))):
-            self._emit()
-            self._passes.append(Plain(op, matrix))
+    def take(self, op: Op, piece: Piece) -> None:
+        """The next op, and what it is."""
+        match piece:
+            case Turn():
+                self._turn(op.bits[0], piece)
+            case Phase(angles=angles):
+                self._phase(op, angles)
+            case Flip():
+                control = op.control_mask.bit_length() - 1
+                self._controlled_flip(op.bits[0], control, op.control_value >> control & 1)
+            case Dense(matrix=matrix):
+                self._plain(op, matrix)
 
     def finish_sweep(self) -> list[Pass]:
         """The passes since the last sweep; permutation and rotations are emitted, phases are held back."""
@@ -181,48 +193,45 @@ class Compiler:
 
     # --- ops ---
 
-    def _diagonal(self, op: Op, matrix: Matrix, controls: Sequence[int]) -> None:
+    def _plain(self, op: Op, matrix: Matrix) -> None:
+        if not np.array_equal(matrix, np.eye(len(matrix))):
+            self._emit()
+            self._passes.append(Plain(op, matrix))
+
+    def _phase(self, op: Op, angles: Sequence[float]) -> None:
         """A diagonal over at most two bits is a quadratic form: its four angles give the coefficients."""
-        bits = (*op.bits, *controls)
-        angles = np.zeros(1 << len(bits))
-        wanted = sum((op.control_value >> bit & 1) << k for k, bit in enumerate(controls))
-        for number in range(len(matrix)):
-            angles[wanted << len(op.bits) | number] = cmath.phase(matrix[number, number])
-        self._phases.add(angles[0])
-        for k, bit in enumerate(bits):
-            self._phases.add(angles[1 << k] - angles[0], bit)
-        if len(bits) == 2:
-            self._phases.add(angles[3] - angles[1] - angles[2] + angles[0], *bits)
-
-    def _parity(self, bits: Sequence[int], matrix: Matrix) -> None:
-        """The exclusive or of two bits is ``a + b - 2 a b``."""
-        first, second = cmath.phase(matrix[0, 0]), cmath.phase(matrix[1, 1])
-        angle = second - first
-        self._phases.add(first)
-        self._phases.add(angle, bits[0])
-        self._phases.add(angle, bits[1])
-        self._phases.add(-2 * angle, *bits)
-
-    def _one_target(self, bit: int, matrix: Matrix) -> None:
-        if abs(matrix[0, 0]) < abs(matrix[0, 1]):
-            self._flip(bit)
-            matrix = matrix[:, ::-1]
-        first, slope = matrix[0, 0], matrix[0, 1] / matrix[0, 0]
-        turn = cmath.phase(matrix[1, 1] / first)
-        self._phases.add(cmath.phase(first))
-        if abs(slope) < _NOTHING:
-            self._phases.add(turn, bit)
+        bits, form = op.bits, self._phases
+        if op.kind == "parity":  # a + b - 2 a b
+            angles = (angles[0], angles[1], angles[1], angles[0])
+        elif op.control_mask:
+            controls = _bits_of(op.control_mask)
+            if len(bits) + len(controls) > 2:
+                self._plain(op, np.diag(np.exp(1j * np.array(angles))))
+                return
+            wanted = sum((op.control_value >> bit & 1) << k for k, bit in enumerate(controls)) << len(bits)
+            table = [0.0] * (1 << len(bits) + len(controls))
+            table[wanted : wanted + len(angles)] = angles
+            bits, angles = (*bits, *controls), table
+        elif len(bits) > 2:
+            self._plain(op, np.diag(np.exp(1j * np.array(angles))))
             return
-        lean = cmath.phase(slope)
-        lean = 0.0 if abs(math.remainder(lean, math.tau)) < _NOTHING else lean
-        if abs(abs(lean) - math.pi) < _NOTHING:  # a real rotation the other way round
-            slope, lean = -abs(slope), 0.0
-        else:
-            slope = abs(slope)
-        self._phases.add(lean, bit)
-        self._rotate(bit, float(slope))
-        self._shrink(abs(first))
-        self._phases.add(turn - lean, bit)
+        form.constant += angles[0]
+        for k, bit in enumerate(bits):
+            form.add(angles[1 << k] - angles[0], bit)
+        if len(bits) == 2:
+            form.add_product(angles[3] - angles[1] - angles[2] + angles[0], *bits)
+
+    def _turn(self, bit: int, turn: Turn) -> None:
+        if turn.flip:
+            self._flip(bit)
+        self._phases.constant += turn.constant
+        if turn.slope:
+            if turn.before:
+                self._phases.add(turn.before, bit)
+            self._rotate(bit, turn.slope)
+            self._shrink(turn.factor)
+        if turn.after:
+            self._phases.add(turn.after, bit)
 
     def _shrink(self, factor: float) -> None:
         """Leave a factor in the scale; multiply it in before the stored numbers grow out of range."""
@@ -285,13 +294,9 @@ class Compiler:
 
     def _emit_phases(self, form: Quadratic) -> None:
         self.scale *= cmath.exp(1j * form.constant)
-        if form.linear or form.product:
-            self._passes.append(Phases(Quadratic(0.0, form.linear, form.product)))
+        if form:
+            self._passes.append(Phases(form))
 
 
 def _bits_of(mask: int) -> list[int]:
     return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
-
-
-def _is_flip(matrix: Matrix) -> bool:
-    return bool(np.array_equal(matrix, [[0, 1], [1, 0]]))

@@ -52,9 +52,10 @@ class Steps:
     flips: int
 
 
-class _Form(NamedTuple):
+class Form(NamedTuple):
     """What gates of one name and size have in common; positions count from the gate's first qubit."""
 
+    base: str
     num_controls: int
     mixed: tuple[int, ...]
     still: tuple[int, ...]
@@ -64,7 +65,7 @@ class _Form(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _form(name: str, num_qubits: int, added_controls: int, matrix: bytes) -> _Form:
+def _form(name: str, num_qubits: int, added_controls: int, matrix: bytes) -> Form:
     base, own_controls = gates.base_and_controls(name, num_qubits - added_controls)
     num_controls = added_controls + own_controls
     targets = num_qubits - num_controls
@@ -75,7 +76,8 @@ def _form(name: str, num_qubits: int, added_controls: int, matrix: bytes) -> _Fo
         unmixed = gates.unmixed_targets(base)
     mixed = tuple(num_controls + k for k in range(targets) if k not in unmixed)
     still = tuple(num_controls + k for k in sorted(unmixed))
-    return _Form(
+    return Form(
+        base,
         num_controls,
         mixed,
         still,
@@ -85,7 +87,8 @@ def _form(name: str, num_qubits: int, added_controls: int, matrix: bytes) -> _Fo
     )
 
 
-def form_of(gate: Gate) -> _Form:
+def form_of(gate: Gate) -> Form:
+    """What the planner and the normal form need to know of a gate besides its qubits and angles; kept."""
     return _form(gate.name, len(gate.qubits), gate.controls, gate.matrix)
 
 
@@ -150,7 +153,7 @@ class _Pairs:
         self._open: dict[int, _Open] = {}
         self._targets_of: dict[int, set[int]] = {}
 
-    def take(self, step: Step, form: _Form, gate: Gate) -> None:
+    def take(self, step: Step, form: Form, gate: Gate) -> None:
         if form.is_cx:
             self._take_cx(step, gate.control_value ^ step.flips & 1)
             return
