@@ -62,6 +62,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     ``parameters`` holds values of the circuit's free parameters, shape (P,) for one run or (B, P) for B runs.
     ``unwritten_registers="zero"`` lets a classical register that nothing writes read as zeros, as Qiskit does.
+    ``time_limit_s`` seconds after its ranks began, the service breaks the task off: it ends FAILED (TIMEOUT).
     """
 
     circuit: Circuit
@@ -74,6 +75,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     save: Save | None = None
     unwritten_registers: Literal["refuse", "zero"] = "refuse"
     name: str = ""
+    time_limit_s: float | None = None
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -93,6 +95,7 @@ def task(
     save: str | None = None,
     unwritten_registers: str = "refuse",
     name: str = "",
+    time_limit_s: float | None = None,
 ) -> Task:
     """A checked Task. ``parameters`` is an array of shape (P,) or (B, P), or a mapping of names to numbers.
 
@@ -109,6 +112,7 @@ def task(
         save=save,  # type: ignore[arg-type]
         unwritten_registers=unwritten_registers,  # type: ignore[arg-type]
         name=name or circuit.name,
+        time_limit_s=time_limit_s,
     )
     validate(made)
     return made
@@ -164,6 +168,8 @@ def validate(task: Task) -> None:
         raise InvalidArgumentError(
             f"unwritten_registers: {task.unwritten_registers!r} found, 'refuse' or 'zero' needed"
         )
+    if task.time_limit_s is not None and not 0 < task.time_limit_s < math.inf:
+        raise InvalidArgumentError(f"time_limit_s: {task.time_limit_s} found, a positive number of seconds needed")
     if task.shots is None and not task.observables and task.save is None:
         raise InvalidArgumentError("run: nothing is asked for; give shots, observables or save='statevector'")
     _validate_parameters(task)

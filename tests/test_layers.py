@@ -24,6 +24,7 @@ LAYERS = (
     ("qsimenv.compilation", 0.5),
     ("qsimenv.comm", 1),
     ("qsimenv.arrays", 1),
+    ("qsimenv.interrupt", 1.1),
     ("qsimenv.formats", 1.5),
     ("qsimenv.toolchain", 2),
     ("qsimenv.statevec.engine", 5.5),  # the door of the package: registers with the layer above
@@ -34,6 +35,7 @@ LAYERS = (
     ("qsimenv.engines", 5),
     ("qsimenv.launcher.environment", 6.6),
     ("qsimenv.launcher.serving", 6.5),  # where launcher and service meet
+    ("qsimenv.launcher.keeper", 6.4),
     ("qsimenv.launcher", 6),
     ("qsimenv.qpm_plugin", 6),
     ("qsimenv.qpi", 7),

@@ -31,6 +31,9 @@ def connection_file(name: str | None) -> Path | None:
 @click.option("--ranks-per-node", type=click.IntRange(min=1), help="Workers a node.  [default: one a cache domain]")
 @click.option("--het-group", type=click.IntRange(min=0), help="Group of a heterogeneous Slurm job to start on.")
 @click.option("--timeout", "timeout_s", type=seconds, default=120, help="How long each phase may take.  [default: 120]")
+@click.option("--durable", is_flag=True, help="Survive a power failure, too: every acceptance waits for the disk.")
+@click.option("--keep-results", type=click.IntRange(min=0), help="Fetched results to keep.  [default: 200000]")
+@click.option("--max-queued", type=click.IntRange(min=1), help="Tasks that may wait and run.  [default: 1000000]")
 @json_option
 def start(name: str | None, as_json: bool, **options: Any) -> None:
     """Start an environment and return when every worker has answered.
@@ -42,6 +45,7 @@ def start(name: str | None, as_json: bool, **options: Any) -> None:
         qsimenv start --hosts node1:4,node2:4 --name big
 
     It writes a connection file that only you can read; clients find it by themselves, or through QSIMENV_CONNECTION.
+    Tasks and results are in a journal: an environment that was killed, or stopped with --keep, goes on where it was.
     """
     from qsimenv.launcher import environment
 
@@ -90,20 +94,24 @@ def status(name: str | None, as_json: bool) -> None:
 @click.command()
 @name_option
 @click.option("--drain", is_flag=True, help="Finish what was accepted first.")
+@click.option("--keep", is_flag=True, help="Keep tasks and results for the next start.")
 @click.option("--timeout", "timeout_s", type=seconds, default=60, help="When to end it by force.  [default: 60]")
-def stop(name: str | None, drain: bool, timeout_s: float) -> None:
-    """Stop the running environment; leaves no process and no file behind.
+def stop(name: str | None, drain: bool, keep: bool, timeout_s: float) -> None:
+    """Stop the running environment; leaves no process and no file behind, but for the journal with --keep.
 
     \b
     Examples:
         qsimenv stop                           what still runs or waits is canceled
         qsimenv stop --drain                   what was accepted is finished first
+        qsimenv stop --keep                    what was not finished goes on with the next `qsimenv start`
     """
     from qsimenv.launcher import environment
 
     named = os.environ.get("QSIMENV_CONNECTION")
     folder = Path(named).parent if named and name is None else None
-    environment.stop("default" if name is None else name, run_folder=folder, drain=drain, timeout_s=timeout_s)
+    environment.stop(
+        "default" if name is None else name, run_folder=folder, drain=drain, keep=keep, timeout_s=timeout_s
+    )
     click.echo("the environment is stopped", err=True)
 
 

@@ -20,8 +20,9 @@ EXIT_FAILED = 1
 @task_options
 @name_option
 @click.option("--wait", is_flag=True, help="Wait for the results and show them.")
+@click.option("--key", default="", help="A word for this request; said again, it gives the same IDs and runs nothing.")
 @json_option
-def submit(files: tuple[str, ...], name: str | None, wait: bool, as_json: bool, **options: Any) -> None:
+def submit(files: tuple[str, ...], name: str | None, wait: bool, key: str, as_json: bool, **options: Any) -> None:
     """Submit circuits (OpenQASM or QPY files) to the running environment, all in one request.
 
     Prints one task id a line, in the order of the files; `qsimenv results ID...` fetches what they gave.
@@ -39,7 +40,7 @@ def submit(files: tuple[str, ...], name: str | None, wait: bool, as_json: bool, 
 
     tasks = [make_task(load(file), options) for file in files]
     with connect(connection_file(name)) as qpm:
-        ids = qpm.async_run(tasks)
+        ids = qpm.async_run(tasks, key=key)
         if wait:
             with _telling(ids):
                 records = _wait_for(qpm, ids, as_json)
@@ -54,8 +55,9 @@ def submit(files: tuple[str, ...], name: str | None, wait: bool, as_json: bool, 
 @click.argument("task_ids", nargs=-1, required=True, metavar="ID...")
 @name_option
 @click.option("--timeout", "timeout_s", type=seconds, help="Give up after so many seconds; nothing is lost then.")
+@click.option("--delete", is_flag=True, help="Forget the results once they are shown.")
 @json_option
-def results(task_ids: tuple[str, ...], name: str | None, timeout_s: float | None, as_json: bool) -> None:
+def results(task_ids: tuple[str, ...], name: str | None, timeout_s: float | None, delete: bool, as_json: bool) -> None:
     """Fetch the results of submitted tasks, in the order of the IDs. Waits for those that still run.
 
     \b
@@ -63,12 +65,15 @@ def results(task_ids: tuple[str, ...], name: str | None, timeout_s: float | None
         qsimenv results 3e2b74-1 3e2b74-2
         qsimenv results 3e2b74-1 --timeout 60 --json
 
-    A result is handed out once: keep what you need. Exit code 1 where a task failed.
+    Results stay until they are deleted or the environment is stopped without --keep. Exit code 1 where a task failed.
     """
     from qsimenv.qpm_plugin.client import connect
 
     with connect(connection_file(name)) as qpm:
-        _show_records(_wait_for(qpm, list(task_ids), as_json, timeout_s), as_json, task_ids)
+        records = _wait_for(qpm, list(task_ids), as_json, timeout_s)
+        if delete:
+            qpm.delete(task_ids)
+    _show_records(records, as_json, task_ids)
 
 
 @contextmanager

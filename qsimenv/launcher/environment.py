@@ -1,7 +1,7 @@
 """Starting and stopping an environment: what ``qsimenv start`` and ``qsimenv stop`` call, and programs may.
 
-The environment itself is another process (``serving``); this side starts it, listens until every worker has answered,
-and makes sure that nothing stays behind when that fails or is broken off.
+The environment itself is another process (``keeper``) and its children; this side starts it, listens until every
+worker has answered, and makes sure that nothing stays behind when that fails or is broken off.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ from qsimenv.errors import (
     TimedOutError,
     from_code,
 )
-from qsimenv.launcher.serving import FAILED, LOCK_NAME, LOG_NAME, READY, Progress, Settings, lock, remove
+from qsimenv.launcher.folder import LOCK_NAME, LOG_NAME, lock, remove
+from qsimenv.launcher.settings import FAILED, READY, Progress, Settings
 from qsimenv.qpm_plugin.connection import FILE_NAME, Connection, default_run_folder
+from qsimenv.qpm_plugin.journal import FILE_NAME as JOURNAL_NAME
+from qsimenv.qpm_plugin.journal import remove_journal
 
 _END_TIMEOUT_S = 40.0
 _GUARD_TIMEOUT_S = 15.0
@@ -44,13 +47,19 @@ def start(
     ranks_per_node: int | None = None,
     het_group: int | None = None,
     timeout_s: float = 120.0,
+    durable: bool = False,
+    keep_results: int | None = None,
+    max_queued: int | None = None,
     on_phase: Callable[[str], None] = lambda _phase: None,
 ) -> Connection:
     """Start an environment and return when every worker has answered.
 
-    ``hosts`` is ``a:2,b:2`` or ``@file``; without it a Slurm allocation is used where there is one, else this machine.
-    ``on_phase`` hears what is being done. Raises BadStateError where one of that name runs, TimedOutError after
-    ``timeout_s`` seconds for each phase, any QSimEnvError for what went wrong; nothing is left running then.
+    It goes on from the journal in the run folder, where an earlier one was killed or stopped with ``keep``. ``durable``
+    makes it wait for the disk before a task counts as accepted; ``keep_results`` bounds how many tasks that were read
+    are kept, ``max_queued`` how many may wait and run. ``hosts`` is ``a:2,b:2`` or ``@file``; without it a Slurm
+    allocation is used where there is one, else this machine. ``on_phase`` hears what is being done. Raises
+    BadStateError where one of that name runs, TimedOutError after ``timeout_s`` seconds for each phase, any
+    QSimEnvError for what went wrong; nothing is left running then.
     """
     folder = (run_folder or default_run_folder(name)).absolute()
     _make(folder)
@@ -63,6 +72,9 @@ def start(
         ranks_per_node=ranks_per_node,
         het_group=het_group,
         timeout_s=timeout_s,
+        durable=durable,
+        keep_results=keep_results,
+        max_queued=max_queued,
     )
     reading, writing = os.pipe()
     with contextlib.closing(os.fdopen(reading, "rb", buffering=0)) as pipe:
@@ -92,7 +104,7 @@ def _make(folder: Path) -> None:
 
 
 def _spawn(settings: Settings, folder: Path, pipe: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "qsimenv.launcher.serving", msgspec.json.encode(settings).decode(), str(pipe)]
+    command = [sys.executable, "-m", "qsimenv.launcher.keeper", msgspec.json.encode(settings).decode(), str(pipe)]
     with (folder / LOG_NAME).open("ab") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[pipe], start_new_session=True
@@ -168,9 +180,16 @@ def _is_dying(folder: Path, patience_s: float = 5.0) -> bool:
 
 
 def stop(
-    name: str = "default", *, run_folder: Path | None = None, drain: bool = False, timeout_s: float = 60.0
+    name: str = "default",
+    *,
+    run_folder: Path | None = None,
+    drain: bool = False,
+    keep: bool = False,
+    timeout_s: float = 60.0,
 ) -> None:
     """Stop an environment and return when its process is gone; ``drain`` lets it finish what it accepted first.
+
+    ``keep`` leaves its tasks and results in the run folder, and the next ``start`` goes on with them.
 
     Raises NotFoundError where none runs, and none was killed there. One that does not answer is ended by its process
     id, and by force where that has not helped after ``timeout_s`` seconds.
@@ -179,13 +198,14 @@ def stop(
 
     folder = (run_folder or default_run_folder(name)).absolute()
     if not is_running(folder):
-        if _clear_remains(folder):
+        if _clear_remains(folder, keep):
             return
-        raise NotFoundError(f"stop: no environment is running in {folder}; `qsimenv start` starts one")
+        kept = "goes on with the tasks that were kept there" if (folder / JOURNAL_NAME).exists() else "starts one"
+        raise NotFoundError(f"stop: no environment is running in {folder}; `qsimenv start` {kept}")
     process = _process_of(folder)
     try:
         with connect(folder / FILE_NAME, timeout_s=5.0) as qpm:
-            qpm.shutdown(drain)
+            qpm.shutdown(drain, keep)
     except QSimEnvError:
         if drain:
             raise
@@ -193,14 +213,29 @@ def stop(
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
     _wait_until_gone(folder, process, timeout_s)
+    if not keep:
+        _remove_journal(folder)
 
 
-def _clear_remains(folder: Path) -> bool:
+def _remove_journal(folder: Path) -> None:
+    """Where the environment was ended by force, and nobody has moved in since."""
+    if not (folder / JOURNAL_NAME).exists():
+        return
+    with contextlib.suppress(BadStateError):
+        descriptor = lock(folder)
+        remove_journal(folder / JOURNAL_NAME)
+        remove(folder)
+        os.close(descriptor)
+
+
+def _clear_remains(folder: Path, keep: bool) -> bool:
     """Remove what an environment left that was killed; whether there was any. Nobody starts there meanwhile."""
     if not (folder / FILE_NAME).exists():
         return False
     descriptor = lock(folder)
     try:
+        if not keep:
+            remove_journal(folder / JOURNAL_NAME)
         remove(folder)
     finally:
         os.close(descriptor)

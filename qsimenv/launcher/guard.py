@@ -32,6 +32,11 @@ def die_with_parent(parent: int, signum: int = signal.SIGTERM) -> None:
         os._exit(1)
 
 
+def become_reaper() -> None:
+    """Let whatever becomes an orphan below this process become its child."""
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def descendants(root: int) -> list[int]:
     """The ids of all living (not zombie) processes below `root`, read from /proc."""
     children: dict[int, list[int]] = {}
@@ -54,10 +59,10 @@ def descendants(root: int) -> list[int]:
 def main(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     die_with_parent(os.getppid() if options.parent is None else options.parent)
-    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    become_reaper()
     for folder in options.scratch:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    wakeup = _wakeup_pipe()
+    wakeup = wakeup_pipe()
     try:
         child = _start(options.command)
         status = _watch(child, wakeup)
@@ -79,7 +84,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _wakeup_pipe() -> int:
+def wakeup_pipe() -> int:
     """A descriptor that becomes readable when a signal has come."""
     read_end, write_end = os.pipe()
     for end in (read_end, write_end):
@@ -113,7 +118,7 @@ def _watch(child: int, wakeup: int) -> int | None:
     while True:
         ready, _, _ = select.select([0, wakeup], [], [])
         signals = os.read(wakeup, 64) if wakeup in ready else b""
-        status = _reap(child)
+        status = reap(child)
         if status is not None:
             return status
         if any(number != signal.SIGCHLD for number in signals) or (0 in ready and not os.read(0, 64)):
@@ -131,14 +136,14 @@ def _end_command(child: int, wakeup: int, grace_s: float) -> int:
         if status is not None:
             return status
     kill(-child, signal.SIGKILL)
-    while (status := _reap(child)) is None:
+    while (status := reap(child)) is None:
         time.sleep(0.01)
     return status
 
 
 def _wait_for(child: int, wakeup: int, timeout_s: float) -> int | None:
     deadline = time.monotonic() + timeout_s
-    while (status := _reap(child)) is None and (left_s := deadline - time.monotonic()) > 0:
+    while (status := reap(child)) is None and (left_s := deadline - time.monotonic()) > 0:
         select.select([wakeup], [], [], min(left_s, 0.1))
         with contextlib.suppress(BlockingIOError):
             os.read(wakeup, 64)
@@ -152,11 +157,11 @@ def _end_descendants() -> None:
         if time.monotonic() > deadline:
             for pid in left:
                 kill(pid, signal.SIGKILL)
-        _reap(-1)
+        reap()
         time.sleep(0.01)
 
 
-def _reap(child: int) -> int | None:
+def reap(child: int = -1) -> int | None:
     """Collect every ended child; the status of `child` if it is among them."""
     result = None
     with contextlib.suppress(ChildProcessError):

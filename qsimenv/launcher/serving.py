@@ -1,18 +1,16 @@
-"""The process of an environment: the DVM, the controller, and the way between them.
+"""The controller process of an environment: the DVM, the controller, and the way between them.
 
-``environment.start`` runs it as ``python -m qsimenv.launcher.serving``, detached, with the settings as JSON on the
-command line and a pipe on which it says what it is doing. It holds a lock on the run folder as long as it lives, ends
-in order on SIGTERM, and takes the folder away with it. Where it is killed, guard and heartbeats end the rest.
+The keeper runs it as ``python -m qsimenv.launcher.serving`` with the settings as JSON on the command line and a pipe on
+which it says what it is doing, and once a second that it is alive. It goes on from the journal in the run folder, ends
+in order on SIGTERM, and at once with the keeper. Where it is killed, guard and heartbeats end the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -22,43 +20,22 @@ from typing import Any
 
 import msgspec
 
-from qsimenv.errors import BadStateError, NotFoundError, QSimEnvError
+from qsimenv.errors import NotFoundError, QSimEnvError
+from qsimenv.launcher import guard
 from qsimenv.launcher.allocation import Allocation, default_ranks_per_node, find_allocation
+from qsimenv.launcher.folder import DVM_PREFIX, LOG_NAME, WORKER_LOG_NAME
+from qsimenv.launcher.settings import ALIVE, ENDING, FAILED, READY, Progress, Settings
 from qsimenv.launcher.spawn import Instance as SpawnedInstance
 from qsimenv.launcher.spawn import InstanceSpec, Launcher, choose_launcher
 from qsimenv.qpm_plugin.connection import FILE_NAME
 from qsimenv.qpm_plugin.controller import serve
 from qsimenv.qpm_plugin.instances import Limits
+from qsimenv.qpm_plugin.journal import FILE_NAME as JOURNAL_NAME
+from qsimenv.qpm_plugin.journal import Journal
+from qsimenv.qpm_plugin.service import Capacity
 
-LOCK_NAME = "lock"
-LOG_NAME = "controller.log"
-WORKER_LOG_NAME = "workers.log"
-_DVM_PREFIX = "dvm-"
-_OURS = (LOCK_NAME, LOG_NAME, WORKER_LOG_NAME, FILE_NAME, f".{FILE_NAME}.*.tmp", f"{_DVM_PREFIX}*")
-"""What an environment puts into its run folder, and all that it ever removes from there."""
+_ALIVE_S = 1.0
 WORKER_COMMAND = (sys.executable, "-m", "qsimenv.qpm_plugin.worker")
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asked for. ``ranks_per_node`` None: one worker a cache domain, at least two a node."""
-
-    name: str
-    run_folder: str
-    hosts: str | None = None
-    ranks_per_node: int | None = None
-    het_group: int | None = None
-    timeout_s: float = 120.0
-
-
-class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line on the pipe: a phase that begins, the end of the start, or why it failed (code and message)."""
-
-    phase: str
-    code: int | None = None
-    message: str = ""
-
-
-READY, FAILED = "ready", "failed"
 
 
 class _Handle:
@@ -97,7 +74,7 @@ class Workers:
         """Bring the DVM up, in a folder of its own."""
         self._launchers += 1
         # The number of the process keeps us out of the way of a killed predecessor's guard, which may still clean up.
-        folder = self._folder / f"{_DVM_PREFIX}{os.getpid()}-{self._launchers}"
+        folder = self._folder / f"{DVM_PREFIX}{os.getpid()}-{self._launchers}"
         launcher = choose_launcher(self._allocation, folder)
         await launcher.start(self._timeout_s)
         self._launcher = launcher
@@ -123,32 +100,18 @@ class Workers:
         return {**self._launcher.describe(), "source": self._allocation.source, "log": str(self._folder / LOG_NAME)}
 
 
-def lock(folder: Path) -> int:
-    """Take the run folder for this process; the lock ends with it. Raises BadStateError where another one holds it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise BadStateError(
-            f"start: an environment is already running in {folder}; stop it first, or give another --name"
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor
-
-
 async def run(settings: Settings, tell: Any) -> None:
     """Bring the environment up, serve until it is shut down, take it down; in this order, whatever goes wrong."""
     folder = Path(settings.run_folder)
+    alive = asyncio.ensure_future(_say_alive(tell))
     allocation = find_allocation(settings.hosts, het_group=settings.het_group)
     address = address_towards(allocation)
     per_node = settings.ranks_per_node or default_ranks_per_node(allocation)
     workers = Workers(allocation, folder, per_node, settings.timeout_s)
     nodes = ", ".join(node.name for node in allocation.nodes[:4]) + (", …" if len(allocation.nodes) > 4 else "")
-    tell(Progress(f"starting the DVM on {nodes}"))
+    journal = Journal(folder / JOURNAL_NAME, settings.durable)
     try:
+        tell(Progress(f"starting the DVM on {nodes}"))
         await workers.start()
         tell(Progress(f"starting {workers.ranks} workers (the first time they compile their kernels)"))
         await serve(
@@ -157,11 +120,28 @@ async def run(settings: Settings, tell: Any) -> None:
             workers,
             workers.ranks,
             lambda: tell(Progress(READY)),
+            on_end=lambda: tell(Progress(ENDING)),
             host=address,
             limits=Limits(start_s=settings.timeout_s),
+            journal=journal,
+            capacity=_capacity(settings),
+            keeper_pid=os.getppid(),
         )
     finally:
+        journal.close()  # serve has done so, where it came to that
+        alive.cancel()
         await workers.stop()
+
+
+async def _say_alive(tell: Any) -> None:
+    while True:
+        tell(Progress(ALIVE))
+        await asyncio.sleep(_ALIVE_S)
+
+
+def _capacity(settings: Settings) -> Capacity:
+    given = {"kept_results": settings.keep_results, "queued_tasks": settings.max_queued}
+    return Capacity(**{name: value for name, value in given.items() if value is not None})
 
 
 def address_towards(allocation: Allocation) -> str:
@@ -190,25 +170,6 @@ def address_towards(allocation: Allocation) -> str:
         return address
 
 
-def remove(folder: Path) -> None:
-    """Take the run folder away, the lock last, so that nobody moves in while we move out."""
-    _clear(folder, keep=(LOCK_NAME,))
-    (folder / LOCK_NAME).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # something is there that is not ours
-        folder.rmdir()
-
-
-def _clear(folder: Path, keep: tuple[str, ...]) -> None:
-    """Remove what we put into the folder, or what a predecessor left there that was killed; nothing else."""
-    for entry in [entry for pattern in _OURS for entry in folder.glob(pattern)]:
-        if entry.name in keep:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
-
-
 async def _until_signalled(settings: Settings, tell: Any) -> None:
     task = asyncio.ensure_future(run(settings, tell))
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -218,7 +179,7 @@ async def _until_signalled(settings: Settings, tell: Any) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """``serving SETTINGS PIPE``: settings as JSON, the number of the descriptor to report on."""
+    """``serving SETTINGS PIPE KEEPER``: settings as JSON, the descriptor to report on, the keeper's process id."""
     settings, pipe = msgspec.json.decode(arguments[0], type=Settings), int(arguments[1])
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.INFO)
 
@@ -226,12 +187,7 @@ def main(arguments: list[str]) -> int:
         with contextlib.suppress(OSError):  # nobody listens any more
             os.write(pipe, msgspec.json.encode(progress) + b"\n")
 
-    try:
-        lock(Path(settings.run_folder))
-        _clear(Path(settings.run_folder), keep=(LOCK_NAME, LOG_NAME))
-    except QSimEnvError as error:
-        tell(Progress(FAILED, error.code, error.message))
-        return 2
+    guard.die_with_parent(int(arguments[2]), signal.SIGKILL)
     failure = None
     try:
         asyncio.run(_until_signalled(settings, tell))
@@ -240,8 +196,6 @@ def main(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - whatever it is, the user hears of it and nothing stays behind
         traceback.print_exc()
         failure = Progress(FAILED, QSimEnvError.code, f"start: {type(error).__name__}: {error}")
-    finally:
-        remove(Path(settings.run_folder))
     if failure is not None:
         tell(failure)
     return 0 if failure is None else 2

@@ -8,7 +8,9 @@ Nothing polls: the controller answers when there is something to say. A wrong ke
 from __future__ import annotations
 
 import logging
+import random
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,8 @@ from qsimenv.task import Estimate, Result, Task
 
 __all__ = ["Client", "connect", "find_connection"]
 
+_LONGEST_BACKOFF_S = 30.0
+
 T = TypeVar("T", bound=m.ReplyBody)
 _Body = Callable[[dict[str, bytes]], m.RequestBody]
 """A request, made with the bytes of the circuits that have to go with it."""
@@ -43,7 +47,7 @@ def connect(connection_file: str | Path | None = None, timeout_s: float = 10.0, 
     path = Path(connection_file) if connection_file is not None else find_connection()
     if path is None:
         raise NotFoundError("connect: no running environment found; start one, or set QSIMENV_CONNECTION to its file")
-    client = Client(Connection.read(path), timeout_s, client_id or uuid.uuid4().hex)
+    client = Client(Connection.read(path), timeout_s, client_id or uuid.uuid4().hex, path)
     try:
         client.greet()
     except BaseException:
@@ -53,11 +57,14 @@ def connect(connection_file: str | Path | None = None, timeout_s: float = 10.0, 
 
 
 class Client(QPM):
-    """``QPM`` for the environment behind a connection. ``timeout_s`` bounds how long a connection may stay lost."""
+    """``QPM`` for the environment behind a connection. ``timeout_s`` bounds how long a connection may stay lost.
 
-    def __init__(self, connection: Connection, timeout_s: float, client_id: str) -> None:
+    ``path`` is the connection file, by which a controller that was started again is found.
+    """
+
+    def __init__(self, connection: Connection, timeout_s: float, client_id: str, path: Path | None = None) -> None:
         self.connection, self.client_id = connection, client_id
-        self._timeout_s = timeout_s
+        self._timeout_s, self._path = timeout_s, path
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._lock = threading.Lock()
         self._idle: list[Link] = []
@@ -113,19 +120,26 @@ class Client(QPM):
 
     def sync_run(self, task: Task, timeout_s: float | None = None) -> Result:
         """Run one task and wait; one message there, one back. After ``timeout_s`` seconds the task is canceled."""
-        jobs = (m.Job.of(task),)
-        records = self._ask_records([task], lambda circuits: m.Submit(jobs, circuits, wait=True, timeout_s=timeout_s))
+        jobs, key = (m.Job.of(task),), uuid.uuid4().hex
+        records = self._ask_records(
+            [task], lambda circuits: m.Submit(jobs, circuits, wait=True, timeout_s=timeout_s, key=key)
+        )
         return _result_of(records[0])
 
-    def async_run(self, tasks: Task | Sequence[Task]) -> list[str]:
-        return self._submit([tasks] if isinstance(tasks, Task) else list(tasks))
+    def async_run(self, tasks: Task | Sequence[Task], key: str = "") -> list[str]:
+        """See ``QPM.async_run``. A ``key`` of one's own makes the request safe to repeat, by a program that is started
+        again, say: what came with the same key before is not submitted a second time, and the ids are the same.
+
+        Where the environment is full, it is asked again when it said, for as long as it takes.
+        """
+        return self._submit([tasks] if isinstance(tasks, Task) else list(tasks), key=key)
 
     def read_cq(
         self, count: int | None = None, timeout_s: float | None = None, task_ids: Sequence[str] | None = None
     ) -> list[TaskRecord]:
         """See ``QPM.read_cq``. ``count`` takes the first unread tasks in order of submission, and waits for just these.
 
-        ``task_ids`` may name tasks of other clients. BadStateError for a task that was read already.
+        ``task_ids`` may name tasks of other clients, and such as were read before: results stay until they are deleted.
         """
         ids = None if task_ids is None else tuple(task_ids)
         return self._ask_records([], lambda _: m.Read(count, timeout_s, ids))
@@ -138,6 +152,10 @@ class Client(QPM):
 
     def cancel(self, task_ids: Sequence[str]) -> list[TaskRecord]:
         return list(self._ask(m.CancelTasks(tuple(task_ids)), m.Records).records)
+
+    def delete(self, task_ids: Sequence[str]) -> None:
+        """Forget tasks that have ended, and their results. NotFoundError; BadStateError for one that has not ended."""
+        self._ask(m.DeleteTasks(tuple(task_ids)), m.Done)
 
     def register_event_notification(
         self, callback: Callable[[Event], None], kinds: Sequence[str] = ()
@@ -156,9 +174,12 @@ class Client(QPM):
         records = self.read_cq(task_ids=self._submit(tasks, teams))
         return check_outcomes(records, teams)
 
-    def shutdown(self, drain: bool = False) -> None:
-        """End the environment; returns when its workers have ended (with ``drain``: after the last task)."""
-        self._ask(m.Shutdown(drain), m.Done)
+    def shutdown(self, drain: bool = False, keep: bool = False) -> None:
+        """End the environment; returns when its workers have ended (with ``drain``: after the last task).
+
+        ``keep`` leaves tasks and results to the next environment in the same run folder; without it they are gone.
+        """
+        self._ask(m.Shutdown(drain, keep), m.Done)
 
     def close(self) -> None:
         with self._lock:
@@ -173,11 +194,12 @@ class Client(QPM):
 
     # --- asking ---
 
-    def _submit(self, tasks: Sequence[Task], teams: Sequence[tuple[int, ...]] = ()) -> list[str]:
-        jobs = tuple(m.Job.of(task) for task in tasks)
+    def _submit(self, tasks: Sequence[Task], teams: Sequence[tuple[int, ...]] = (), key: str = "") -> list[str]:
+        jobs, key = tuple(m.Job.of(task) for task in tasks), key or uuid.uuid4().hex
         if not jobs:
             return []
-        return list(self._ask_with(tasks, lambda circuits: m.Submit(jobs, circuits, tuple(teams)), m.Accepted).task_ids)
+        reply = self._ask_with(tasks, lambda circuits: m.Submit(jobs, circuits, tuple(teams), key=key), m.Accepted)
+        return list(reply.task_ids)
 
     def _ask(self, body: m.RequestBody, kind: type[T]) -> T:
         with self._link() as link:
@@ -201,9 +223,14 @@ class Client(QPM):
         """Ask with the bytes of those circuits that were not sent before, and again where the controller lacks some."""
         circuits = {task.circuit.hash: task.circuit for task in tasks}
         new = {name: circuit.bytes for name, circuit in circuits.items() if name not in self._sent}
+        refusals = 0
         reply = link.ask(body(new))
-        while isinstance(reply, m.NeedCircuits):
-            new |= {name: circuits[name].bytes for name in reply.hashes}
+        while isinstance(reply, m.NeedCircuits | m.Full):
+            if isinstance(reply, m.NeedCircuits):
+                new |= {name: circuits[name].bytes for name in reply.hashes}
+            else:
+                time.sleep(_backoff_s(reply.retry_after_s, refusals))
+                refusals += 1
             reply = link.ask(body(new))
         if not isinstance(reply, m.Failed):
             self._sent.update(new)
@@ -228,6 +255,8 @@ class Client(QPM):
 
     def _put_back(self, link: Link, is_clean: bool) -> None:
         with self._lock:
+            if link.connection.started > self.connection.started:
+                self.connection = link.connection
             if is_clean and not self._closed:
                 self._idle.append(link)
                 return
@@ -236,7 +265,7 @@ class Client(QPM):
     def _new_link(self) -> Link:
         if self._closed:
             raise BadStateError("client: it was closed; connect again")
-        return Link(self._context, self.connection, self.client_id, self._timeout_s)
+        return Link(self._context, self.connection, self.client_id, self._timeout_s, self._path)
 
 
 class _Listener:
@@ -275,6 +304,11 @@ class _Listener:
             self._callback(event)
         except Exception:
             logging.getLogger("qsimenv.client").exception("the callback for the event %s failed", event.kind)
+
+
+def _backoff_s(asked_s: float, refusals: int) -> float:
+    """As long as was asked for, longer each time, and not all clients at once."""
+    return min(_LONGEST_BACKOFF_S, asked_s * 1.5**refusals) * random.uniform(1.0, 1.3)  # noqa: S311 - no secret
 
 
 def _expect(reply: m.ReplyBody, kind: type[T]) -> T:

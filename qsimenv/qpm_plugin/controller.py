@@ -1,8 +1,9 @@
 """The controller process: two sockets, a timer, the supervisor of the workers, and the service that decides.
 
-Thin on purpose: a frame comes in, is decoded and handed to the ``Service``; what it wants said goes out. A request that
-a client sends twice (its connection broke) is carried out once: the answer is kept until the link's next request.
-Imports neither Numba nor mpi4py.
+Thin on purpose: a frame comes in, is decoded and handed to the ``Service``; what it wants said goes out when the
+journal has it: one commit for all that came in together (group commit). A request that a client sends twice (its
+connection broke) is carried out once: the answer is kept until the link's next request. Imports neither Numba nor
+mpi4py.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import os
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
 
@@ -26,17 +27,20 @@ from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.api import Event
 from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, Connection, new_keys
 from qsimenv.qpm_plugin.instances import PING_SECONDS, InstanceHandle, InstanceLauncher, Limits, Supervisor, Worker
+from qsimenv.qpm_plugin.journal import Journal
+from qsimenv.qpm_plugin.ledger import Ledger
 from qsimenv.qpm_plugin.ports import Guard, Port
 from qsimenv.qpm_plugin.reads import Asker
 from qsimenv.qpm_plugin.scheduler import Placement
-from qsimenv.qpm_plugin.service import Service
+from qsimenv.qpm_plugin.service import Capacity, Service
 from qsimenv.qpm_plugin.tasks import Entry
 
-__all__ = ["InstanceHandle", "InstanceLauncher", "Limits", "serve"]
+__all__ = ["Capacity", "InstanceHandle", "InstanceLauncher", "Limits", "serve"]
 
 _KEPT_LINKS = 10_000
 _LARGE_BYTES = 1 << 20
 _LARGE_KEPT_S = 60.0
+_RETRY_JOURNAL_S = 1.0
 """An answer over LARGE_BYTES can be asked for again for so long only."""
 _ARE_YOU_THERE = m.encode(m.Reply(0, m.Done()))
 _log = logging.getLogger("qsimenv.controller")
@@ -49,17 +53,44 @@ async def serve(
     ranks: int,
     on_ready: Callable[[], None] = lambda: None,
     *,
+    on_end: Callable[[], None] = lambda: None,
     host: str = "127.0.0.1",
     limits: Limits | None = None,
+    journal: Journal | None = None,
+    capacity: Capacity | None = None,
+    keeper_pid: int = 0,
 ) -> None:
     """Serve the QPM API on ``host`` (an address of this machine) until a client shuts it down or the task is cancelled.
 
-    Writes the connection file first (the workers read it, too) and removes it at the end. ``on_ready`` is called once,
-    when every worker of the first instance has answered. Raises BadStateError where no instance ever came up. The
-    workers are told to end, and killed where they have not after ``limits.stop_s``; ``launcher`` stays the caller's.
+    Goes on from ``journal`` and owns it from now on: it is removed when a client ends the environment without ``keep``,
+    or where it holds no task, and left as it is otherwise; without one, nothing outlives this process. Writes the
+    connection file first (the workers read it, too) and removes it at the end; ``keeper_pid`` goes there. ``on_ready``
+    is called once, when every worker of the first instance has answered, ``on_end`` once, when the end begins. Raises
+    BadStateError where no instance ever came up, InvalidArgumentError for a damaged journal. The workers are told to
+    end, and killed where they have not after ``limits.stop_s``; ``launcher`` stays the caller's.
     """
-    controller = Controller(connection_path, name, launcher, ranks, on_ready, host, limits or Limits())
+    setting = Setting(name, ranks, host, limits or Limits(), capacity or Capacity(), keeper_pid)
+    controller = Controller(connection_path, setting, launcher, journal or Journal(), on_ready, on_end)
     await controller.run()
+
+
+class Setting(NamedTuple):
+    """What a controller is told."""
+
+    name: str
+    ranks: int
+    host: str
+    limits: Limits
+    capacity: Capacity
+    keeper_pid: int
+
+
+class _Answer(NamedTuple):
+    """An answer that waits for the journal."""
+
+    asker: Asker
+    parts: Sequence[m.ReplyBody]
+    lost: Callable[[], None] | None
 
 
 @dataclass(eq=False)
@@ -76,28 +107,41 @@ class Controller:
     def __init__(
         self,
         connection_path: Path,
-        name: str,
+        setting: Setting,
         launcher: InstanceLauncher,
-        ranks: int,
+        journal: Journal,
         on_ready: Callable[[], None],
-        host: str,
-        limits: Limits,
+        on_end: Callable[[], None],
     ) -> None:
-        self._path, self._host, self._limits = connection_path, host, limits
-        self._on_ready, self._was_ready = on_ready, False
-        self._service = Service(name, self)
+        self._path, self._setting, self._limits = connection_path, setting, setting.limits
+        self._on_ready, self._on_end, self._was_ready = on_ready, on_end, False
+        self._ledger = Ledger(journal)
+        self._service = Service(setting.name, self, self._ledger, setting.capacity)
         environ = {CONNECTION_VARIABLE: str(connection_path.absolute())}
         self._supervisor = Supervisor(
-            launcher, ranks, environ, limits, lambda: bool(self._service.schedule.running), self._up, self._down
-        )
+            launcher, setting.ranks, environ, self._limits, lambda: bool(self._service.schedule.running), self._up,
+            self._down,
+        )  # fmt: skip
         self._links: OrderedDict[bytes, _Link] = OrderedDict()
         self._subscribers: dict[bytes, tuple[str, ...]] = {}
         self._stop = asyncio.Event()
         self._farewells: list[Asker] = []
+        self._answers: list[_Answer] = []
+        self._settling = False
+        self._write_error = ""
+        self._retry: asyncio.TimerHandle | None = None
+        self._is_to_be_removed = False
         self._counters = {"requests": 0, "worker_messages": 0, "refused": 0, "events_dropped": 0}
 
     async def run(self) -> None:
-        """Open, serve until told to stop, close in order."""
+        """Recover, open, serve until told to stop, close in order."""
+        try:
+            self._service.recover()
+            await self._open_and_serve()
+        finally:
+            self._ledger.close(self._is_to_be_removed)
+
+    async def _open_and_serve(self) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         connection = self._open(context)
         try:
@@ -113,8 +157,9 @@ class Controller:
     def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> Connection:
         server, client, worker = new_keys(), new_keys(), new_keys()
         self._guard = Guard(context, {"clients": client[0], "workers": worker[0]})
-        self._clients = Port(context, self._host, "clients", server[1], self._from_client, self._service.start_tasks)
-        self._workers = Port(context, self._host, "workers", server[1], self._from_worker, self._service.start_tasks)
+        host = self._setting.host
+        self._clients = Port(context, host, "clients", server[1], self._from_client, self._settle)
+        self._workers = Port(context, host, "workers", server[1], self._from_worker, self._settle)
         return Connection(
             name=self._service.name,
             address=self._clients.address,
@@ -127,6 +172,7 @@ class Controller:
             pid=os.getpid(),
             host=socket.gethostname(),
             started=time.time(),
+            keeper_pid=self._setting.keeper_pid,
         )
 
     async def _serve(self) -> None:
@@ -145,14 +191,15 @@ class Controller:
 
     def _give_up(self, reason: str) -> None:
         _log.error("the device is out of order: %s", reason)
-        self._service.give_up(reason)
-        if not self._was_ready:
+        if not self._was_ready:  # what the journal holds is left to a better start
             raise BadStateError(f"start: no instance of workers came up: {reason}")
+        self._service.give_up(reason)
+        self._settle()
 
     async def _stop_instances(self, instances: asyncio.Future[str]) -> None:
         """Tell the workers to end; kill what has not ended in time; then say farewell to who asked for it."""
-        self._service.draining = True
-        self._service.close()
+        self._on_end()
+        self._service.close(keep=not self._is_to_be_removed)
         self.emit("shutdown")
         self._supervisor.stop()
         for worker in self._supervisor.instance.workers.values():
@@ -167,6 +214,7 @@ class Controller:
             await instances
         for asker in self._farewells:
             self.answer(asker, [m.Done()])
+        self._settle()
 
     async def _ping(self) -> None:
         while True:
@@ -209,23 +257,24 @@ class Controller:
             _log.exception("a request failed in a way nobody foresaw")
             body = m.Failed(QSimEnvError.code, f"{type(request.body).__name__}: {type(error).__name__}: {error}")
         if body is not None:
-            self.answer(asker, [body])
+            self._answers.append(_Answer(asker, [body], None))  # the port settles when it has read all that came
 
     def _carry_out(self, asker: Asker, body: m.RequestBody) -> m.ReplyBody | None:
         match body:
             case m.Subscribe(kinds=kinds):
                 self._subscribers[asker.link] = kinds
                 return m.Done()
-            case m.Shutdown(drain=drain):
-                self._shut_down(asker, drain)
+            case m.Shutdown(drain=drain, keep=keep):
+                self._shut_down(asker, drain, keep)
                 return None
         answer = self._service.handle(asker, body)
         if isinstance(answer, m.Facts):
             answer.facts.update(self._more_facts(body))
         return answer
 
-    def _shut_down(self, asker: Asker, drain: bool) -> None:
+    def _shut_down(self, asker: Asker, drain: bool, keep: bool) -> None:
         self._farewells.append(asker)
+        self._is_to_be_removed = not keep
         self._service.draining = True
         self.emit("drain" if drain else "stop")
         if not drain or self._service.is_idle or self._service.broken:
@@ -255,9 +304,63 @@ class Controller:
 
     # --- what the service wants done ---
 
-    def answer(self, asker: Asker, parts: Sequence[m.ReplyBody]) -> bool:
+    def answer(
+        self,
+        asker: Asker,
+        parts: Sequence[m.ReplyBody],
+        lost: Callable[[], None] | None = None,
+        at_once: bool = False,
+    ) -> None:
+        answer = _Answer(asker, parts, lost)
+        if at_once:
+            self._send_answer(answer)
+            return
+        self._answers.append(answer)
+        if not self._settling:
+            self._settling = True
+            asyncio.get_running_loop().call_soon(self._settle)
+
+    def _settle(self) -> None:
+        """Everything that has come is dealt with: write the journal, tell the clients, start what can start."""
+        self._settling = True  # whatever is answered from here on goes out below
+        if self._ledger.has_news:
+            self._write_journal()
+        answers, self._answers = self._answers, []
+        for answer in answers:
+            self._send_answer(answer)
+        self._service.start_tasks()
+        self._settling = False
+        if self._answers or (self._ledger.has_news and not self._write_error):
+            self._settling = True
+            asyncio.get_running_loop().call_soon(self._settle)
+
+    def _write_journal(self) -> None:
+        """Where that fails, what was to be accepted is refused; the rest is kept in memory until there is room."""
         try:
-            frames = [m.encode(m.Reply(asker.number, part)) for part in parts]
+            self._ledger.commit()
+        except QSimEnvError as error:
+            if not self._write_error:
+                _log.error("%s", error)
+            if self._retry is None:
+                self._retry = self.later(_RETRY_JOURNAL_S, self._try_again)
+            self._write_error = error.message
+            refused = self._ledger.undo()
+            self._service.withdraw(refused)
+            ids = {entry.task_id for entry in refused}
+            self._answers = [_without_acceptance(answer, ids, error) for answer in self._answers]
+        else:
+            if self._write_error:
+                _log.warning("the journal can be written again")
+            self._write_error = ""
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._settle()
+
+    def _send_answer(self, answer: _Answer) -> None:
+        asker = answer.asker
+        try:
+            frames = [m.encode(m.Reply(asker.number, part)) for part in answer.parts]
         except QSimEnvError as error:
             frames = [m.encode(m.Reply(asker.number, m.Failed(error.code, error.message)))]
         link = self._link(asker.link)
@@ -265,7 +368,9 @@ class Controller:
             link.frames = frames
             if sum(map(len, frames)) > _LARGE_BYTES:
                 self.later(_LARGE_KEPT_S, link.frames.clear)
-        return all([self._clients.send(asker.link, frame) for frame in frames])  # noqa: C419 - send them all
+        sent = [self._clients.send(asker.link, frame) for frame in frames]
+        if not all(sent) and answer.lost is not None:
+            answer.lost()
 
     def is_there(self, asker: Asker) -> bool:
         return self._clients.send(asker.link, _ARE_YOU_THERE)
@@ -282,8 +387,12 @@ class Controller:
             self._workers.send(worker.identity, frames[names])
 
     def cancel(self, ranks: Sequence[int], task_ids: Sequence[str]) -> None:
-        if len(ranks) == 1:
-            self._tell(self._supervisor.instance.workers[ranks[0]], m.Cancel(tuple(task_ids)))
+        worker = self._supervisor.instance.workers.get(ranks[0])
+        if worker is not None:  # its team agrees on it
+            self._tell(worker, m.Cancel(tuple(task_ids)))
+
+    def end_instance(self, reason: str) -> None:
+        self._kill_soon(reason, explained=True)
 
     def emit(self, kind: str, **details: Any) -> None:
         if not self._subscribers:
@@ -320,9 +429,9 @@ class Controller:
             _log.exception("a worker's message failed in a way nobody foresaw")
             self._kill_soon("a worker's message could not be dealt with")
 
-    def _kill_soon(self, reason: str) -> None:
+    def _kill_soon(self, reason: str, explained: bool = False) -> None:
         """What a worker had to say is lost; a new instance will do its tasks again."""
-        self._killing = asyncio.ensure_future(self._supervisor.kill(reason))
+        self._killing = asyncio.ensure_future(self._supervisor.kill(reason, explained))
 
     def _hear(self, identity: bytes, message: m.FromWorker) -> None:
         if isinstance(message, m.Hello):
@@ -339,7 +448,7 @@ class Controller:
                 worker.free_bytes = free_bytes
             case m.Broken(answer=answer):
                 self._service.broke(answer)
-                self._kill_soon(f"rank {message.rank} failed while others waited for it")
+                self._kill_soon(f"rank {message.rank} failed while others waited for it", explained=True)
 
     def _up(self) -> None:
         instance = self._supervisor.instance
@@ -351,8 +460,17 @@ class Controller:
             self._on_ready()
 
     def _down(self, reason: str) -> None:
-        self._service.instance_down(reason)
+        self._service.instance_down(reason, self._supervisor.instance.explained)
+        self._settle()
         self.emit("instance-down", generation=self._supervisor.instance.generation, reason=reason)
+
+
+def _without_acceptance(answer: _Answer, refused: Container[str], error: QSimEnvError) -> _Answer:
+    """Nobody is told that a task was accepted that is not in the journal."""
+    body = answer.parts[0]
+    if not isinstance(body, m.Accepted) or body.task_ids[0] not in refused:
+        return answer
+    return answer._replace(parts=[m.Failed(error.code, f"submit: {error.message}")])
 
 
 def _new_circuits(worker: Worker, entries: Sequence[Entry]) -> dict[str, bytes]:

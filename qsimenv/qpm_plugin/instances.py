@@ -84,6 +84,8 @@ class Instance:
     handle: InstanceHandle | None = None
     reason: str = ""
     """Why we ended it, where we did."""
+    explained: bool = False
+    """Whether that is known to be no other task's fault than the one that has failed for it."""
 
     @property
     def size(self) -> int:
@@ -166,10 +168,11 @@ class Supervisor:
                 found.append(rank)
         return found
 
-    async def kill(self, reason: str = "") -> None:
+    async def kill(self, reason: str = "", explained: bool = False) -> None:
         """End the instance that runs now, for this reason; the next one follows unless we are stopping."""
         instance = self.instance
         instance.reason = instance.reason or reason
+        instance.explained = instance.explained or explained
         if instance.handle is not None:
             try:
                 await instance.handle.kill()

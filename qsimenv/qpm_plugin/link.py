@@ -1,13 +1,17 @@
 """A link: one CURVE connection of a client to the controller, and the patience to wait on it.
 
 Used by one thread at a time. It watches its own connection: who was refused at the door hears so at once, who finds
-nobody hears so after ``timeout_s``; a request is sent again when a broken connection stands again.
+nobody hears so after ``timeout_s``; a request is sent again when a broken connection stands again, or a new one does.
 """
 
 from __future__ import annotations
 
+import math
+import os
+import socket
 import time
 import uuid
+from pathlib import Path
 
 import zmq
 
@@ -15,6 +19,8 @@ from qsimenv.errors import PermissionDeniedError, QSimEnvError, TimedOutError
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.connection import Connection, next_connection_event, set_heartbeat
 
+KEPT_PATIENCE_S = 60.0
+_LOOK_EVERY_S = 0.2
 _PATIENT_RETRIES = 3
 """How often (every 0.1 s) a first connection may be turned down: by a closed port, or by another environment's door."""
 _REFUSED = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
@@ -26,12 +32,42 @@ _Socket = zmq.Socket[bytes]
 
 
 class Link:
-    """Opens at once; waits for the connection with the first request."""
+    """Opens at once; waits for the connection with the first request.
 
-    def __init__(self, context: zmq.Context[_Socket], connection: Connection, client: str, timeout_s: float) -> None:
-        self._connection, self._client, self._timeout_s = connection, client, timeout_s
-        self._socket = socket = context.socket(zmq.DEALER)
-        socket.identity = uuid.uuid4().bytes
+    ``path`` is the connection file: where a broken connection does not come back, but the file names a new controller,
+    the link goes there under its old name, so that what it asked for is neither lost nor done twice. As long as the
+    environment's keeper lives on this machine, it is waited for, for KEPT_PATIENCE_S at least.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[_Socket],
+        connection: Connection,
+        client: str,
+        timeout_s: float,
+        path: Path | None = None,
+    ) -> None:
+        self.connection, self._client, self._timeout_s, self._path = connection, client, timeout_s, path
+        self._context = context
+        self._identity = uuid.uuid4().bytes
+        self._bell_address = f"inproc://bell-{uuid.uuid4().hex}"
+        self._bell: _Socket | None = None
+        self._poller = zmq.Poller()
+        self._number = 0
+        self._request = b""
+        self._stands = self._stood = False
+        self._broke_off = self._retries = 0
+        self._lost_at = self._look_at = time.monotonic()
+        self._deadline: float | None = None
+        self.is_clean = True
+        self.repeats = False
+        """Whether the last request is sent again with each new connection, though it was answered."""
+        self._open()
+
+    def _open(self) -> None:
+        connection = self.connection
+        self._socket = socket = self._context.socket(zmq.DEALER)
+        socket.identity = self._identity
         socket.curve_serverkey = connection.server_key.encode()
         socket.curve_publickey = connection.client_key.encode()
         socket.curve_secretkey = connection.client_secret.encode()
@@ -39,22 +75,16 @@ class Link:
         socket.linger = 200
         set_heartbeat(socket)
         self._monitor = socket.get_monitor_socket(_WATCHED)
-        self._bell_address = f"inproc://bell-{uuid.uuid4().hex}"
-        self._context = context
-        self._bell: _Socket | None = None
-        self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
         socket.connect(connection.address)
-        self._number = 0
-        self._request = b""
-        self._stands = self._stood = False
-        self._broke_off = self._retries = 0
-        self._lost_at = time.monotonic()
-        self._deadline: float | None = None
-        self.is_clean = True
-        self.repeats = False
-        """Whether the last request is sent again with each new connection, though it was answered."""
+
+    def _shut(self) -> None:
+        self._poller.unregister(self._socket)
+        self._poller.unregister(self._monitor)
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close()
 
     def ask(self, body: m.RequestBody, within_s: float | None = None) -> m.ReplyBody:
         """The answer, however long it takes, or within so many seconds.
@@ -102,11 +132,9 @@ class Link:
             self._socket.send(m.encode(m.Request(self._client, self._number, m.Abandon(self._number))))
 
     def close(self) -> None:
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
         if self._bell is not None:
             self._bell.close(linger=0)
-        self._socket.close()
+        self._shut()
 
     def _receive(self) -> m.Reply:
         while True:
@@ -118,15 +146,50 @@ class Link:
             if self._bell is not None and self._bell in ready:
                 self._bell.recv()
                 return m.Reply(0, m.Done())
-            if not ready:
+            now = time.monotonic()
+            if now >= self._end():
                 raise self._lost()
+            if not self._stands and now >= self._look_at:
+                self._look_at = now + _LOOK_EVERY_S
+                self._follow()
 
     def _patience_ms(self) -> int | None:
-        now = time.monotonic()
-        ends = [] if self._deadline is None else [self._deadline]
+        """How long to wait for the next thing to happen; without a connection, for the next look at the file."""
+        left_s = self._end() - time.monotonic()
         if not self._stands:
-            ends.append(self._lost_at + self._timeout_s)
-        return max(0, int(1000 * (min(ends) - now))) if ends else None
+            left_s = min(left_s, _LOOK_EVERY_S)
+        return None if left_s == math.inf else max(0, int(1000 * left_s) + 1)
+
+    def _end(self) -> float:
+        """When the patience ends."""
+        deadline = math.inf if self._deadline is None else self._deadline
+        if self._stands:
+            return deadline
+        patience_s = max(self._timeout_s, KEPT_PATIENCE_S) if self._is_kept() else self._timeout_s
+        return min(deadline, self._lost_at + patience_s)
+
+    def _is_kept(self) -> bool:
+        """Whether somebody will start the controller again."""
+        pid = self.connection.keeper_pid
+        if not pid or self.connection.host != socket.gethostname():
+            return False
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return False
+        return True
+
+    def _follow(self) -> None:
+        """Go to the controller that the connection file names now, where that is another one."""
+        try:
+            found = None if self._path is None else Connection.read(self._path)
+        except QSimEnvError:
+            return  # none there just now
+        if found is not None and found != self.connection:
+            self._shut()
+            self.connection = found
+            self._broke_off = self._retries = 0
+            self._open()
 
     def _notice_connection(self) -> None:
         while self._monitor.poll(0):
@@ -136,12 +199,12 @@ class Link:
                 if self.repeats or not self.is_clean:
                     self._socket.send(self._request)
             elif event in _REFUSED:
-                raise self._refused()
+                self._check_refusal()
             elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
                 self._broke()
             elif event == zmq.EVENT_CONNECT_RETRIED and not self._stood:
                 self._retries += 1
-                if self._retries > _PATIENT_RETRIES:
+                if self._retries > _PATIENT_RETRIES and not self._is_kept():
                     raise self._lost()
 
     def _broke(self) -> None:
@@ -150,19 +213,25 @@ class Link:
         elif not self._stood:
             self._broke_off += 1
             if self._broke_off > _PATIENT_RETRIES:
-                raise self._refused()
+                self._check_refusal()
+
+    def _check_refusal(self) -> None:
+        """Nobody who knows the key refuses it; after a restart somebody else may have got the old controller's port."""
+        self._follow()
+        if not self._stood and not self._is_kept():
+            raise self._refused()
 
     def _refused(self) -> QSimEnvError:
-        where = self._connection.address
+        where = self.connection.address
         return PermissionDeniedError(
             f"connect: {where} refuses the key of this connection file; use the file of the environment that runs there"
         )
 
     def _lost(self) -> QSimEnvError:
-        where, seconds = self._connection.address, time.monotonic() - self._lost_at
+        where, seconds = self.connection.address, time.monotonic() - self._lost_at
         if self._stood:
             return TimedOutError(f"client: the connection to {where} broke and did not come back in {seconds:.1f} s")
         return TimedOutError(
             f"connect: nobody answers at {where} after {seconds:.1f} s; is the environment "
-            f"(process {self._connection.pid} on {self._connection.host}) still running?"
+            f"(process {self.connection.pid} on {self.connection.host}) still running?"
         )

@@ -59,7 +59,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", omit_defaults=True):
     """Accept all jobs or none. ``wait``: answer with the records when they end, instead of with the ids now.
 
     ``pinned`` may name the ranks of each job (a test of the machine wants that); with ``wait`` the jobs are canceled
-    after ``timeout_s``.
+    after ``timeout_s``. A request whose ``key`` came before is answered with what that one brought.
     """
 
     jobs: tuple[Job, ...]
@@ -67,6 +67,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit", omit_defaults=True):
     pinned: tuple[tuple[int, ...], ...] = ()
     wait: bool = False
     timeout_s: float | None = None
+    key: str = ""
 
 
 class Read(msgspec.Struct, frozen=True, tag="read"):
@@ -84,6 +85,12 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
 
 
 class CancelTasks(msgspec.Struct, frozen=True, tag="cancel"):
+    task_ids: tuple[str, ...]
+
+
+class DeleteTasks(msgspec.Struct, frozen=True, tag="delete"):
+    """Forget tasks that have ended, with their results."""
+
     task_ids: tuple[str, ...]
 
 
@@ -125,7 +132,10 @@ class Subscribe(msgspec.Struct, frozen=True, tag="subscribe"):
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
+    """``drain`` finishes what was accepted first; ``keep`` leaves the journal to the next environment."""
+
     drain: bool = False
+    keep: bool = False
 
 
 class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
@@ -135,7 +145,7 @@ class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
 
 
 RequestBody = Union[  # noqa: UP007 - msgspec resolves this name at run time
-    Describe, Evaluate, Submit, Read, Peek, Status, CancelTasks, CreateCircuit, DeleteCircuit,
+    Describe, Evaluate, Submit, Read, Peek, Status, CancelTasks, DeleteTasks, CreateCircuit, DeleteCircuit,
     Reserve, Renew, Release, ListReservations, Telemetry, Subscribe, Abandon, Shutdown,
 ]  # fmt: skip
 
@@ -168,6 +178,13 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
     task_ids: tuple[str, ...]
 
 
+class Full(msgspec.Struct, frozen=True, tag="full"):
+    """Too much is queued already: send the request again after so many seconds. The message is for people."""
+
+    retry_after_s: float
+    message: str
+
+
 class Records(msgspec.Struct, frozen=True, tag="records"):
     """Records in the order asked for, with as many ``results`` (NO_RESULT where there is none), or with none at all."""
 
@@ -197,7 +214,7 @@ class Notice(msgspec.Struct, frozen=True, tag="notice"):
 
 
 ReplyBody = Union[  # noqa: UP007
-    Failed, NeedCircuits, Accepted, Records, Estimated, Reservations, Facts, Done, Notice
+    Failed, NeedCircuits, Accepted, Full, Records, Estimated, Reservations, Facts, Done, Notice
 ]  # fmt: skip
 
 
@@ -221,7 +238,7 @@ class Launch(msgspec.Struct, frozen=True, tag="launch"):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """Answer these without running them, where they have not begun."""
+    """Answer these without running them, or break them off at the next sweep."""
 
     task_ids: tuple[str, ...]
 
@@ -251,7 +268,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What became of a task: a ``result``, an ``error``, or it was ``canceled`` before it began.
+    """What became of a task: a ``result``, an ``error``, or it was ``canceled``.
 
     Times are epoch seconds of the worker's clock.
     """

@@ -15,10 +15,12 @@ import msgspec
 from qsimenv.errors import TimedOutError
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.api import TaskRecord
+from qsimenv.qpm_plugin.ledger import Ledger
 from qsimenv.qpm_plugin.scheduler import Placement
 from qsimenv.qpm_plugin.tasks import Entry, TaskTable, Waiting
 
 _PART_BYTES = 64 << 20
+_NUMBER_BYTES = 8
 
 
 class Asker(NamedTuple):
@@ -36,8 +38,10 @@ class Timer(Protocol):
 class Outside(Protocol):
     """What the service needs of the world."""
 
-    def answer(self, asker: Asker, parts: Sequence[m.ReplyBody]) -> bool:
-        """Send the answer; False where the asker is gone."""
+    def answer(
+        self, asker: Asker, parts: Sequence[m.ReplyBody], lost: Callable[[], None] | None = None, at_once: bool = False
+    ) -> None:
+        """Send the answer when the journal has what it says, or ``at_once``; ``lost`` is called if nobody gets it."""
 
     def is_there(self, asker: Asker) -> bool:
         """Whether the asker's connection still stands."""
@@ -45,6 +49,9 @@ class Outside(Protocol):
     def launch(self, placement: Placement, entries: Sequence[Entry]) -> None: ...
 
     def cancel(self, ranks: Sequence[int], task_ids: Sequence[str]) -> None: ...
+
+    def end_instance(self, reason: str) -> None:
+        """End all ranks; a new instance follows."""
 
     def emit(self, kind: str, **details: Any) -> None: ...
 
@@ -55,16 +62,32 @@ class Outside(Protocol):
 
 
 class Reads:
-    """The reads of an environment that wait. ``cancel`` is called with the ids of a run whose time is over."""
+    """The reads of an environment that wait. ``cancel`` is called with the ids of a run whose time is over.
 
-    def __init__(self, tasks: TaskTable, outside: Outside, cancel: Callable[[Sequence[str]], object]) -> None:
-        self._tasks, self._outside, self._cancel = tasks, outside, cancel
+    ``answered`` holds, after a restart, what the last read of each link had taken, so that a link which asks again,
+    because its answer was lost with the old controller, gets just that.
+    """
+
+    def __init__(
+        self, tasks: TaskTable, ledger: Ledger, outside: Outside, cancel: Callable[[Sequence[str]], object]
+    ) -> None:
+        self._tasks, self._ledger, self._outside, self._cancel = tasks, ledger, outside, cancel
         self._timers: dict[Waiting, Timer] = {}
         self._waiting: dict[Asker, Waiting] = {}
+        self._answered: dict[bytes, tuple[int, list[str]]] = {}
+
+    def remember(self, reader: bytes, task_id: str) -> None:
+        """The journal says that the request ``reader`` has taken this task."""
+        link, number = reader[:-_NUMBER_BYTES], int.from_bytes(reader[-_NUMBER_BYTES:], "big")
+        last, taken = self._answered.get(link, (-1, []))
+        if number > last:
+            self._answered[link] = (number, [task_id])
+        elif number == last:
+            taken.append(task_id)
 
     def wait_for_run(self, asker: Asker, task_ids: Sequence[str], timeout_s: float | None) -> None:
         """Answer when these tasks have ended; cancel them after ``timeout_s``."""
-        waiting = self._tasks.wait_for_ids(task_ids, self._answer_with(asker), asker.client)
+        waiting = self._tasks.wait_for_ids(task_ids, self._answer_with(asker, at_once=True), asker.client)
         self._remember(asker, waiting, timeout_s, self._give_up_run)
 
     def close(self, farewell: m.Failed) -> None:
@@ -76,13 +99,19 @@ class Reads:
     def read(self, asker: Asker, body: m.Read) -> None:
         """Answer when the tasks asked for have ended, or after ``timeout_s``. Raises like ``wait_for_ids``."""
         ready = self._answer_with(asker)
-        if body.task_ids is not None:
+        task_ids = self._answer_before(asker) or body.task_ids
+        if task_ids is not None:
             self._forget_the_gone(None)
-            waiting = self._tasks.wait_for_ids(body.task_ids, ready, asker.client)
+            waiting = self._tasks.wait_for_ids(task_ids, ready, asker.client)
         else:
             self._forget_the_gone(asker.client)
             waiting = self._tasks.wait_for_count(body.count, ready, asker.client)
         self._remember(asker, waiting, body.timeout_s, self._give_up_read)
+
+    def _answer_before(self, asker: Asker) -> Sequence[str] | None:
+        """What this very request has taken before the controller was started again."""
+        number, taken = self._answered.pop(asker.link, (-1, []))
+        return taken if number == asker.number else None
 
     def _remember(self, asker: Asker, waiting: Waiting, timeout_s: float | None, give_up: Any) -> None:
         if waiting.is_ready:
@@ -110,14 +139,27 @@ class Reads:
             if not self._outside.is_there(asker):
                 self.abandon(asker)
 
-    def _answer_with(self, asker: Asker) -> Any:
+    def _answer_with(self, asker: Asker, at_once: bool = False) -> Any:
         def ready(waiting: Waiting) -> None:
             self._forget(asker, waiting)
-            taken = self._tasks.take(waiting, time.time())
-            if not self._outside.answer(asker, _parts(taken)):
-                self._tasks.put_back(waiting, taken)
+            now = time.time()
+            taken = self._tasks.take(waiting, now)
+            self._ledger.read(taken, _reader(asker), now)
+            parts = _parts([(entry.record, self._ledger.result(entry)) for entry in waiting.entries])
+            self._outside.answer(asker, parts, lambda: self._put_back(taken), at_once)
+            for entry in self._tasks.outdated():
+                self._drop(entry)
 
         return ready
+
+    def _put_back(self, taken: Sequence[Entry]) -> None:
+        there = [entry for entry in taken if self._tasks.find(entry.task_id) is entry]
+        self._tasks.put_back(there)
+        self._ledger.unread(there)
+
+    def _drop(self, entry: Entry) -> None:
+        self._ledger.drop([entry])
+        self._tasks.drop(entry)
 
     def _give_up_read(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
         self._forget(asker, waiting)
@@ -132,6 +174,11 @@ class Reads:
         self._cancel([entry.task_id for entry in waiting.entries])
         text = f"sync_run: the task had not ended after {timeout_s:g} s and was canceled"
         self._outside.answer(asker, [m.Failed(TimedOutError.code, text)])
+
+
+def _reader(asker: Asker) -> bytes:
+    """Names the request in the journal."""
+    return asker.link + asker.number.to_bytes(_NUMBER_BYTES, "big")
 
 
 def _parts(taken: Sequence[tuple[TaskRecord, msgspec.Raw | None]]) -> list[m.ReplyBody]:

@@ -17,36 +17,59 @@ from typing import Any
 import msgspec
 
 from qsimenv import engines, gates
-from qsimenv.errors import BadStateError, InvalidArgumentError, OutOfRangeError, QSimEnvError
+from qsimenv.errors import BadStateError, InvalidArgumentError, OutOfRangeError, QSimEnvError, TimedOutError
 from qsimenv.memory import peak_bytes
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.admission import Admission
 from qsimenv.qpm_plugin.api import DeviceState, ErrorInfo, Reservation, TaskRecord, TaskState, Times
+from qsimenv.qpm_plugin.ledger import Ledger
 from qsimenv.qpm_plugin.reads import Asker, Outside, Reads
-from qsimenv.qpm_plugin.scheduler import Item, Schedule
-from qsimenv.qpm_plugin.tasks import Entry, TaskTable
+from qsimenv.qpm_plugin.scheduler import SMALL_SECONDS, Item, Schedule
+from qsimenv.qpm_plugin.tasks import KEPT_RESULTS, Entry, TaskTable
 from qsimenv.task import Estimate
 
 _VERSION = version("qsimenv")
 MAX_ATTEMPTS = 3
 """A task during which so many instances died is FAILED."""
+_SHORTEST_RETRY_S, _LONGEST_RETRY_S = 0.05, 30.0
+_LIMIT_GRACE_S = 10.0
+"""So much later than its time limit a task is ended by force: one sweep, or one exchange, may take a while."""
+
+
+class Capacity(msgspec.Struct, frozen=True, kw_only=True):
+    """How much an environment takes in: tasks that have not ended, their bytes, and tasks that were read."""
+
+    queued_tasks: int = 1_000_000
+    queued_bytes: int = 4 << 30
+    kept_results: int = KEPT_RESULTS
 
 
 class Service:
     """The state of an environment and its rules."""
 
-    def __init__(self, name: str, outside: Outside) -> None:
+    def __init__(self, name: str, outside: Outside, ledger: Ledger, capacity: Capacity) -> None:
         self.name = name
-        self._outside = outside
-        self.tasks = TaskTable()
+        self._outside, self._ledger, self._capacity = outside, ledger, capacity
+        self.tasks = TaskTable(capacity.kept_results, ledger.end)
         self.schedule = Schedule()
         self.admission = Admission()
         self.draining = False
+        self.kept = False
         self.broken = ""
         self.started = time.time()
         self.work_seconds = 0.0
         self._prefix = uuid.uuid4().hex[:6]
-        self.reads = Reads(self.tasks, outside, self._cancel)
+        self.reads = Reads(self.tasks, ledger, outside, self._cancel)
+
+    def recover(self) -> None:
+        """Go on from the journal: what had not ended waits again, what had ended can be read."""
+        for entry, reader in self._ledger.recover():
+            if reader is not None:
+                self.reads.remember(reader, entry.task_id)
+                entry.read = True
+            self.tasks.restore(entry)
+            if not entry.record.state.is_final:
+                self.schedule.add(_item(entry))
 
     # --- requests ---
 
@@ -66,6 +89,8 @@ class Service:
                 return m.Records(tuple(self.tasks.finished_unread(asker.client)))
             case m.CancelTasks():
                 return m.Records(tuple(self._cancel(body.task_ids)))
+            case m.DeleteTasks():
+                self._delete(body.task_ids)
             case m.CreateCircuit():
                 self.admission.learn({body.hash: body.data})
             case m.Abandon(number=number):
@@ -93,17 +118,47 @@ class Service:
         return m.Done()
 
     def _submit(self, asker: Asker, body: m.Submit) -> m.ReplyBody | None:
-        self._check_accepting()
-        self.admission.learn(body.circuits)
-        unknown = self.admission.unknown(body.jobs)
-        if unknown:
-            return m.NeedCircuits(unknown)
-        self._check_pinned(body)
-        entries = self._accept(asker.client, body)
+        task_ids = self._submitted_before(body)
+        if task_ids is None:
+            self._check_accepting()
+            full = self._check_room(body)
+            if full is not None:
+                return full
+            self.admission.learn(body.circuits)
+            unknown = self.admission.unknown(body.jobs)
+            if unknown:
+                return m.NeedCircuits(unknown)
+            self._check_pinned(body)
+            task_ids = [entry.task_id for entry in self._accept(asker.client, body)]
         if not body.wait:
-            return m.Accepted(tuple(entry.task_id for entry in entries))
-        self.reads.wait_for_run(asker, [entry.task_id for entry in entries], body.timeout_s)
+            return m.Accepted(tuple(task_ids))
+        self.reads.wait_for_run(asker, task_ids, body.timeout_s)
         return None
+
+    def _submitted_before(self, body: m.Submit) -> list[str] | None:
+        """The tasks that a request with the same key brought: this is a retry."""
+        task_ids = self.tasks.request(body.key) if body.key else None
+        if task_ids is not None and len(task_ids) != len(body.jobs):
+            raise InvalidArgumentError(
+                f"submit: the key {body.key!r} stands for an earlier request of {len(task_ids)} tasks, "
+                f"{len(body.jobs)} found; use a key of its own for each request"
+            )
+        return task_ids
+
+    def _check_room(self, body: m.Submit) -> m.Full | None:
+        """Refuse for the moment what would make the queue too long; a single request that is too big for good fails."""
+        unfinished, limit = self.tasks.num_unfinished, self._capacity.queued_tasks
+        too_many = unfinished + len(body.jobs) - limit
+        if len(body.jobs) > limit:
+            raise InvalidArgumentError(f"submit: {len(body.jobs)} tasks found, {limit} can be queued; submit fewer")
+        if too_many <= 0 and self.tasks.unfinished_bytes <= self._capacity.queued_bytes:
+            return None
+        ended = sum(number for state, number in self.tasks.by_state.items() if state.is_final)
+        rate = max(1.0, ended / (time.time() - self.started))
+        wait_s = min(_LONGEST_RETRY_S, max(_SHORTEST_RETRY_S, too_many / rate))
+        queued = f"{unfinished} tasks ({self.tasks.unfinished_bytes >> 20} MiB) are queued"
+        text = f"submit: the environment is full: {queued}, the limit is {limit}; retry after {wait_s:.1f} s"
+        return m.Full(wait_s, text)
 
     def _accept(self, client: str, body: m.Submit) -> list[Entry]:
         now = time.time()
@@ -119,7 +174,9 @@ class Service:
                 times=Times(creation_time=now),
                 engine=estimate.engine,
             )
-            entries.append(Entry(record, first + number, client, job, circuit, estimate, pinned))
+            entries.append(Entry(record, first + number, client, job, circuit, estimate, pinned, key=body.key))
+        if not body.wait:  # who waits for the end is told of nothing before it; the end is what is recorded
+            self._ledger.accept(entries)
         self.tasks.add(entries)
         for entry in entries:
             self.schedule.add(_item(entry))
@@ -168,6 +225,21 @@ class Service:
                 self._finish(entry, TaskState.CANCELED)
         return [entry.record for entry in entries]
 
+    def _delete(self, task_ids: Sequence[str]) -> None:
+        entries = [self.tasks.get(task_id) for task_id in dict.fromkeys(task_ids)]
+        for entry in entries:
+            if not entry.record.state.is_final or entry.claimed:
+                raise BadStateError(f"delete: task {entry.task_id!r} has not ended; cancel it first")
+        self._ledger.drop(entries)
+        for entry in entries:
+            self.tasks.drop(entry)
+
+    def withdraw(self, entries: Sequence[Entry]) -> None:
+        """Tasks that could not be recorded: they were never here."""
+        for entry in entries:
+            self.schedule.withdraw(entry.task_id)
+            self.tasks.drop(entry)
+
     # --- reservations ---
 
     def _reserve(self, client: str, body: m.Reserve) -> m.ReplyBody:
@@ -201,6 +273,7 @@ class Service:
                 entry.record.ranks = placement.ranks
                 entry.record.times.launch_time = now
                 self._tell_state(entry)
+                self._limit(entry)
             try:
                 self._outside.launch(placement, entries)
             except QSimEnvError as error:
@@ -211,12 +284,27 @@ class Service:
             self.schedule.finish(entry.task_id)
             self._finish(entry, TaskState.FAILED, ErrorInfo(error.code, error.message))
 
+    def _limit(self, entry: Entry) -> None:
+        """Its ranks end a task whose time is over; where they do not, its instance is ended."""
+        limit_s = entry.job.task.time_limit_s if entry.job is not None else None
+        if limit_s is not None:
+            self._outside.later(limit_s + _LIMIT_GRACE_S, self._overrun, entry, entry.record.attempts, limit_s)
+
+    def _overrun(self, entry: Entry, attempt: int, limit_s: float) -> None:
+        if entry.record.state != TaskState.RUNNING or entry.record.attempts != attempt:
+            return
+        text = f"run: the time limit of {limit_s:g} s was over, and its ranks did not come back to be told"
+        self._finish(entry, TaskState.FAILED, ErrorInfo(TimedOutError.code, text))
+        self._outside.end_instance(f"task {entry.task_id} did not end at its time limit")
+
     def answered(self, answer: m.Answer) -> None:
         """A task has ended on its ranks."""
         self.schedule.finish(answer.task_id)
         entry = self.tasks.find(answer.task_id)
         if entry is None or entry.record.state != TaskState.RUNNING:
             return
+        if answer.canceled and not entry.to_cancel and self.kept:
+            return  # it was stopped with the environment, and goes on with the next one
         times = entry.record.times
         times.exec_time, times.completion_time = answer.exec_time, answer.completion_time
         entry.record.engine = answer.engine or entry.record.engine
@@ -247,21 +335,31 @@ class Service:
                 self._finish(entry, TaskState.FAILED, ErrorInfo(OutOfRangeError.code, text))
         self.start_tasks()
 
-    def instance_down(self, reason: str) -> None:
-        """What ran goes back to the front of the queue, or has FAILED where it saw too many instances die."""
+    def instance_down(self, reason: str, was_ended: bool = False) -> None:
+        """What ran goes back to the front of the queue, or has FAILED where it saw too many instances die.
+
+        An instance that ``was_ended`` by us for a known reason does not count.
+        """
         self.schedule.restart(0)
         for entry in self.tasks.unfinished():
             if entry.record.state != TaskState.RUNNING:
                 continue
             if entry.to_cancel:
                 self._finish(entry, TaskState.CANCELED)
-            elif entry.record.attempts >= MAX_ATTEMPTS:
-                text = f"run: {entry.record.attempts} instances ended while the task ran; the last one: {reason}"
-                self._finish(entry, TaskState.FAILED, ErrorInfo(QSimEnvError.code, text))
             else:
-                self.tasks.move(entry, TaskState.QUEUED)
-                entry.record.ranks = ()
-                self.schedule.add(_item(entry))
+                self._run_again(entry, reason, blamed=not was_ended)
+
+    def _run_again(self, entry: Entry, reason: str, blamed: bool) -> None:
+        entry.deaths += blamed
+        if entry.deaths >= MAX_ATTEMPTS:
+            text = f"run: {entry.deaths} instances ended while the task ran; the last one: {reason}"
+            self._finish(entry, TaskState.FAILED, ErrorInfo(QSimEnvError.code, text))
+            return
+        if blamed and entry.written:
+            self._ledger.death(entry)
+        self.tasks.move(entry, TaskState.QUEUED)
+        entry.record.ranks = ()
+        self.schedule.add(_item(entry))
 
     def fail_all(self, state: TaskState, error: ErrorInfo | None) -> None:
         """End everything that has not ended, and let every read that waits end with it."""
@@ -269,11 +367,13 @@ class Service:
             self.schedule.withdraw(entry.task_id)
             self._finish(entry, state, error)
 
-    def close(self) -> None:
-        """The environment ends: what has not ended is CANCELED, and who waits for more is told."""
+    def close(self, keep: bool = False) -> None:
+        """The environment ends: what has not ended is CANCELED or, with ``keep``, left to the next one; who waits is
+        told."""
         error = ErrorInfo(BadStateError.code, "run: the environment was shut down")
-        self.draining = True
-        self.fail_all(TaskState.CANCELED, error)
+        self.draining, self.kept = True, keep
+        if not keep:
+            self.fail_all(TaskState.CANCELED, error)
         self.reads.close(m.Failed(error.code, "read_cq: the environment was shut down"))
 
     def give_up(self, reason: str) -> None:
@@ -345,8 +445,9 @@ class Service:
 def _item(entry: Entry) -> Item:
     estimate: Estimate = entry.estimate
     width = len(entry.pinned) or estimate.ranks
-    attempts = entry.record.attempts
-    return Item(entry.task_id, entry.order, entry.client, width, estimate.seconds, attempts, entry.pinned)
+    limited = entry.job is not None and entry.job.task.time_limit_s is not None
+    seconds = max(estimate.seconds, SMALL_SECONDS) if limited else estimate.seconds  # its clock runs from the launch
+    return Item(entry.task_id, entry.order, entry.client, width, seconds, entry.deaths, entry.pinned)
 
 
 def _reservation(name: str, ranks: int, expires: float) -> Reservation:

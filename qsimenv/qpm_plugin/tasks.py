@@ -2,10 +2,12 @@
 
 Plain data without I/O or clock. Each client has a completion queue, which holds its tasks in the order in which they
 were submitted until they are read; a ``Waiting`` is a read that waits, and is told of each end it waits for in O(1).
+What was read stays, for whoever asks for it by its id, until it is deleted or more than ``kept_results`` were read.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +20,17 @@ from qsimenv.qpm_plugin.api import ErrorInfo, TaskRecord, TaskState
 from qsimenv.qpm_plugin.messages import Job
 from qsimenv.task import Estimate
 
-KEPT_RECORDS = 200_000
-"""Records of tasks that were read; older ones are forgotten."""
+KEPT_RESULTS = 200_000
+"""So many tasks that were read are kept where the user does not say how many; older ones are forgotten."""
 
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """One task. ``job`` and ``circuit`` go when it ends, ``result`` when it is read."""
+    """One task. ``job`` and ``circuit`` go when it ends, ``result`` when it is read (the journal still has it).
+
+    ``key`` is that of the request that brought it; ``deaths`` counts the instances that died while it ran, for a reason
+    that may have been the task; ``written`` says that the journal has it, or will have it with the next commit.
+    """
 
     record: TaskRecord
     order: int
@@ -37,6 +43,10 @@ class Entry:
     to_cancel: bool = False
     claimed: bool = False
     read: bool = False
+    key: str = ""
+    written: bool = False
+    deaths: int = 0
+    size_bytes: int = 0
     waiting: list[Waiting] = field(default_factory=list)
 
     @property
@@ -60,25 +70,47 @@ class Waiting:
 
 
 class TaskTable:
-    """All tasks of the environment by id, in order of submission."""
+    """All tasks of the environment by id, in order of submission. ``on_end`` hears of each end, before the reads do."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept_results: int = KEPT_RESULTS, on_end: Callable[[Entry], None] = lambda _entry: None) -> None:
+        self._kept_results, self._on_end = kept_results, on_end
         self._entries: dict[str, Entry] = {}
+        self._requests: dict[str, list[str]] = {}
         self._unread: dict[str, dict[str, Entry]] = {}
         self._read: dict[str, None] = {}
         self._short: list[Waiting] = []
         self.by_state: Counter[TaskState] = Counter()
         self.orders = 0
+        self.unfinished_bytes = 0
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Take tasks in; reads that wait for more tasks of their client get them."""
         for entry in entries:
-            self._entries[entry.task_id] = entry
-            self._unread.setdefault(entry.client, {})[entry.task_id] = entry
-            self.by_state[entry.record.state] += 1
-            self.orders = max(self.orders, entry.order + 1)
+            self.restore(entry)
         for waiting in list(self._short):
             self._fill(waiting)
+
+    def restore(self, entry: Entry) -> None:
+        """Take in a task in whatever state it is; it counts as read where ``entry.read``."""
+        self._entries[entry.task_id] = entry
+        if entry.key:
+            self._requests.setdefault(entry.key, []).append(entry.task_id)
+        if entry.read:
+            self._read[entry.task_id] = None
+        else:
+            self._unread.setdefault(entry.client, {})[entry.task_id] = entry
+        self.by_state[entry.record.state] += 1
+        self.orders = max(self.orders, entry.order + 1)
+        if not entry.record.state.is_final:
+            self.unfinished_bytes += entry.size_bytes
+
+    def request(self, key: str) -> list[str] | None:
+        """The tasks that a request with this key brought, in order; None where there was none."""
+        return self._requests.get(key)
+
+    @property
+    def num_unfinished(self) -> int:
+        return sum(number for state, number in self.by_state.items() if not state.is_final)
 
     def get(self, task_id: str) -> Entry:
         """NotFoundError for an id that is not (or no longer) known."""
@@ -117,8 +149,10 @@ class TaskTable:
             return
         self.move(entry, state)
         entry.record.error, entry.result = error, result
-        entry.job = entry.circuit = None
         entry.record.times.cq_enqueue_time = now
+        self._on_end(entry)
+        self.unfinished_bytes -= entry.size_bytes
+        entry.job = entry.circuit = None
         for waiting in entry.waiting:
             waiting.missing -= 1
             if waiting.is_ready:
@@ -144,11 +178,12 @@ class TaskTable:
         return waiting
 
     def wait_for_ids(self, task_ids: Sequence[str], ready: Callable[[Waiting], None], client: str) -> Waiting:
-        """Wait for these tasks, in this order, whoever submitted them. NotFoundError, BadStateError if read already."""
+        """Wait for these tasks, in this order, whoever submitted or has read them. NotFoundError; BadStateError where
+        another read waits for one."""
         entries = [self.get(task_id) for task_id in dict.fromkeys(task_ids)]
         for entry in entries:
-            if entry.read or entry.claimed:
-                raise BadStateError(f"read_cq: task {entry.task_id!r} was read already or is waited for")
+            if entry.claimed:
+                raise BadStateError(f"read_cq: task {entry.task_id!r} is waited for by another read")
         waiting = Waiting(client, [], 0, 0, ready)
         for entry in entries:
             self._claim(waiting, entry)
@@ -165,28 +200,42 @@ class TaskTable:
             if waiting in entry.waiting:
                 entry.waiting.remove(waiting)
 
-    def take(self, waiting: Waiting, now: float) -> list[tuple[TaskRecord, msgspec.Raw | None]]:
-        """What a read that is ready gets; it is off the completion queue then."""
-        taken = []
+    def take(self, waiting: Waiting, now: float) -> list[Entry]:
+        """A read that is ready gets its entries, off the completion queue. Returns those that were on it."""
+        taken = [entry for entry in waiting.entries if not entry.read]
         for entry in waiting.entries:
+            entry.claimed = False
+        for entry in taken:
             entry.record.times.cq_dequeue_time = now
-            taken.append((entry.record, entry.result))
-            entry.result, entry.claimed, entry.read = None, False, True
+            entry.read = True
             self._forget_unread(entry)
             self._read[entry.task_id] = None
-        while len(self._read) > KEPT_RECORDS:
-            self._drop(next(iter(self._read)))
         return taken
 
-    def put_back(self, waiting: Waiting, taken: Sequence[tuple[TaskRecord, msgspec.Raw | None]]) -> None:
+    def put_back(self, taken: Sequence[Entry]) -> None:
         """Undo ``take``: the reader is gone."""
-        for entry, (_, result) in zip(waiting.entries, taken, strict=True):
-            entry.result, entry.read = result, False
+        for entry in taken:
+            entry.read = False
             entry.record.times.cq_dequeue_time = None
             self._read.pop(entry.task_id, None)
             queue = self._unread.setdefault(entry.client, {})
             queue[entry.task_id] = entry
             self._unread[entry.client] = dict(sorted(queue.items(), key=lambda pair: pair[1].order))
+
+    def outdated(self) -> list[Entry]:
+        """The oldest of those that were read, where they are more than are kept."""
+        number = max(0, len(self._read) - self._kept_results)
+        return [self._entries[task_id] for task_id in itertools.islice(self._read, number)]
+
+    def drop(self, entry: Entry) -> None:
+        """Forget a task, and that its request ever came."""
+        self._read.pop(entry.task_id, None)
+        self._forget_unread(entry)
+        self._requests.pop(entry.key, None)
+        del self._entries[entry.task_id]
+        self.by_state[entry.record.state] -= 1
+        if not entry.record.state.is_final:
+            self.unfinished_bytes -= entry.size_bytes
 
     def _fill(self, waiting: Waiting) -> None:
         for entry in self._unread.get(waiting.client, {}).values():
@@ -212,8 +261,3 @@ class TaskTable:
         queue.pop(entry.task_id, None)
         if not queue:
             self._unread.pop(entry.client, None)
-
-    def _drop(self, task_id: str) -> None:
-        del self._read[task_id]
-        entry = self._entries.pop(task_id)
-        self.by_state[entry.record.state] -= 1

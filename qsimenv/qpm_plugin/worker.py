@@ -1,12 +1,14 @@
 """A worker: one MPI rank that waits for tasks and runs them. ``python -m qsimenv.qpm_plugin.worker`` under a launcher.
 
 While idle it sleeps in a ZeroMQ poll: no MPI call, no CPU. A task comes to all ranks of its team, in one order
-everywhere, and runs through ``engines.run`` as it would in process. A daemon thread ends the process when the
-connection to the controller breaks, which ZeroMQ's own threads notice even while a kernel runs.
+everywhere, and runs through ``engines.run`` as it would in process; between sweeps the rank looks whether messages have
+come (``interrupt``), so that a task can be canceled while it runs. A daemon thread ends the process when the connection
+to the controller breaks, which ZeroMQ's own threads notice even while a kernel runs.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import socket as sockets
 import sys
@@ -20,7 +22,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from qsimenv import comm, engines, memory
+from qsimenv import comm, engines, interrupt, memory
 from qsimenv import errors as e
 from qsimenv.circuit import Circuit, Measure, gate
 from qsimenv.qpm_plugin import messages as m
@@ -38,6 +40,9 @@ from qsimenv.task import Task
 
 FLUSH_SECONDS = 0.005
 """Answers of small tasks are collected for so long at most."""
+LOOK_SECONDS = 0.02
+"""So often at most a busy rank looks for messages."""
+_CANCELED = ErrorInfo(e.BadStateError.code, interrupt.CANCELED_MESSAGE)
 CONNECT_MS = 30_000
 """A worker that finds no controller for so long ends."""
 _WATCHED = (
@@ -59,6 +64,8 @@ class Worker:
         self._flushed = 0.0
         self._refused = 0
         self._stopping = False
+        self._running = ""
+        self._look_at = self._ends_at = math.inf
 
     def greet(self) -> None:
         """Say that this rank is ready."""
@@ -131,15 +138,14 @@ class Worker:
         circuits = self._circuits_of(launch)
         team = self._world.subteam(launch.ranks)
         speaks = self._world.rank == launch.ranks[0]
-        for number, (task_id, job) in enumerate(zip(launch.task_ids, launch.jobs, strict=True)):
-            if number:
-                self._listen(wait=False)
+        for task_id, job in zip(launch.task_ids, launch.jobs, strict=True):
             answer = self._run(task_id, job, circuits.get(job.circuit), team)
             if speaks:
                 self._answers.append(answer)
                 self._flush(FLUSH_SECONDS)
         self._flush(0.0)
-        self._canceled.clear()
+        if not self._launches:
+            self._canceled.clear()
 
     def _circuits_of(self, launch: m.Launch) -> dict[str, Circuit]:
         """The circuits that a launch needs: those kept and those that came with it, used in the controller's order."""
@@ -159,21 +165,38 @@ class Worker:
         if circuit is None:
             missing = f"run: circuit {job.circuit[:16]} did not reach the worker"
             return m.Answer(task_id, began, began, error=ErrorInfo(e.InvalidArgumentError.code, missing))
-        if team.size == 1 and (task_id in self._canceled or self._stopping):
-            return m.Answer(task_id, began, began, canceled=True)
+        self._begin(task_id, job.task.time_limit_s)
         engine, error, result = "", None, m.NO_RESULT
         try:
+            interrupt.check(team)
             outcome = engines.run(job.with_circuit(circuit), team)
             engine = str(outcome.metadata.get("engine", ""))
             if team.rank == 0:
                 result = _packed(outcome)
         except e.QSimEnvError as problem:
             error = ErrorInfo(problem.code, problem.message)
+            if error == _CANCELED:
+                return m.Answer(task_id, began, time.time(), engine, canceled=True)
         except Exception as problem:  # noqa: BLE001 - whatever it is, the client has to hear of it
             error = _unforeseen(problem)
             if team.size > 1:
                 self._break(m.Answer(task_id, began, time.time(), engine, error), team)
         return m.Answer(task_id, began, time.time(), engine, error, result)
+
+    def _begin(self, task_id: str, time_limit_s: float | None) -> None:
+        now = time.monotonic()
+        self._running, self._look_at = task_id, now
+        self._ends_at = math.inf if time_limit_s is None else now + time_limit_s
+
+    def verdict(self) -> interrupt.Verdict:
+        """Whether the task at hand is still wanted, for ``interrupt``. Takes in what has come, now and then."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._listen(wait=False)
+        if self._stopping or self._running in self._canceled:
+            return interrupt.CANCELED
+        return interrupt.TIMED_OUT if now >= self._ends_at else interrupt.WANTED
 
     def _flush(self, after_s: float) -> None:
         now = time.monotonic()
@@ -260,6 +283,7 @@ def main() -> None:
     context: zmq.Context[_Socket] = zmq.Context()
     socket = _connect(context, connection, worker_identity(generation, world.rank))
     worker = Worker(world, socket, generation)
+    interrupt.watch(worker.verdict)
     worker.greet()
     worker.serve()
     socket.disable_monitor()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv import arrays
+from qsimenv import arrays, interrupt
 from qsimenv.comm import Team
 from qsimenv.errors import OutOfMemoryError, QSimEnvError
 from qsimenv.statevec import kernels_numba as kernels
@@ -37,6 +37,9 @@ def block_bits(num_local: int, threads: int) -> int:
     if threads == 1:
         return _BLOCK_BITS
     return min(_BLOCK_BITS, max(_LEAST_BLOCK_BITS, num_local - 1 - (threads - 1).bit_length()))
+
+_CHECKED_BITS = 18
+"""Above so many local bits a sweep takes long enough to ask before each one whether it is still wanted."""
 
 
 @dataclass
@@ -134,17 +137,20 @@ class State:
         return other
 
     def run(self, plan: Plan, encoded: Sequence[Sequence[EncodedSweep]]) -> None:
-        """Run a plan made for this layout. *Collective.*
+        """Run a plan made for this layout. *Collective.* Raises what ``interrupt.check`` raises, between two sweeps.
 
         From |0…0> on, a rank bit that was not traded yet has one value wherever the state is not zero. All ranks work
         on that part as if it were theirs, and the first trade of such a bit is a matter of what each of them keeps.
         """
+        between_checks = 1 << max(0, _CHECKED_BITS - self.layout.num_local)
         fixed = self._fix_rank_bits(plan)
         for stage, sweeps in zip(plan.stages, encoded, strict=True):
             if stage.exchange:
                 fixed = self._exchange(stage.exchange, fixed)
             began = time.perf_counter()
             for sweep in sweeps:
+                if self.work.sweeps % between_checks == 0:
+                    interrupt.check(self.team)
                 started = time.perf_counter()
                 self._sweep(sweep, fixed)
                 self.work.note(started)

@@ -14,7 +14,8 @@ import signal
 import sys
 from pathlib import Path
 
-from qsimenv.qpm_plugin.controller import Limits, serve
+from qsimenv.qpm_plugin.controller import Capacity, Limits, serve
+from qsimenv.qpm_plugin.journal import FILE_NAME, Journal
 
 
 class MpirunHandle:
@@ -69,7 +70,16 @@ async def main(connection: Path, ranks: int) -> None:
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
     limits = Limits(start_s=60, backoff_s=0.1)
     with contextlib.suppress(asyncio.CancelledError):
-        await serve(connection, "test", MpirunLauncher(), ranks, lambda: print("ready", flush=True), limits=limits)
+        await serve(
+            connection,
+            "test",
+            MpirunLauncher(),
+            ranks,
+            lambda: print("ready", flush=True),
+            limits=limits,
+            journal=Journal(connection.with_name(FILE_NAME)),
+            capacity=Capacity(queued_tasks=int(os.environ.get("QSIMENV_TEST_QUEUED", "100000"))),
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,250 @@
+"""The journal: what was accepted, what became of it, who has read it; one SQLite file that outlives the controller.
+
+Pure storage: ``ledger`` says what is written and reads it back, the controller says when (one transaction for all that
+came in together). Rows are only ever added, each kind in a table of its own, until a task is deleted. Write-ahead log
+with synchronous=NORMAL: a commit survives the death of the process; ``durable`` waits for the disk, too, and survives
+a power failure. The file is locked as long as it is open. Python's own ``sqlite3`` is all it relies on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sqlite3
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from qsimenv.errors import BadStateError, InvalidArgumentError, QSimEnvError
+
+FILE_NAME = "journal.sqlite"
+SCHEMA_VERSION = 1
+_APPLICATION_ID = 0x71_73_65_6A  # "qsej"
+_LOCK_TIMEOUT_S = 10.0
+"""A predecessor that was just killed may need a moment to let go."""
+_CHECKPOINT_PAGES = 4000
+_SCHEMA = """
+CREATE TABLE circuits (hash TEXT PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE tasks (ord INTEGER PRIMARY KEY, client TEXT NOT NULL, key TEXT NOT NULL, data BLOB NOT NULL);
+CREATE TABLE ends (ord INTEGER PRIMARY KEY, data BLOB NOT NULL, result BLOB);
+CREATE TABLE reads (ord INTEGER PRIMARY KEY, reader BLOB NOT NULL, time REAL NOT NULL);
+CREATE TABLE deaths (ord INTEGER PRIMARY KEY, number INTEGER NOT NULL);
+"""
+
+
+class CircuitRow(NamedTuple):
+    """The bytes of a circuit that accepted tasks need."""
+
+    hash: str
+    data: bytes
+
+
+class TaskRow(NamedTuple):
+    """A task that was accepted; ``order`` numbers tasks by submission, ``key`` is that of the request."""
+
+    order: int
+    client: str
+    key: str
+    data: bytes
+
+
+class EndRow(NamedTuple):
+    """What became of it."""
+
+    order: int
+    data: bytes
+    result: bytes | None
+
+
+class ReadRow(NamedTuple):
+    """Taken off the completion queue by the request ``reader``."""
+
+    order: int
+    reader: bytes
+    time: float
+
+
+class UnreadRow(NamedTuple):
+    """Put back there: the reader was gone."""
+
+    order: int
+
+
+class DeathRow(NamedTuple):
+    """So many instances have died while it ran."""
+
+    order: int
+    number: int
+
+
+class DropRow(NamedTuple):
+    """Forget the task and all about it."""
+
+    order: int
+
+
+Row = CircuitRow | TaskRow | EndRow | ReadRow | UnreadRow | DeathRow | DropRow
+_STATEMENTS: dict[type[Row], tuple[str, ...]] = {
+    CircuitRow: ("INSERT OR IGNORE INTO circuits VALUES (?, ?)",),
+    TaskRow: ("INSERT INTO tasks VALUES (?, ?, ?, ?)",),
+    EndRow: ("INSERT OR REPLACE INTO ends VALUES (?, ?, ?)",),
+    ReadRow: ("INSERT OR REPLACE INTO reads VALUES (?, ?, ?)",),
+    UnreadRow: ("DELETE FROM reads WHERE ord = ?",),
+    DeathRow: ("INSERT OR REPLACE INTO deaths VALUES (?, ?)",),
+    DropRow: tuple(f"DELETE FROM {table} WHERE ord = ?" for table in ("tasks", "ends", "reads", "deaths")),  # noqa: S608
+}
+
+
+class Stored(NamedTuple):
+    """A task as the journal knows it; ``end`` None: it has not ended; ``reader`` None: nobody has read it."""
+
+    order: int
+    client: str
+    key: str
+    data: bytes
+    end: bytes | None
+    reader: bytes | None
+    read_time: float | None
+    deaths: int
+
+
+class Journal:
+    """An open journal; ``path`` None keeps it in memory, for an environment that need not survive.
+
+    Raises BadStateError where another process holds the file, InvalidArgumentError where it is damaged or not a
+    journal of this version, QSimEnvError where it cannot be written.
+    """
+
+    def __init__(self, path: Path | None = None, durable: bool = False) -> None:
+        self.path, self._closed = path, False
+        if path is not None:
+            _make_private(path)
+        self._database = sqlite3.connect(
+            ":memory:" if path is None else path, timeout=_LOCK_TIMEOUT_S, isolation_level=None
+        )
+        try:
+            self._prepare(durable)
+        except (sqlite3.Error, QSimEnvError) as error:
+            self._database.close()
+            raise _explained(path, error) from None
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write all rows in one transaction, or none. QSimEnvError where that cannot be (a full disk, say)."""
+        if not rows:
+            return
+        execute = self._database.executemany
+        try:
+            self._database.execute("BEGIN")
+            for kind, group in itertools.groupby(rows, key=type):
+                several = tuple(group)
+                for statement in _STATEMENTS[kind]:
+                    execute(statement, several)
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise QSimEnvError(
+                f"journal: {self.path} cannot be written ({error}); make room on the disk, it goes on by itself then"
+            ) from None
+
+    def tasks(self) -> Iterator[Stored]:
+        """All tasks in order of submission, without their results."""
+        query = (
+            "SELECT ord, client, key, tasks.data, ends.data, reader, time, coalesce(number, 0) FROM tasks "
+            "LEFT JOIN ends USING (ord) LEFT JOIN reads USING (ord) LEFT JOIN deaths USING (ord) ORDER BY ord"
+        )
+        try:
+            yield from map(Stored._make, self._database.execute(query))
+        except sqlite3.Error as error:
+            raise _explained(self.path, error) from None
+
+    def circuits(self) -> dict[str, bytes]:
+        """All circuits that were kept, by hash."""
+        return dict(self._database.execute("SELECT hash, data FROM circuits"))
+
+    def keep_circuits(self, hashes: Container[str]) -> None:
+        """Forget all circuits but these, where the disk allows."""
+        unneeded = [(name,) for (name,) in self._database.execute("SELECT hash FROM circuits") if name not in hashes]
+        with contextlib.suppress(sqlite3.Error):
+            self._database.executemany("DELETE FROM circuits WHERE hash = ?", unneeded)
+
+    def result(self, order: int) -> bytes | None:
+        """The result of a task, where it gave one."""
+        found = self._database.execute("SELECT result FROM ends WHERE ord = ?", (order,)).fetchone()
+        return None if found is None else found[0]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no task at all; one that cannot be read may hold some."""
+        try:
+            return self._database.execute("SELECT 1 FROM tasks LIMIT 1").fetchone() is None
+        except sqlite3.Error:
+            return False
+
+    def close(self, remove: bool = False) -> None:
+        """Let go of the file; ``remove`` it, or leave it as one file without its log. An empty one is removed, too.
+
+        Harmless twice.
+        """
+        if self._closed:
+            return
+        self._closed, empty = True, self.is_empty
+        self._database.close()
+        if (remove or empty) and self.path is not None:
+            remove_journal(self.path)
+
+    def _prepare(self, durable: bool) -> None:
+        self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        application, version = self._pragma("application_id"), self._pragma("user_version")
+        if (application, version) != (_APPLICATION_ID, SCHEMA_VERSION):
+            self._check_new(application, version)
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        self._database.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        if application == 0:
+            self._database.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID};"
+                f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+        else:
+            self._database.execute("BEGIN IMMEDIATE")  # takes the lock now, not with the first task
+            self._database.execute("COMMIT")
+            self._database.execute("SELECT count(*) FROM tasks, ends, reads, deaths, circuits WHERE 0").fetchone()
+
+    def _pragma(self, name: str) -> int:
+        return int(self._database.execute(f"PRAGMA {name}").fetchone()[0])
+
+    def _check_new(self, application: int, version: int) -> None:
+        if application == _APPLICATION_ID:
+            raise InvalidArgumentError(
+                f"journal: {self.path} has schema version {version}, this program knows {SCHEMA_VERSION}; "
+                "use the version of qsimenv that wrote it, or move the file away"
+            )
+        if application or self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise InvalidArgumentError(f"journal: {self.path} is some other program's database; move it away")
+
+
+def remove_journal(path: Path) -> None:
+    """Delete a journal with its log."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _make_private(path: Path) -> None:
+    """Make the file where there is none, readable by its owner alone: it holds circuits and results."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise QSimEnvError(f"journal: {path} cannot be opened ({error.strerror})") from None
+
+
+def _explained(path: Path | None, error: Exception) -> QSimEnvError:
+    if isinstance(error, QSimEnvError):
+        return error
+    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        return BadStateError(f"journal: {path} is in use by another process")
+    if isinstance(error, sqlite3.OperationalError):
+        return QSimEnvError(f"journal: {path} cannot be opened ({error})")
+    return InvalidArgumentError(f"journal: {path} is damaged or no journal ({error}); move it away, or restore it")

@@ -1,0 +1,178 @@
+"""Between the task table and the journal: what is written of a task, and how it is read back.
+
+The service tells the ledger what happens; the ledger collects rows until the controller says ``commit``, which is
+before a client hears of it. What was accepted since the last commit is undone where the journal cannot be written;
+everything else stays in memory and is written when there is room again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from qsimenv.circuit import Circuit
+from qsimenv.errors import InvalidArgumentError, QSimEnvError
+from qsimenv.qpm_plugin import journal as j
+from qsimenv.qpm_plugin.api import TaskRecord, TaskState, Times
+from qsimenv.qpm_plugin.messages import Job
+from qsimenv.qpm_plugin.tasks import Entry
+from qsimenv.task import Estimate, decode_hook, encode_hook
+
+INLINE_BYTES = 64 << 10
+"""A longer result is kept in the journal only, and fetched when it is asked for."""
+
+
+class _Kept(msgspec.Struct, frozen=True, array_like=True):
+    """What has to be known of a task to run it again. The estimate is that of the machine at its submission."""
+
+    task_id: str
+    job: Job
+    estimate: Estimate
+    pinned: tuple[int, ...]
+    creation_time: float
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=encode_hook)
+_KEPT = msgspec.msgpack.Decoder(_Kept, dec_hook=decode_hook)
+_RECORD = msgspec.msgpack.Decoder(TaskRecord, dec_hook=decode_hook)
+
+
+class Ledger:
+    """The journal as the service sees it."""
+
+    def __init__(self, journal: j.Journal) -> None:
+        self._journal = journal
+        self._rows: list[j.Row] = []
+        self._fresh: list[Entry] = []
+        self._circuits: set[str] = set()
+        self._ended: list[Entry] = []
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self._rows)
+
+    def accept(self, entries: Sequence[Entry]) -> None:
+        """Tasks that are about to be accepted."""
+        for entry in entries:
+            self._write_task(entry)
+            self._fresh.append(entry)
+
+    def end(self, entry: Entry) -> None:
+        """A task has ended: to be called while it still has its job. What was never accepted on paper is, now."""
+        if not entry.written:
+            self._write_task(entry)
+        result = None if entry.result is None else bytes(entry.result)
+        self._rows.append(j.EndRow(entry.order, _ENCODER.encode(entry.record), result))
+        if result is not None and len(result) > INLINE_BYTES:
+            self._ended.append(entry)
+
+    def read(self, entries: Sequence[Entry], reader: bytes, now: float) -> None:
+        """Tasks were taken off their completion queue; their results leave memory with the next commit."""
+        self._ended.extend(entries)
+        self._rows.extend(j.ReadRow(entry.order, reader, now) for entry in entries)
+
+    def unread(self, entries: Sequence[Entry]) -> None:
+        """They were put back."""
+        self._rows.extend(j.UnreadRow(entry.order) for entry in entries)
+
+    def death(self, entry: Entry) -> None:
+        """Another instance died while the task ran."""
+        self._rows.append(j.DeathRow(entry.order, entry.deaths))
+
+    def drop(self, entries: Sequence[Entry]) -> None:
+        """Forget tasks."""
+        self._rows.extend(j.DropRow(entry.order) for entry in entries)
+
+    def result(self, entry: Entry) -> msgspec.Raw | None:
+        """The result of a task that has ended, from memory or from the journal."""
+        if entry.result is not None or entry.record.state != TaskState.DONE:
+            return entry.result
+        found = self._journal.result(entry.order)
+        return None if found is None else msgspec.Raw(found)
+
+    def commit(self) -> list[Entry]:
+        """Write what has been collected. Raises QSimEnvError where that cannot be; see ``undo``."""
+        self._journal.write(self._rows)
+        for entry in self._ended:
+            entry.result = None
+        written = self._fresh
+        self._rows, self._fresh, self._ended = [], [], []
+        return written
+
+    def undo(self) -> list[Entry]:
+        """After a ``commit`` that failed: forget, and return, the tasks that nobody may be told were accepted."""
+        refused, self._fresh = self._fresh, []
+        orders = {entry.order for entry in refused}
+        self._rows = [row for row in self._rows if isinstance(row, j.CircuitRow) or row.order not in orders]
+        return refused
+
+    def recover(self) -> Iterator[tuple[Entry, bytes | None]]:
+        """Every task of the journal, in order of submission, with the request that has read it, if any.
+
+        InvalidArgumentError where a row cannot be understood.
+        """
+        kept = self._journal.circuits()
+        circuits: dict[str, Circuit] = {}
+        for stored in self._journal.tasks():
+            try:
+                yield _entry(stored, kept, circuits), stored.reader
+            except (msgspec.MsgspecError, KeyError) as error:
+                path = self._journal.path
+                raise InvalidArgumentError(
+                    f"journal: {path} is damaged at task {stored.order} ({error}); move it away, or restore it"
+                ) from None
+        self._circuits = set(circuits)
+        self._journal.keep_circuits(self._circuits)
+
+    def close(self, remove: bool) -> None:
+        """Write what is left, if that can be, and let go of the journal; ``remove`` it, too."""
+        with contextlib.suppress(QSimEnvError):
+            self._journal.write(self._rows)
+        self._journal.close(remove)
+
+    def _write_task(self, entry: Entry) -> None:
+        assert entry.job is not None  # noqa: S101 - a task has its job until it ends
+        assert entry.circuit is not None  # noqa: S101 - the same
+        if entry.circuit.hash not in self._circuits:
+            self._circuits.add(entry.circuit.hash)
+            self._rows.append(j.CircuitRow(entry.circuit.hash, entry.circuit.bytes))
+        created = entry.record.times.creation_time or 0.0
+        kept = _Kept(entry.task_id, entry.job, entry.estimate, entry.pinned, created)
+        data = _ENCODER.encode(kept)
+        entry.written = True
+        entry.size_bytes = len(data)
+        self._rows.append(j.TaskRow(entry.order, entry.client, entry.key, data))
+
+
+def _entry(stored: j.Stored, kept_circuits: dict[str, bytes], circuits: dict[str, Circuit]) -> Entry:
+    kept = _KEPT.decode(stored.data)
+    entry = Entry(
+        record=TaskRecord(
+            task_id=kept.task_id,
+            state=TaskState.QUEUED,
+            name=kept.job.task.name,
+            times=Times(creation_time=kept.creation_time),
+            engine=kept.estimate.engine,
+            attempts=stored.deaths,
+        ),
+        order=stored.order,
+        client=stored.client,
+        job=None,
+        circuit=None,
+        estimate=kept.estimate,
+        pinned=kept.pinned,
+        key=stored.key,
+        written=True,
+        deaths=stored.deaths,
+    )
+    if stored.end is not None:
+        entry.record = _RECORD.decode(stored.end)
+        entry.record.times.cq_dequeue_time = stored.read_time
+        return entry
+    name = kept.job.circuit
+    if name not in circuits:
+        circuits[name] = Circuit.from_bytes(kept_circuits[name])
+    entry.job, entry.circuit, entry.size_bytes = kept.job, circuits[name], len(stored.data)
+    return entry
