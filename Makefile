@@ -1,5 +1,6 @@
 # make demo    bring the environment up, run every example through it, take it down
 # make test    all tests
+# make test-faults   everything that can be killed is killed, at random, while four clients work
 # make check   style, types, layers, fast tests: under a minute
 # make bench   the benchmarks, on this machine
 # make clean   remove what make made
@@ -11,7 +12,7 @@ READY  := $(VENV)/.ready
 SOURCE := qsimenv tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-faults check bench clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -28,6 +29,9 @@ demo: $(READY)
 
 test: check
 	@$(RUN) -m pytest tests --durations=10
+
+test-faults: $(READY)
+	@$(RUN) -m pytest tests/faults --durations=10
 
 check: $(READY)
 	@$(VENV)/bin/ruff check $(SOURCE)

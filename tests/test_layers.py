@@ -36,6 +36,7 @@ LAYERS = (
     ("qsimenv.launcher.environment", 6.6),
     ("qsimenv.launcher.serving", 6.5),  # where launcher and service meet
     ("qsimenv.launcher.keeper", 6.4),
+    ("qsimenv.launcher.folder", 6.3),
     ("qsimenv.launcher", 6),
     ("qsimenv.qpm_plugin", 6),
     ("qsimenv.qpi", 7),

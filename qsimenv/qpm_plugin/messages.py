@@ -179,7 +179,7 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
 
 
 class Full(msgspec.Struct, frozen=True, tag="full"):
-    """Too much is queued already: send the request again after so many seconds. The message is for people."""
+    """Not now (too much is queued already, say): send the request again after so many seconds."""
 
     retry_after_s: float
     message: str

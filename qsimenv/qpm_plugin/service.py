@@ -32,6 +32,7 @@ _VERSION = version("qsimenv")
 MAX_ATTEMPTS = 3
 """A task during which so many instances died is FAILED."""
 _SHORTEST_RETRY_S, _LONGEST_RETRY_S = 0.05, 30.0
+_NO_WORKER = m.Full(0.5, "no worker has answered yet; how much fits is not known")
 _LIMIT_GRACE_S = 10.0
 """So much later than its time limit a task is ended by force: one sweep, or one exchange, may take a while."""
 
@@ -147,6 +148,8 @@ class Service:
 
     def _check_room(self, body: m.Submit) -> m.Full | None:
         """Refuse for the moment what would make the queue too long; a single request that is too big for good fails."""
+        if not self.admission.max_ranks:
+            return _NO_WORKER
         unfinished, limit = self.tasks.num_unfinished, self._capacity.queued_tasks
         too_many = unfinished + len(body.jobs) - limit
         if len(body.jobs) > limit:
@@ -187,8 +190,6 @@ class Service:
             raise BadStateError(f"submit: the environment is out of order: {self.broken}")
         if self.draining:
             raise BadStateError("submit: the environment is shutting down and accepts nothing more")
-        if not self.admission.max_ranks:
-            raise BadStateError("submit: no worker has answered yet; try again when is_ready() is true")
 
     def _check_pinned(self, body: m.Submit) -> None:
         if body.pinned and len(body.pinned) != len(body.jobs):
@@ -202,7 +203,7 @@ class Service:
 
     def _evaluate(self, body: m.Evaluate) -> m.ReplyBody:
         if not self.admission.max_ranks:
-            raise BadStateError("evaluate: no worker has answered yet; try again when is_ready() is true")
+            return _NO_WORKER
         self.admission.learn(body.circuits)
         unknown = self.admission.unknown([body.job])
         if unknown:
