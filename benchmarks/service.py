@@ -8,7 +8,10 @@ Every figure has a real state vector behind it. Starts an environment of its own
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +27,7 @@ from qsimenv.circuit import Circuit, Gate, Measure, Register, gate
 from qsimenv.launcher import environment
 from qsimenv.qpm_plugin import QPM, TaskState
 from qsimenv.qpm_plugin.client import connect
-from qsimenv.qpm_plugin.connection import FILE_NAME
+from qsimenv.qpm_plugin.connection import FILE_NAME, RUN_FOLDER_VARIABLE, default_run_folder
 
 
 def ghz(num_qubits: int) -> Circuit:
@@ -52,6 +55,82 @@ def many(qpm: QPM, number: int = 1000) -> dict[str, float]:
     seconds = time.perf_counter() - began
     assert all(record.state == TaskState.DONE for record in records)
     return {"seconds": seconds, "per_second": number / seconds}
+
+
+def single_submissions(qpm: QPM, number: int = 3000) -> dict[str, float]:
+    """Tasks a second that one client submits one by one, each recorded before it is acknowledged, and until all ended."""
+    tasks = [qs.Task(ghz(3), shots=100, seed=seed) for seed in range(number)]
+    began = time.perf_counter()
+    ids = [task_id for task in tasks for task_id in qpm.async_run(task)]
+    submitted = time.perf_counter() - began
+    qpm.read_cq(task_ids=ids, timeout_s=60)
+    return {"submitted_per_second": number / submitted, "ended_per_second": number / (time.perf_counter() - began)}
+
+
+_CLIENT = """
+import sys, time
+import qsimenv as qs
+from benchmarks.service import ghz
+from qsimenv.qpm_plugin.client import connect
+with connect(sys.argv[1]) as qpm:
+    tasks = [qs.Task(ghz(3), shots=100, seed=seed) for seed in range(int(sys.argv[2]))]
+    qpm.sync_run(tasks[0])
+    print("there", flush=True)
+    sys.stdin.readline()
+    for first in range(0, len(tasks), 50):
+        qpm.read_cq(task_ids=qpm.async_run(tasks[first : first + 50]), timeout_s=60)
+"""
+
+
+def eight_clients(qpm: QPM, clients: int = 8, number: int = 1500) -> dict[str, float]:
+    """Circuits a second of eight client processes that submit 50 at a time and wait for them."""
+    path = str(default_run_folder("bench") / FILE_NAME)
+    command = [sys.executable, "-c", _CLIENT, path, str(number)]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe) for _ in range(clients)]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()
+    began = time.perf_counter()
+    for process in processes:
+        process.communicate(b"go\n")
+    seconds = time.perf_counter() - began
+    assert not any(process.returncode for process in processes)
+    return {"seconds": seconds, "per_second": clients * number / seconds}
+
+
+def backlog(qpm: QPM, number: int = 100_000) -> dict[str, float]:
+    """So many tasks wait, because somebody else has reserved the ranks; then the controller is killed."""
+    path = default_run_folder("bench") / FILE_NAME
+    with connect(path) as holder:
+        holder.reserve(2, 3600.0)
+        tasks = [qs.Task(ghz(3), shots=100, seed=seed) for seed in range(number)]
+        began = time.perf_counter()
+        ids = [task_id for first in range(0, number, 1000) for task_id in qpm.async_run(tasks[first : first + 1000])]
+        submitted = time.perf_counter() - began
+        latencies = []
+        for task_id in ids[:: number // 200]:
+            asked = time.perf_counter()
+            qpm.status([task_id])
+            latencies.append(time.perf_counter() - asked)
+        controller = psutil.Process(qpm.describe()["controller"]["pid"])
+        memory = controller.memory_info().rss
+    controller.kill()
+    began = time.perf_counter()
+    assert qpm.status(ids[:1])[0].task_id == ids[0]
+    answered = time.perf_counter() - began
+    qpm.read_cq(task_ids=ids[:1], timeout_s=60)
+    working = time.perf_counter() - began
+    records = qpm.read_cq(task_ids=ids, timeout_s=600)
+    assert all(record.state == TaskState.DONE for record in records)
+    return {
+        "submitted_per_second": number / submitted,
+        "controller_mib": memory / 2**20,
+        "status_median_ms": 1e3 * statistics.median(latencies),
+        "status_longest_ms": 1e3 * max(latencies),
+        "answers_after_kill_s": answered,
+        "works_after_kill_s": working,
+    }
 
 
 def wide_among_small(qpm: QPM, num_qubits: int = 27, number: int = 1000) -> dict[str, Any]:
@@ -138,6 +217,9 @@ MEASUREMENTS: dict[str, tuple[Callable[[QPM], dict[str, Any]], str]] = {
     "parameters": (parameters, "10,000 sets of parameters in one request (promise: 50,000 a second)"),
     "vqls": (vqls, "480 circuits of a linear solver in one request (promise: under 40 ms)"),
     "wide_among_small": (wide_among_small, "27 qubits among 1,000 small ones (promise: 2 ranks, none lost)"),
+    "single_submissions": (single_submissions, "one client, one task a request (promise: 4,000 submitted a second)"),
+    "eight_clients": (eight_clients, "eight clients (promise: 3,000 circuits a second)"),
+    "backlog": (backlog, "100,000 queued (promise: 5,000/s, under 600 MiB, status under 5 ms, up again in 10 s)"),
     "idle": (idle, "percent of a core while waiting for 10 s (promise: under 2 a worker)"),
 }
 
@@ -149,6 +231,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     figures = {}
     with TemporaryDirectory(prefix="qsimenv-bench-") as scratch:
         folder = Path(scratch) / "run"
+        os.environ[RUN_FOLDER_VARIABLE] = str(folder)
         began = time.perf_counter()
         environment.start("bench", run_folder=folder, ranks_per_node=2)
         figures["start"] = {"seconds": time.perf_counter() - began}
