@@ -58,7 +58,7 @@ def many(qpm: QPM, number: int = 1000) -> dict[str, float]:
 
 
 def single_submissions(qpm: QPM, number: int = 3000) -> dict[str, float]:
-    """Tasks a second that one client submits one by one, each recorded before it is acknowledged, and until all ended."""
+    """Tasks a second of one client that submits one by one, each recorded before it is acknowledged."""
     tasks = [qs.Task(ghz(3), shots=100, seed=seed) for seed in range(number)]
     began = time.perf_counter()
     ids = [task_id for task in tasks for task_id in qpm.async_run(task)]
