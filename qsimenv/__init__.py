@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qsimenv.circuit import Circuit
     from qsimenv.formats import load
+    from qsimenv.statevec.checkpoint import load_state, save_state
     from qsimenv.task import Result
     from qsimenv.task import task as Task  # noqa: N812 - the public constructor of a Task
 
 __version__ = "0.1.0"
-__all__ = ["Circuit", "Result", "Task", "load", "run"]
+__all__ = ["Circuit", "Result", "Task", "load", "load_state", "run", "save_state"]
 
 _HOME = {
     "Circuit": ("qsimenv.circuit", "Circuit"),
     "Result": ("qsimenv.task", "Result"),
     "Task": ("qsimenv.task", "task"),
     "load": ("qsimenv.formats", "load"),
+    "load_state": ("qsimenv.statevec.checkpoint", "load_state"),
+    "save_state": ("qsimenv.statevec.checkpoint", "save_state"),
 }
 
 
@@ -34,8 +37,8 @@ def run(circuit: Any, **options: Any) -> Result:
 
     ``circuit`` is anything ``load`` takes. ``options`` are those of ``Task``: ``shots`` (number of outcomes to draw),
     ``observables`` (exact expectation values where no shots are given), ``parameters`` of shape (P,) or (B, P),
-    ``save="statevector"``, ``seed``, ``precision`` ("double" or "single"), ``engine`` ("auto"). *Collective* under MPI;
-    every rank returns the same Result.
+    ``save="statevector"`` or ``save="state.h5"``, ``seed``, ``precision`` ("double" or "single"), ``engine`` ("auto").
+    *Collective* under MPI; every rank returns the same Result.
 
     Raises InvalidArgumentError for bad input, OutOfMemoryError for what cannot fit, NotSupportedError for what the
     engine cannot do: on every rank the same.

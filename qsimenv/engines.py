@@ -8,13 +8,30 @@ controller asks for estimates only and must stay light.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from qsimenv import arrays, memory
 from qsimenv.comm import Team
 from qsimenv.errors import InvalidArgumentError, LibraryNotFoundError, NotSupportedError, QSimEnvError
 from qsimenv.task import Estimate, Result, Task, validate
+
+if TYPE_CHECKING:
+    from qsimenv.checkpoints import Checkpointing
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What somebody wants of a run while it goes on, besides its result.
+
+    ``progress`` is told on rank 0, after every sweep, how many are done and how many there will be (None: not known).
+    """
+
+    progress: Callable[[int, int | None], None] | None = None
+    checkpointing: Checkpointing | None = None
 
 
 class Engine(ABC):
@@ -37,6 +54,15 @@ class Engine(ABC):
     @abstractmethod
     def run(self, task: Task, team: Team) -> Result:
         """Simulate on the ranks of ``team``, a power of two. *Collective*; every rank returns the same result."""
+
+    def run_watched(self, task: Task, team: Team, watch: Watch) -> Result:
+        """As ``run``, and do what ``watch`` asks for, as far as it goes. *Collective.*
+
+        Raises NotSupportedError where checkpoints are asked for and the engine writes none.
+        """
+        if watch.checkpointing is not None:
+            raise NotSupportedError(f"engine {self.name}: it writes no checkpoints; run without")
+        return self.run(task, team)
 
 
 @lru_cache
@@ -90,14 +116,16 @@ def power_of_two(team: Team, allow_idle: bool = False) -> Team | None:
     return team.subteam(range(working)) if team.rank < working else None
 
 
-def run(task: Task, team: Team) -> Result:
+def run(task: Task, team: Team, watch: Watch | None = None) -> Result:
     """Run a task on all ranks of ``team`` (a power of two). *Collective*; every rank returns the same result.
 
-    Raises, on every rank alike, InvalidArgumentError, NotSupportedError or OutOfMemoryError.
+    Raises, on every rank alike, InvalidArgumentError, NotSupportedError or OutOfMemoryError; with checkpoints also
+    BadStateError (none is good) and SuspendedError (one was written, the run ends as it was asked to).
     """
     validate(task)
     power_of_two(team)
-    return engine(_choose(task, team)).run(task, team)
+    found = engine(_choose(task, team))
+    return found.run(task, team) if watch is None else found.run_watched(task, team, watch)
 
 
 def _choose(task: Task, team: Team) -> str:

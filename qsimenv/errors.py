@@ -76,6 +76,10 @@ class BadStateError(QSimEnvError):
     code = -10
 
 
+class SuspendedError(BadStateError):
+    """The run wrote a checkpoint and ended because it was asked to; it can be gone on with."""
+
+
 class TimedOutError(QSimEnvError):
     """The operation did not end in the time given."""
 

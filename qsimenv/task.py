@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -22,9 +23,11 @@ from qsimenv.circuit import Assign, Circuit, Measure, Register, walk
 from qsimenv.errors import InvalidArgumentError
 
 Precision = Literal["double", "single"]
-Save = Literal["statevector"]
 AMPLITUDE_BYTES: dict[Precision, int] = {"double": 16, "single": 8}
 MAX_SHOTS = 1 << 31
+WHOLE = "statevector"
+"""What ``save`` says for all amplitudes in the result; else it names the HDF5 file that they go to, sharded."""
+SHARDED = (".h5", ".hdf5")
 
 
 class Observable(msgspec.Struct, frozen=True):
@@ -61,6 +64,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One circuit with what is to be done with it. Checked by ``validate``; see ``task`` for the friendly constructor.
 
     ``parameters`` holds values of the circuit's free parameters, shape (P,) for one run or (B, P) for B runs.
+    ``save`` is "statevector", or the path of an ``.h5`` file that the ranks write their shards of the state to.
     ``unwritten_registers="zero"`` lets a classical register that nothing writes read as zeros, as Qiskit does.
     ``time_limit_s`` seconds after its ranks began, the service breaks the task off: it ends FAILED (TIMEOUT).
     """
@@ -72,7 +76,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     parameters: np.ndarray | None = None
     precision: Precision = "double"
     engine: str = "auto"
-    save: Save | None = None
+    save: str | None = None
     unwritten_registers: Literal["refuse", "zero"] = "refuse"
     name: str = ""
     time_limit_s: float | None = None
@@ -92,7 +96,7 @@ def task(
     parameters: npt.ArrayLike | Mapping[str, float] | None = None,
     precision: str = "double",
     engine: str = "auto",
-    save: str | None = None,
+    save: str | Path | None = None,
     unwritten_registers: str = "refuse",
     name: str = "",
     time_limit_s: float | None = None,
@@ -109,7 +113,7 @@ def task(
         parameters=_parameter_values(circuit, parameters),
         precision=precision,  # type: ignore[arg-type]
         engine=engine,
-        save=save,  # type: ignore[arg-type]
+        save=save if save in (None, WHOLE) else str(Path(save).absolute()),
         unwritten_registers=unwritten_registers,  # type: ignore[arg-type]
         name=name or circuit.name,
         time_limit_s=time_limit_s,
@@ -162,8 +166,8 @@ def validate(task: Task) -> None:
         raise InvalidArgumentError(f"seed: {task.seed} found, 0 to 2**64 - 1 needed")
     if task.precision not in AMPLITUDE_BYTES:
         raise InvalidArgumentError(f"precision: {task.precision!r} found, 'double' or 'single' needed")
-    if task.save not in (None, "statevector"):
-        raise InvalidArgumentError(f"save: {task.save!r} found, 'statevector' is what can be saved")
+    if task.save not in (None, WHOLE) and not str(task.save).endswith(SHARDED):
+        raise InvalidArgumentError(f"save: {task.save!r} found, 'statevector' or the path of an .h5 file needed")
     if task.unwritten_registers not in ("refuse", "zero"):
         raise InvalidArgumentError(
             f"unwritten_registers: {task.unwritten_registers!r} found, 'refuse' or 'zero' needed"
@@ -298,6 +302,18 @@ class Result(msgspec.Struct, dict=True, kw_only=True):
         if self.samples.ndim == 2:
             return [self._key(row) for row in self.samples]
         return [[self._key(row) for row in samples] for samples in self.samples]
+
+    def save(self, path: str | Path) -> None:
+        """Write the statevector to an HDF5 file that ``qs.load_state`` and h5py read. *Local*: call it on one rank.
+
+        A state too large for one rank is written by all of them with ``qs.run(…, save="state.h5")``. Raises
+        InvalidArgumentError where there is no statevector, BadStateError where it cannot be written.
+        """
+        if self.statevector is None or self.statevector.ndim != 1:
+            raise InvalidArgumentError("save: no statevector of one run is there; ask for save='statevector'")
+        import qsimenv as qs
+
+        qs.save_state(path, self.statevector)
 
     def _counts_of(self, samples: np.ndarray) -> dict[str, int]:
         width = samples.shape[-1]

@@ -25,6 +25,8 @@ LAYERS = (
     ("qsimenv.comm", 1),
     ("qsimenv.arrays", 1),
     ("qsimenv.interrupt", 1.1),
+    ("qsimenv.shards", 1.1),
+    ("qsimenv.checkpoints", 1.2),
     ("qsimenv.formats", 1.5),
     ("qsimenv.toolchain", 2),
     ("qsimenv.statevec.engine", 5.5),  # the door of the package: registers with the layer above
@@ -51,6 +53,8 @@ DOORS = {
     "cupy": {"qsimenv.arrays", "qsimenv.statevec.kernels_cupy"},
     "numba": {"qsimenv.statevec.*_numba", "qsimenv.statevec.kernel_cache", "qsimenv.statevec.engine"},
     "llvmlite": {"qsimenv.statevec.kernel_cache", "qsimenv.statevec.*_numba"},
+    "h5py": {"qsimenv.shards"},
+    "xxhash": {"qsimenv.shards"},
     "qiskit": {"qsimenv.formats", "qsimenv.qiskit"},
     "zmq": {"qsimenv.qpm_plugin"},
     "click": {"qsimenv.cli"},

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from qsimenv import __version__
-from qsimenv.errors import QSimEnvError
+from qsimenv.errors import QSimEnvError, SuspendedError
 
 _COMMANDS = {
     "run": ("run", "Run a circuit here (also under mpirun), or on the running environment."),
@@ -81,7 +81,7 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit: 0 done, 1 where what was asked for failed (a task, a check of ``doctor``),
-    2 for whatever the user can mend, 130 where the user broke it off."""
+    2 for whatever the user can mend, 75 where a run can be gone on with, 130 where the user broke it off."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no run
@@ -93,6 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"{where}: {error.format_message().rstrip('.')}; `{where} --help` tells what it takes")
     except click.ClickException as error:
         _fail(error.format_message())
+    except SuspendedError as error:
+        _leave(error.message, os.EX_TEMPFAIL)
     except QSimEnvError as error:
         _fail(error.message)
     except (KeyboardInterrupt, click.Abort):

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qsimenv.cli.options import json_option, make_task, name_option, task_options
-from qsimenv.cli.progress import busy
+from qsimenv.cli.progress import busy, sweeping
 from qsimenv.errors import InvalidArgumentError, QSimEnvError
-from qsimenv.task import Result, Task
+from qsimenv.task import SHARDED, WHOLE, Result, Task
+
+if TYPE_CHECKING:
+    from qsimenv.checkpoints import Checkpointing
+
+DEFAULT_EVERY = "10min"
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 
 @click.command()
 @click.argument("file")
 @task_options
-@click.option("--save", type=click.Path(path_type=Path), help="Write the statevector to this .npy file.")
+@click.option("--save", type=click.Path(path_type=Path), help="Write the statevector to this file: .npy, or .h5.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write checkpoints there, and go on from the last one.",
+)
+@click.option(
+    "--checkpoint-every",
+    metavar="HOW_OFTEN",
+    help=f"A time like 90s, 10min or 2h, or '500 sweeps'.  [default: {DEFAULT_EVERY}]",
+)
+@click.option("--keep-checkpoint", is_flag=True, help="Leave the checkpoints there when the run is done.")
 @click.option("--environment", "-e", is_flag=True, help="Run on the running environment instead of here.")
 @name_option
 @click.option("--idle-ranks", is_flag=True, help="Under mpirun with, say, 3 ranks: use 2 of them and let 1 idle.")
@@ -42,8 +62,13 @@ def run(file: str, **options: Any) -> None:
         mpirun -n 4 qsimenv run big.qasm --precision single --json
         qsimenv run big.qasm --explain
         mpirun -n 2 qsimenv run big.qasm --profile
+        srun qsimenv run big.qasm --save state.h5 --checkpoint big.checkpoint
 
     Without --shots, --observable and --save it draws 1024 shots.
+
+    A file that ends in .h5 takes the state from all ranks at once, as it is never held by one; `qs.load_state` and
+    h5py read it. With --checkpoint, SIGUSR1 or SIGTERM makes the run write a checkpoint at the next occasion (some
+    seconds) and end with exit code 75; the same command, on any number of ranks, goes on from there.
     """
     _check(options)
     if options["environment"]:
@@ -64,15 +89,26 @@ def run(file: str, **options: Any) -> None:
         raise
     if team.rank == 0 and result is not None:
         _finish(result, options)
+        _discard_checkpoints(options)
+
+
+def _discard_checkpoints(options: dict[str, Any]) -> None:
+    if options["checkpoint"] is not None and not options["keep_checkpoint"]:
+        from qsimenv.checkpoints import discard
+
+        discard(options["checkpoint"])
 
 
 def _check(options: dict[str, Any]) -> None:
     """Refuse options that would have no effect."""
-    for name in ("explain", "profile", "idle_ranks", "threads"):
+    for name in ("explain", "profile", "idle_ranks", "threads", "checkpoint"):
         if options["environment"] and options[name]:
             raise InvalidArgumentError(f"run: --{name.replace('_', '-')} is about a run here; leave --environment out")
     if options["verbose"] and not options["explain"]:
         raise InvalidArgumentError("run: --verbose is about the plan; add --explain, or leave it out")
+    for name in ("checkpoint_every", "keep_checkpoint"):
+        if options[name] and options["checkpoint"] is None:
+            raise InvalidArgumentError(f"run: --{name.replace('_', '-')} is about checkpoints; add --checkpoint FOLDER")
     if options["name"] and not options["environment"]:
         raise InvalidArgumentError("run: --name is about a running environment; add --environment, or leave it out")
 
@@ -86,12 +122,34 @@ def _run_here(file: str, options: dict[str, Any], team: Any) -> Result | None:
         return None
     working.agree(_unwritable(options["save"]) if working.rank == 0 else None)
     circuit = load_together(file, working)
-    task = make_task(circuit, options, "statevector" if options["save"] else None)
+    task = make_task(circuit, options, _what_to_save(options["save"]))
     if options["explain"] or options["profile"]:
         _tell_plan(task, working, options)
         return None
-    with _busy(f"{circuit.num_qubits} qubits on {working.size} rank(s)", options, working.rank):
-        return engines.run(task, working)
+    text, unseen = f"{circuit.num_qubits} qubits on {working.size} rank(s)", options["as_json"] and not working.rank
+    shown = nullcontext() if unseen else sweeping(text, quiet=working.rank > 0)
+    with shown as tell, _checkpointing(options) as checkpointing:
+        return engines.run(task, working, engines.Watch(tell, checkpointing))
+
+
+@contextmanager
+def _checkpointing(options: dict[str, Any]) -> Iterator[Checkpointing | None]:
+    """What the run is told about checkpoints; meanwhile SIGUSR1 and SIGTERM ask it to stop."""
+    if options["checkpoint"] is None:
+        yield None
+        return
+    from qsimenv.checkpoints import Checkpointing, every
+
+    asked: list[int] = []
+    often = every(options["checkpoint_every"] or DEFAULT_EVERY)
+    before = {number: signal.signal(number, lambda found, _: asked.append(found)) for number in STOP_SIGNALS}
+    try:
+        yield Checkpointing(
+            options["checkpoint"], often, lambda line: click.echo(f"qsimenv: {line}", err=True), lambda: bool(asked)
+        )
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run_on_environment(file: str, options: dict[str, Any]) -> Result:
@@ -102,7 +160,7 @@ def _run_on_environment(file: str, options: dict[str, Any]) -> Result:
     unwritable = _unwritable(options["save"])
     if unwritable is not None:
         raise unwritable
-    task = make_task(load(file), options, "statevector" if options["save"] else None)
+    task = make_task(load(file), options, _what_to_save(options["save"]))
     with connect(connection_file(options["name"])) as qpm, _busy("waiting for the environment", options, 0):
         return qpm.sync_run(task)
 
@@ -118,7 +176,7 @@ def _finish(result: Result, options: dict[str, Any]) -> None:
     from qsimenv.cli import show
 
     path = options["save"]
-    if path:
+    if path and result.statevector is not None:
         _save(result, path)
     if options["as_json"]:
         saved = {"saved": str(path)} if path else {}
@@ -127,6 +185,15 @@ def _finish(result: Result, options: dict[str, Any]) -> None:
     show.show_result(result, options["observables"], options["metadata"])
     if path and result.statevector is not None:
         click.echo(f"{show.plural(result.statevector.size, 'amplitude')} written to {path}")
+    elif path:
+        click.echo(f"the state is written to {path} and {path}.shards")
+
+
+def _what_to_save(path: Path | None) -> str | None:
+    """A sharded file is written by the ranks, any other here from the whole statevector."""
+    if path is None:
+        return None
+    return str(path) if path.suffix in SHARDED else WHOLE
 
 
 def _unwritable(path: Path | None) -> InvalidArgumentError | None:

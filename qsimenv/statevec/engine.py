@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,14 +21,14 @@ import numpy.typing as npt
 from qsimenv import arrays, comm, memory
 from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.comm import Team
-from qsimenv.engines import Engine
-from qsimenv.errors import NotSupportedError, OutOfMemoryError, QSimEnvError
+from qsimenv.engines import Engine, Watch
+from qsimenv.errors import InvalidArgumentError, NotSupportedError, OutOfMemoryError, QSimEnvError
 from qsimenv.statevec import rates
 from qsimenv.statevec.batch_plan import is_small
 from qsimenv.statevec.cost import Machine, rough_s
 from qsimenv.statevec.shares import ARRAYS, share_out
 from qsimenv.statevec.steps import mixed_qubits
-from qsimenv.task import AMPLITUDE_BYTES, Estimate, Precision, Result, Task, decode_hook, encode_hook
+from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Estimate, Precision, Result, Task, decode_hook, encode_hook
 
 NAME = "statevector"
 MAX_QUBITS = 60
@@ -65,17 +66,21 @@ class StateVectorEngine(Engine):
         return is_small(task.circuit) and _result_bytes(task) <= _IMMEDIATE_BYTES
 
     def run(self, task: Task, team: Team) -> Result:
-        if is_small(task.circuit):
+        return self.run_watched(task, team, Watch())
+
+    def run_watched(self, task: Task, team: Team, watch: Watch) -> Result:
+        _check_one_state(task, watch)
+        if is_small(task.circuit) and watch.checkpointing is None and task.save in (None, WHOLE):
             return _run_small(task, team)
         if _are_run_apart(task, team):
-            return _run(task, team, apart=True)
+            return _run(task, team, watch, apart=True)
         ranks = usable_ranks(task.circuit, team.size)
         if ranks == team.size:
-            return _run(task, team)
+            return _run(task, team, watch)
         result, error = None, None
         if team.rank < ranks:
             try:
-                result = _run(task, team.subteam(range(ranks)))
+                result = _run(task, team.subteam(range(ranks)), watch)
             except QSimEnvError as found:
                 error = found
         team.agree(error)  # the other ranks wait for the result, and must hear where there is none
@@ -158,7 +163,7 @@ def _refusal(task: Task, ranks: int, free: int) -> str:
     advice = f"use {needed} ranks like these"
     if task.precision == "double" and _bytes_per_rank(single, ranks) <= free:
         advice += " or precision='single'"
-    if task.save:
+    if task.save == WHOLE:
         advice += ", or do not ask for the whole statevector on every rank"
     return (
         f"run: {qubits} qubits in {task.precision} precision need {readable(total)}, "
@@ -199,7 +204,7 @@ def _run_small(task: Task, team: Team) -> Result:
     """A small circuit: every rank runs all rows, or where they are many, its share of them."""
     from qsimenv.statevec import batch
 
-    began, seed, rows = time.perf_counter(), _agree_on_seed(task, team), _rows(task)
+    began, seed, rows = time.perf_counter(), _agree_on_seed(task.seed, team), _rows(task)
 
     def run_rows(values: npt.NDArray[np.float64], first: int) -> Result:
         return batch.run(task, values, seed, first, set_threads)
@@ -214,7 +219,7 @@ def _run_small(task: Task, team: Team) -> Result:
     })  # fmt: skip
 
 
-def _run(task: Task, team: Team, apart: bool = False) -> Result:
+def _run(task: Task, team: Team, watch: Watch, apart: bool = False) -> Result:
     """A circuit of any size, row by row: on all ranks together, or with ``apart`` each rank for some of the rows."""
     from qsimenv.statevec.simulate import Run, phases, prepare
     from qsimenv.statevec.state import Work
@@ -228,12 +233,21 @@ def _run(task: Task, team: Team, apart: bool = False) -> Result:
             "run: observables and the statevector are those of one pure state, but this circuit measures, resets or "
             "branches in the middle; ask for shots instead, or move the measurements to the end"
         )
-    seed = _agree_on_seed(task, team)
+    if task.save not in (None, WHOLE):
+        team.agree(_unwritable(Path(str(task.save))) if team.rank == 0 else None)
+    work.after_sweep = _told(watch, work) if team.rank == 0 else None
+    make_run: Callable[..., Run] = Run
+    seed = task.seed
+    if watch.checkpointing is not None:
+        from qsimenv.statevec import resumable
+
+        make_run, seed = resumable.restored_or_new(watch.checkpointing, task, prepared.program.is_static, team, work)
+    seed = _agree_on_seed(seed, team)
     spare = _spare_states(team, num_local, task.precision) if not prepared.program.is_static else 0
 
     def run_rows(rows: npt.NDArray[np.float64], first: int) -> Result:
         runs = (
-            Run(prepared, together, values, seed, first + number, task.shots or 0, spare, work)
+            make_run(prepared, together, values, seed, first + number, task.shots or 0, spare, work)
             for number, values in enumerate(rows)
         )
         return _stacked([_run_one(task, run) for run in runs])
@@ -262,8 +276,12 @@ def _run_one(task: Task, run: Any) -> Result:
     if task.shots is not None:
         result.samples = np.zeros((task.shots, max(1, (task.circuit.num_clbits + 7) // 8)), dtype=np.uint8)
         run.draw(state, result.samples)
-    if task.save:
+    if task.save == WHOLE:
         result.statevector = state.amplitudes()
+    elif task.save:
+        from qsimenv.statevec.checkpoint import save_in_order
+
+        save_in_order(Path(task.save), state, {"circuit": task.circuit.hash, "name": task.circuit.name})
     return result
 
 
@@ -283,15 +301,40 @@ def _finished(result: Result, task: Task, metadata: dict[str, Any]) -> Result:
         for name in ARRAYS:
             array = getattr(result, name)
             setattr(result, name, None if array is None else array[0])
+    if task.save not in (None, WHOLE):
+        metadata["saved"] = task.save
     circuit = task.circuit
     result.num_clbits, result.registers, result.shots = circuit.num_clbits, circuit.registers, task.shots
     result.metadata = metadata
     return result
 
 
-def _agree_on_seed(task: Task, team: Team) -> int:
-    if task.seed is not None:
-        return task.seed
+def _check_one_state(task: Task, watch: Watch) -> None:
+    """A checkpoint and a file are of one state. Raises NotSupportedError or InvalidArgumentError."""
+    if watch.checkpointing is not None and _num_rows(task) > 1:
+        raise NotSupportedError(
+            f"checkpoint: {_num_rows(task)} sets of parameter values found, one needed; run them one by one"
+        )
+    if task.save not in (None, WHOLE) and task.batch_shape:
+        raise InvalidArgumentError("save: one file holds one state; give one set of parameter values, of shape (P,)")
+
+
+def _told(watch: Watch, work: Any) -> Callable[[], None] | None:
+    """What is called after every sweep."""
+    progress = watch.progress
+    return None if progress is None else lambda: progress(work.sweeps, work.sweeps_expected)
+
+
+def _unwritable(path: Path) -> QSimEnvError | None:
+    """Why a state cannot be saved there, as far as that can be seen before the run."""
+    if path.parent.is_dir() and os.access(path.parent, os.W_OK):
+        return None
+    return InvalidArgumentError(f"save: {path} cannot be written (no such folder, or no right to); give another path")
+
+
+def _agree_on_seed(seed: int | None, team: Team) -> int:
+    if seed is not None:
+        return seed
     if team.size == 1:
         return secrets.randbits(63)
     return int.from_bytes(team.broadcast(secrets.randbits(63).to_bytes(8, "little")), "little")

@@ -198,7 +198,13 @@ class Run:
         plan = self._prepared.plan(segment, state.layout)
         encoded = self._prepared.encoding(segment, state.layout, self._values)
         self._work.add_seconds("plan", began)
+        self._expect(plan.num_sweeps)
         state.run(plan, encoded)
+
+    def _expect(self, sweeps_left: int) -> None:
+        """Note how many sweeps there will be in all, where the program cannot branch."""
+        if self._prepared.program.is_static:
+            self._work.sweeps_expected = self._work.sweeps + sweeps_left
 
     def _measure(self, branch: Branch, qubit: int, settle: Callable[[Branch, int], None]) -> int:
         """Measure a qubit; the shots that get the rarer outcome split off, settled, if both outcomes occur."""

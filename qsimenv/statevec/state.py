@@ -50,6 +50,8 @@ class Work:
     sweeps: int = 0
     exchanges: int = 0
     bytes_exchanged: int = 0
+    sweeps_expected: int | None = None
+    """How many there will be in all, where that is known."""
     seconds: dict[str, float] = field(default_factory=dict)
     trace: list[float] | None = None
     """Where somebody wants them: the seconds of each exchange and sweep, in the order in which they ran."""

@@ -1,0 +1,146 @@
+"""Checkpoints: a folder with the last two that a run wrote, when to write the next, and what a run is told.
+
+A checkpoint is a set of shards (``shards``) in a numbered folder of its own, a *generation*. The oldest is removed
+before the next is written, so that the last whole one is always there and the disk holds two at most. What stands in
+one is the engine's business; who makes a ``Checkpointing`` and gives it to a run is the command line or ``qs.run``.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from qsimenv import shards
+from qsimenv.comm import Team
+from qsimenv.errors import BadStateError, InvalidArgumentError, NotFoundError, QSimEnvError
+
+FILE_NAME = "state.h5"
+KEPT = 2
+_SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
+_NUMBER = re.compile(r"\d{6,}")
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often: after so many seconds, or after so many sweeps; the other one is None."""
+
+    seconds: float | None = None
+    sweeps: int | None = None
+
+
+def every(text: str) -> Every:
+    """``90s``, ``10min``, ``2h`` or ``500 sweeps``. Raises InvalidArgumentError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|h)|([1-9]\d*)\s*sweeps?", text.strip())
+    if match is None:
+        raise InvalidArgumentError(
+            f"checkpoint: {text!r} found as how often, a time like 10min or a number like '500 sweeps' needed"
+        )
+    if match[3]:
+        return Every(sweeps=int(match[3]))
+    return Every(seconds=float(match[1]) * _SECONDS[match[2]])
+
+
+def _ignore(_: str) -> None:
+    pass
+
+
+@dataclass
+class Checkpointing:
+    """What a run is told about checkpoints. ``tell`` gets lines for the user, on rank 0; ``stop_asked`` says, on any
+    rank, that the run is to write a checkpoint and end with SuspendedError."""
+
+    folder: Path
+    every: Every
+    tell: Callable[[str], None] = _ignore
+    stop_asked: Callable[[], bool] = lambda: False
+
+    def whole(self, team: Team) -> list[Path]:
+        """The checkpoints that were finished, newest first; tells of those that were not. *Collective.*"""
+        found: list[str] = []
+        if team.rank == 0:
+            for generation in reversed(_generations(self.folder)):
+                if (generation / FILE_NAME).is_file():
+                    found.append(str(generation / FILE_NAME))
+                else:
+                    self.tell(f"checkpoint {generation}: it was never finished; left aside")
+        names = msgspec.msgpack.decode(team.broadcast(msgspec.msgpack.encode(found)), type=list[str])
+        return [Path(name) for name in names]
+
+    def make_room(self, team: Team) -> Path:
+        """A new generation to write to, after the oldest ones and those never finished have gone. *Collective.*"""
+        error, name = None, ""
+        if team.rank == 0:
+            try:
+                name = str(self._make_room())
+            except OSError as found:
+                error = BadStateError(f"checkpoint: {self.folder} cannot be written ({found.strerror}); give another")
+        team.agree(error)
+        return Path(team.broadcast(name.encode()).decode()) / FILE_NAME
+
+    def _make_room(self) -> Path:
+        generations = _generations(self.folder)
+        whole = [each for each in generations if (each / FILE_NAME).is_file()]
+        for generation in generations:
+            if generation not in whole[1 - KEPT :]:
+                _remove(generation)
+        made = self.folder / f"{int(generations[-1].name) + 1 if generations else 1:06d}"
+        made.mkdir(parents=True)
+        return made
+
+    def give_up(self, path: Path) -> None:
+        """Remove a checkpoint that could not be written. *Local*: rank 0 does it."""
+        _remove(path.parent)
+
+
+def discard(folder: Path) -> None:
+    """Remove all checkpoints, and the folder where nothing else is in it. *Local*: rank 0 does it."""
+    for generation in _generations(folder):
+        _remove(generation)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def newest(found: list[Path], team: Team, tell: Callable[[str], None], take: Callable[[Path], None]) -> Path | None:
+    """Try checkpoints, newest first, until ``take`` succeeds on every rank. *Collective.* Returns the one taken.
+
+    ``take`` raises BadStateError or NotFoundError for a damaged one; the user is told which and why. Raises
+    BadStateError where there are some and none is good: to begin anew is the user's decision.
+    """
+    for path in found:
+        error: QSimEnvError | None = None
+        try:
+            take(path)
+        except (BadStateError, NotFoundError) as damaged:
+            error = damaged
+        try:
+            team.agree(error)
+        except (BadStateError, NotFoundError) as damaged:
+            if team.rank == 0:
+                tell(f"checkpoint {path.parent} refused: {damaged.message}")
+            continue
+        return path
+    if found:
+        raise BadStateError(
+            f"checkpoint: none of the {len(found)} in {found[0].parents[1]} is whole; remove the folder to begin anew"
+        )
+    return None
+
+
+def _generations(folder: Path) -> list[Path]:
+    """The numbered folders, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [each for each in folder.iterdir() if _NUMBER.fullmatch(each.name) and each.is_dir()]
+    return sorted(found, key=lambda each: int(each.name))
+
+
+def _remove(generation: Path) -> None:
+    """The manifest first: what is left of a removal that was broken off is then no whole checkpoint."""
+    (generation / FILE_NAME).unlink(missing_ok=True)
+    shards.remove(generation / FILE_NAME)
+    shutil.rmtree(generation, ignore_errors=True)
