@@ -113,13 +113,18 @@ def task(
         parameters=_parameter_values(circuit, parameters),
         precision=precision,  # type: ignore[arg-type]
         engine=engine,
-        save=save if save in (None, WHOLE) else str(Path(save).absolute()),
+        save=_where_to_save(save),
         unwritten_registers=unwritten_registers,  # type: ignore[arg-type]
         name=name or circuit.name,
         time_limit_s=time_limit_s,
     )
     validate(made)
     return made
+
+
+def _where_to_save(save: str | Path | None) -> str | None:
+    """A path in full, because who writes it may run elsewhere."""
+    return str(Path(save).absolute()) if save is not None and str(save).endswith(SHARDED) else save  # type: ignore[return-value]
 
 
 def _integer(name: str, value: int | None) -> int | None:

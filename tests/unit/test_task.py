@@ -41,7 +41,7 @@ class HasToList:
         ({"shots": 1, "seed": 1 << 64}, "seed: 18446744073709551616 found"),
         ({"shots": 1, "seed": 0.5}, "seed: 0.5 found, a whole number is needed"),
         ({"shots": 1, "precision": "half"}, "precision: 'half' found, 'double' or 'single' needed"),
-        ({"save": "counts"}, "save: 'counts' found, 'statevector' is what can be saved"),
+        ({"save": "counts"}, "save: 'counts' found, 'statevector' or the path of an .h5 file needed"),
         ({"shots": 1, "unwritten_registers": "x"}, "unwritten_registers: 'x' found"),
         ({"observables": "Z"}, "observable: 'Z' has 1 letters, the circuit 2 qubits; write I where nothing acts"),
         ({"observables": "ZA"}, "observable: 'ZA' has letters other than I, X, Y and Z"),
