@@ -142,7 +142,7 @@ def _write_shard(
 
         def put(start: int) -> bytes:
             checksums = b""
-            for name, part in zip(names, source(start, start + piece), strict=True):
+            for name, part in zip(names, source(start, min(start + piece, count)), strict=True):
                 data = part.view(np.uint8).data
                 checksums += xxhash.xxh3_128_digest(data)
                 _write_at(descriptor, data, offsets[name] + start * dtype.itemsize)
@@ -285,10 +285,10 @@ def _read_shard(path: Path, manifest: Manifest, number: int, start: int, out: Se
     try:
 
         def get(index: int) -> None:
-            begin, end = index * piece, (index + 1) * piece
+            begin, end = index * piece, min((index + 1) * piece, manifest.shard_length)
             whole = start <= begin and end <= stop
             for k, (name, array) in enumerate(zip(manifest.names, out, strict=True)):
-                part = array[begin - start : end - start] if whole else np.empty(piece, dtype=array.dtype)
+                part = array[begin - start : end - start] if whole else np.empty(end - begin, dtype=array.dtype)
                 data = part.view(np.uint8).data
                 _read_at(descriptor, data, offsets[name] + begin * array.itemsize, file)
                 if xxhash.xxh3_128_digest(data) != table[index, k].tobytes():

@@ -142,7 +142,7 @@ def test_the_command_line_is_light() -> None:
 
 def test_a_worker_needs_no_qiskit() -> None:
     loaded = loaded_after("import qsimenv.qpm_plugin.worker, qsimenv.statevec.engine, qsimenv.statevec.simulate")
-    assert not loaded & {"qiskit", "rich", "click"}
+    assert not loaded & {"qiskit", "rich", "click", "h5py"}
 
 
 def test_a_controller_needs_no_compiler_and_no_mpi() -> None:

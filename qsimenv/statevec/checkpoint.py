@@ -13,30 +13,15 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from qsimenv import __version__, shards
+from qsimenv import shards
 from qsimenv.comm import Team
-from qsimenv.errors import BadStateError, InvalidArgumentError
 from qsimenv.shards import Manifest
-from qsimenv.statevec.encode import REAL_TYPE, deposit
+from qsimenv.statevec.encode import deposit
 from qsimenv.statevec.layout import Layout, identity
 from qsimenv.statevec.plan import Plan, Stage
 from qsimenv.statevec.state import State, Work
-from qsimenv.task import Precision
-
-PLANES = ("re", "im")
-
-
-class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """What the manifest says of a state: an amplitude is ``scale`` times what is stored; see Layout for the bits."""
-
-    qsimenv: str
-    num_qubits: int
-    precision: Precision
-    bits: tuple[int, ...]
-    flips: int
-    scale: tuple[float, float]
+from qsimenv.statevec.stored import PLANES, describe, stored_in
 
 
 def write_state(
@@ -98,18 +83,10 @@ def _write(
     about: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray] | None,
 ) -> None:
-    stored = msgspec.to_builtins(_stored(layout, state.precision, scale))
+    stored = msgspec.to_builtins(describe(layout, state.precision, scale))
     shards.write(
         path, state.team, PLANES, state.re.dtype, 1 << len(layout.bits), source, {**stored, **about}, arrays, number
     )
-
-
-def _stored(layout: Layout, precision: Precision, scale: complex) -> Stored:
-    scale = complex(scale)
-    return Stored(
-        qsimenv=__version__, num_qubits=len(layout.bits), precision=precision, bits=layout.bits, flips=layout.flips,
-        scale=(scale.real, scale.imag),
-    )  # fmt: skip
 
 
 def _move_highest_to_ranks(state: State) -> None:
@@ -127,50 +104,10 @@ def read_state(path: Path, manifest: Manifest, team: Team, work: Work | None = N
 
     Raises OutOfMemoryError on every rank, BadStateError on the ranks that find damage: to be agreed on by the caller.
     """
-    stored = about(path, manifest)
+    stored = stored_in(path, manifest)
     num_local = stored.num_qubits - (team.size.bit_length() - 1)
     state = State.zero(Layout(stored.bits, num_local), team, stored.precision, work)
     state = State(state.re, state.im, Layout(stored.bits, num_local, stored.flips), team, work)
     shards.read(path, manifest, team.rank << num_local, (state.re, state.im))
     state.scale = complex(*stored.scale)
     return state
-
-
-def save_state(path: str | Path, statevector: npt.ArrayLike) -> None:
-    """Save an array of 2**n amplitudes, qubit 0 the least significant bit of the index. *Local.*
-
-    Writes ``path``, an HDF5 file with datasets ``re`` and ``im``, and ``path.shards/``, which holds their numbers.
-    Raises InvalidArgumentError for another length, BadStateError where it cannot be written.
-    """
-    whole = np.asarray(statevector).reshape(-1)
-    whole = whole if whole.dtype == np.complex64 else whole.astype(np.complex128, copy=False)
-    num_qubits = max(0, whole.size.bit_length() - 1)
-    if whole.size != 1 << num_qubits:
-        raise InvalidArgumentError(f"save: {whole.size} amplitudes found, a power of two needed")
-    stored = _stored(identity(num_qubits, num_qubits), "single" if whole.dtype == np.complex64 else "double", 1.0)
-    shards.write(
-        Path(path), Team(), PLANES, whole.real.dtype, whole.size,
-        lambda start, stop: (whole.real[start:stop].copy(), whole.imag[start:stop].copy()), msgspec.to_builtins(stored),
-    )  # fmt: skip
-
-
-def load_state(path: str | Path) -> npt.NDArray[np.complexfloating]:
-    """All amplitudes in a set of shards, in the order of the qubits. *Local*; takes up to three times the state.
-
-    Raises NotFoundError, or BadStateError for what is damaged.
-    """
-    manifest = shards.read_manifest(Path(path))
-    return read_state(Path(path), manifest, Team()).amplitudes()
-
-
-def about(path: Path, manifest: Manifest) -> Stored:
-    """What the manifest says of the state. Raises BadStateError where the shards hold something else."""
-    try:
-        stored = msgspec.convert(manifest.about, Stored)
-    except msgspec.ValidationError as error:
-        raise BadStateError(f"{path}: it does not hold a state ({error})") from None
-    if manifest.names != PLANES or np.dtype(manifest.dtype) != REAL_TYPE[stored.precision]:
-        raise BadStateError(f"{path}: it does not hold the planes of a state in {stored.precision} precision")
-    if sorted(stored.bits) != list(range(stored.num_qubits)) or manifest.length != 1 << stored.num_qubits:
-        raise BadStateError(f"{path}: its layout is not one of {stored.num_qubits} qubits")
-    return stored

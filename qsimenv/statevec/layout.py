@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -69,3 +72,12 @@ class Layout:
 def identity(num_qubits: int, num_local: int) -> Layout:
     """Qubit q on bit q."""
     return Layout(tuple(range(num_qubits)), num_local)
+
+
+def by_qubits(whole: np.ndarray, layout: Layout) -> npt.NDArray[np.complexfloating]:
+    """All amplitudes, given as they are stored, in the order of the qubits; the very same array where they are."""
+    num_qubits = len(layout.bits)
+    cube = whole.reshape((2,) * num_qubits)
+    cube = np.flip(cube, axis=tuple(num_qubits - 1 - bit for bit in range(num_qubits) if layout.flips >> bit & 1))
+    order = [num_qubits - 1 - layout.bits[qubit] for qubit in reversed(range(num_qubits))]
+    return np.ascontiguousarray(cube.transpose(order)).reshape(-1)

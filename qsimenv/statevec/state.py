@@ -19,7 +19,7 @@ from qsimenv.errors import OutOfMemoryError, QSimEnvError
 from qsimenv.statevec import kernels_numba as kernels
 from qsimenv.statevec.encode import MOST_RUN_BITS, REAL_TYPE, EncodedSweep
 from qsimenv.statevec.exchange import FixedBits, keep_own_part, trade_bits
-from qsimenv.statevec.layout import Layout
+from qsimenv.statevec.layout import Layout, by_qubits
 from qsimenv.statevec.normalform import SMALLEST_SCALE
 from qsimenv.statevec.plan import Plan
 from qsimenv.task import AMPLITUDE_BYTES, Precision
@@ -239,16 +239,11 @@ class State:
 
     def amplitudes(self) -> npt.NDArray[np.complexfloating]:
         """All 2**n amplitudes in the order of the qubits, on every rank. *Collective*; takes three times the state."""
-        num_qubits = len(self.layout.bits)
-        full = np.empty(1 << num_qubits, dtype=np.complex128 if self.precision == "double" else np.complex64)
+        full = np.empty(1 << len(self.layout.bits), dtype=np.complex128 if self.precision == "double" else np.complex64)
         full.real = self.team.gather(self.re).reshape(-1)
         full.imag = self.team.gather(self.im).reshape(-1)
         np.multiply(full, self.scale, out=full)
-        cube = full.reshape((2,) * num_qubits)
-        flipped = [num_qubits - 1 - bit for bit in range(num_qubits) if self.layout.flips >> bit & 1]
-        cube = np.flip(cube, axis=tuple(flipped))
-        order = [num_qubits - 1 - self.layout.bits[qubit] for qubit in reversed(range(num_qubits))]
-        return np.ascontiguousarray(cube.transpose(order)).reshape(-1)
+        return by_qubits(full, self.layout)
 
 
 def _parts_without(plane: np.ndarray, mask: int, top: int = 0) -> np.ndarray:
