@@ -31,9 +31,10 @@ def write_state(
 
     Costs writing the bytes and reading them from memory once. Raises BadStateError on every rank.
     """
+    planes = state.re, state.im
 
     def piece(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        return state.re[start:stop], state.im[start:stop]
+        return planes[0][start:stop], planes[1][start:stop]
 
     _write(path, state, state.layout, state.scale, state.team.rank, piece, about, arrays)
 
@@ -52,14 +53,14 @@ def save_in_order(path: Path, state: State, about: Mapping[str, Any]) -> None:
 
 def _in_order(state: State) -> shards.Source:
     """The amplitudes of this rank by their qubits. An index and its place are linear over GF(2): one table does."""
-    layout, scale, one = state.layout, state.scale, state.re.dtype.type
+    layout, scale, planes, one = state.layout, state.scale, (state.re, state.im), state.re.dtype.type
     local = layout.bits[: layout.num_local]
     table = deposit(np.arange(shards.piece_length(len(state.re), state.re.dtype)), local)
     flips = layout.flips & (len(state.re) - 1)
 
     def piece(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         where = table[: stop - start] ^ (sum((start >> k & 1) << bit for k, bit in enumerate(local)) ^ flips)
-        re, im = state.re[where], state.im[where]
+        re, im = planes[0][where], planes[1][where]
         if scale == 1:
             return re, im
         real, imag = one(scale.real), one(scale.imag)

@@ -27,9 +27,8 @@ from qsimenv.shards import Manifest
 from qsimenv.statevec import checkpoint
 from qsimenv.statevec.encode import encode
 from qsimenv.statevec.parts import Parts
-from qsimenv.statevec.plan import make_plan
 from qsimenv.statevec.simulate import Branch, Run
-from qsimenv.statevec.state import BLOCK_BITS, State, Work
+from qsimenv.statevec.state import State, Work
 from qsimenv.task import Task
 
 PART_SECONDS = 5.0
@@ -202,7 +201,7 @@ class ResumableRun(Run):
             super()._apply(branch, segment)
             self._consider(branch, np.ones(len(gates), dtype=bool))
             return
-        parts = Parts(make_plan([gates[k] for k in left], state.layout, BLOCK_BITS[state.precision]))
+        parts = Parts(self._prepared.plan_of([gates[k] for k in left], state.layout))
         while parts:
             self._expect(parts.sweeps_left)
             chosen = left[np.array(parts.take(self._next_sweeps()), dtype=np.int64)]
@@ -220,7 +219,7 @@ class ResumableRun(Run):
 
     def _run_part(self, gates: Sequence[Gate], state: State) -> None:
         began = time.perf_counter()
-        plan = make_plan(gates, state.layout, BLOCK_BITS[state.precision])
+        plan = self._prepared.plan_of(gates, state.layout)
         encoded = encode(plan, self._values, state.precision)
         self._work.add_seconds("plan", began)
         state.run(plan, encoded)

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv.circuit import Assign, Circuit, Measure, Reset, Variable
+from qsimenv.circuit import Assign, Circuit, Gate, Measure, Reset, Variable
 from qsimenv.comm import Team
 from qsimenv.errors import TimedOutError
 from qsimenv.statevec import kernels_numba as kernels
@@ -66,8 +66,12 @@ class Prepared:
         """The plan of a segment from a layout; made once."""
         key = (segment, layout)
         if key not in self._plans:
-            self._plans[key] = make_plan(self.program.segments[segment], layout, self._block_bits)
+            self._plans[key] = self.plan_of(self.program.segments[segment], layout)
         return self._plans[key]
+
+    def plan_of(self, gates: Sequence[Gate], layout: Layout) -> Plan:
+        """The plan of any gates from a layout; not kept."""
+        return make_plan(gates, layout, self._block_bits)
 
     def encoding(self, segment: int, layout: Layout, values: npt.NDArray[np.float64]) -> Encoded:
         """The arrays of that plan for parameter values; kept where there are no parameters."""

@@ -180,7 +180,7 @@ def test_shots_that_split_come_out_the_same(team: Team, folder: Path) -> None:
 
 
 def test_several_sets_of_values_are_refused(team: Team, folder: Path) -> None:
-    turned = Circuit(2, 0, (gate("rx", 0, params=["p[0]"]),), parameters=("theta",))
+    turned = Circuit(2, 0, (gate("rx", 0, params=["p0"]),), parameters=("theta",))
     made = task(turned, parameters=[[0.1], [0.2]], observables="ZZ")
     with pytest.raises(NotSupportedError, match="2 sets of parameter values found, one needed"):
         resumed(made, team, folder / "c")
