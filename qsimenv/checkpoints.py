@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -52,12 +52,13 @@ def _ignore(_: str) -> None:
 @dataclass
 class Checkpointing:
     """What a run is told about checkpoints. ``tell`` gets lines for the user, on rank 0; ``stop_asked`` says, on any
-    rank, that the run is to write a checkpoint and end with SuspendedError."""
+    rank, that the run is to write a checkpoint and end with SuspendedError; ``written_s``: what each one took."""
 
     folder: Path
     every: Every
     tell: Callable[[str], None] = _ignore
     stop_asked: Callable[[], bool] = lambda: False
+    written_s: list[float] = field(default_factory=list)
 
     def whole(self, team: Team) -> list[Path]:
         """The checkpoints that were finished, newest first; tells of those that were not. *Collective.*"""

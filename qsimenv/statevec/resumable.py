@@ -244,6 +244,7 @@ class ResumableRun(Run):
         self._written_s, self._written_sweeps = time.monotonic(), self._work.sweeps
         self._part_began_s = self._written_s
         self._work.add_seconds("checkpoint", began)
+        self._checkpointing.written_s.append(time.perf_counter() - began)
         if wish == _STOP:
             raise SuspendedError(
                 f"checkpoint: written to {folder} after {self._work.sweeps} sweeps, as asked for by a signal; "
