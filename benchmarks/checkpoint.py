@@ -29,7 +29,7 @@ from benchmarks.machine import save
 from qsimenv import comm, engines
 from qsimenv.checkpoints import Checkpointing, Every
 from qsimenv.circuit import Circuit, Gate, gate
-from qsimenv.statevec.plan import choose_start, make_plan
+from qsimenv.statevec.planner import plan_from_zero
 from qsimenv.statevec.state import block_bits
 from qsimenv.task import task
 
@@ -45,7 +45,7 @@ def circuit(num_qubits: int, sweeps: int) -> Circuit:
     while True:
         gates += [gate("u", q, params=[float(a) for a in random.uniform(-3, 3, 3)]) for q in range(num_qubits)]
         gates += [gate("cx", q, (q + 1) % num_qubits) for q in range(num_qubits)]
-        plan = make_plan(gates, choose_start(gates, num_qubits, num_local), block_bits(num_local, 1))
+        plan = plan_from_zero(gates, num_qubits, num_local, block_bits(num_local, 1))
         if plan.num_sweeps >= sweeps:
             return Circuit(num_qubits, 0, tuple(gates), name="layers")
 

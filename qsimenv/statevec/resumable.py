@@ -197,11 +197,15 @@ class ResumableRun(Run):
         assert state is not None  # noqa: S101 - _follow has made it
         done = self._gates_done(len(gates))
         left = np.flatnonzero(~done)
-        if len(left) == len(gates) and self._prepared.plan(segment, state.layout).num_sweeps <= self._next_sweeps():
-            super()._apply(branch, segment)
-            self._consider(branch, np.ones(len(gates), dtype=bool))
-            return
-        parts = Parts(self._prepared.plan_of([gates[k] for k in left], state.layout))
+        if len(left) < len(gates):
+            whole = self._prepared.plan_of([gates[k] for k in left], state.layout)
+        else:
+            whole = self._prepared.plan(segment, state.layout)
+            if whole.num_sweeps <= self._next_sweeps():
+                super()._apply(branch, segment)
+                self._consider(branch, ~done)
+                return
+        parts = Parts(whole)
         while parts:
             self._expect(parts.sweeps_left)
             chosen = left[np.array(parts.take(self._next_sweeps()), dtype=np.int64)]

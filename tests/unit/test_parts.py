@@ -12,7 +12,7 @@ from qsimenv import gates
 from qsimenv.circuit import Gate
 from qsimenv.statevec.layout import identity
 from qsimenv.statevec.parts import Parts
-from qsimenv.statevec.plan import choose_start, make_plan
+from qsimenv.statevec.planner import make_plan, plan_from_zero
 
 NAMES = ["x", "h", "t", "rx", "rz", "cx", "cz", "cp", "swap", "rzz", "rxx", "ccx", "crx", "cswap", "iswap"]
 NUM_QUBITS = 8
@@ -71,9 +71,8 @@ def test_cutting_costs_few_sweeps(name: str, num_local: int) -> None:
     num_qubits, block_bits = 22, 15
     circuit = hea(num_qubits, 20) if name == "hea" else FAMILIES[name](num_qubits)
     gate_list = [gate for gate in circuit.instructions if isinstance(gate, Gate)]
-    layout = choose_start(gate_list, num_qubits, num_local)
-    whole = make_plan(gate_list, layout, block_bits)
-    parts, number, sweeps = Parts(whole), 0, 0
+    whole = plan_from_zero(gate_list, num_qubits, num_local, block_bits)
+    parts, layout, number, sweeps = Parts(whole), whole.start, 0, 0
     while parts:
         plan = make_plan([gate_list[k] for k in parts.take(10)], layout, block_bits)
         number, sweeps, layout = number + 1, sweeps + plan.num_sweeps, plan.end
