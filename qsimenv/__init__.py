@@ -32,13 +32,14 @@ _HOME = {
 }
 
 
-def run(circuit: Any, **options: Any) -> Result:
+def run(circuit: Any, *, checkpoint: Any = None, checkpoint_every: str = "10min", **options: Any) -> Result:
     """Run a circuit in this process, or on all ranks of MPI_COMM_WORLD where a launcher started several.
 
     ``circuit`` is anything ``load`` takes. ``options`` are those of ``Task``: ``shots`` (number of outcomes to draw),
     ``observables`` (exact expectation values where no shots are given), ``parameters`` of shape (P,) or (B, P),
     ``save="statevector"`` or ``save="state.h5"``, ``seed``, ``precision`` ("double" or "single"), ``engine`` ("auto").
-    *Collective* under MPI; every rank returns the same Result.
+    *Collective* under MPI; every rank returns the same Result. ``checkpoint`` names a folder for checkpoints, from which
+    the same call goes on, and which is removed in the end; what there is to tell of them is logged.
 
     Raises InvalidArgumentError for bad input, OutOfMemoryError for what cannot fit, NotSupportedError for what the
     engine cannot do: on every rank the same.
@@ -48,7 +49,13 @@ def run(circuit: Any, **options: Any) -> Result:
     from qsimenv.task import task
 
     team = comm.world()
-    return engines.run(task(load_together(circuit, team), **options), team)
+    made = task(load_together(circuit, team), **options)
+    if checkpoint is None:
+        return engines.run(made, team)
+    from qsimenv import checkpoints
+
+    with checkpoints.logged(checkpoint, checkpoint_every, team) as checkpointing:
+        return engines.run(made, team, engines.Watch(checkpointing=checkpointing))
 
 
 def __getattr__(name: str) -> Any:

@@ -7,9 +7,11 @@ one is the engine's business; who makes a ``Checkpointing`` and gives it to a ru
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,6 +98,14 @@ class Checkpointing:
     def give_up(self, path: Path) -> None:
         """Remove a checkpoint that could not be written. *Local*: rank 0 does it."""
         _remove(path.parent)
+
+
+@contextmanager
+def logged(folder: str | Path, often: str, team: Team) -> Iterator[Checkpointing]:
+    """Checkpoints whose words go to the log; removed at the end of a block that comes to its end. *Collective.*"""
+    yield Checkpointing(Path(folder), every(often), tell=logging.getLogger("qsimenv").warning)
+    if team.rank == 0:
+        discard(Path(folder))
 
 
 def discard(folder: Path) -> None:
