@@ -38,8 +38,8 @@ def run(circuit: Any, *, checkpoint: Any = None, checkpoint_every: str = "10min"
     ``circuit`` is anything ``load`` takes. ``options`` are those of ``Task``: ``shots`` (number of outcomes to draw),
     ``observables`` (exact expectation values where no shots are given), ``parameters`` of shape (P,) or (B, P),
     ``save="statevector"`` or ``save="state.h5"``, ``seed``, ``precision`` ("double" or "single"), ``engine`` ("auto").
-    *Collective* under MPI; every rank returns the same Result. ``checkpoint`` names a folder for checkpoints, from which
-    the same call goes on, and which is removed in the end; what there is to tell of them is logged.
+    *Collective* under MPI; every rank returns the same Result. ``checkpoint`` names a folder for checkpoints, from
+    which the same call goes on, and which is removed in the end; what there is to tell of them is logged.
 
     Raises InvalidArgumentError for bad input, OutOfMemoryError for what cannot fit, NotSupportedError for what the
     engine cannot do: on every rank the same.

@@ -113,6 +113,11 @@ def test_a_full_disk_leaves_the_older_checkpoint(
     assert np.abs(qs.load_state(tmp_path / "state.h5") - state).max() < 1e-12
 
 
+def told(stderr: str) -> list[str]:
+    """What was said, less what is compiled for the first time."""
+    return [line for line in stderr.splitlines() if "compiling" not in line]
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     program, folder = tmp_path / "long.qasm", tmp_path / "checkpoint"
@@ -130,13 +135,12 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path: Pat
     finally:
         process.kill()
     assert (process.returncode, out) == (os.EX_TEMPFAIL, ""), error
-    pattern = (
-        r"qsimenv: checkpoint: written to .* after \d+ sweeps, as asked for by a signal; run the same command .*\n"
-    )
-    assert re.fullmatch(pattern, error)
+    written = r"qsimenv: checkpoint: written to .* after \d+ sweeps, as asked for by a signal; run the same command .*"
+    assert [bool(re.fullmatch(written, line)) for line in told(error)] == [True]
     done = run_and_end([*COMMAND, *words, "--checkpoint", str(folder)], 200)
     assert (done.returncode, done.stdout) == (0, quiet.stdout)
-    assert re.fullmatch(r"qsimenv: checkpoint .*: going on after \d+ sweeps\n", done.stderr)
+    going_on = r"qsimenv: checkpoint .*: going on after \d+ sweeps"
+    assert [bool(re.fullmatch(going_on, line)) for line in told(done.stderr)] == [True]
     assert not folder.exists()
 
 
@@ -149,10 +153,10 @@ def test_a_checkpoint_of_another_circuit_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 0, done
     refused = run_and_end([*COMMAND, "run", str(tmp_path / "other"), *options], 100)
     assert (refused.returncode, refused.stdout) == (2, "")
-    pattern = (
-        r"qsimenv: checkpoint: .* holds a run of circuit 'one' .* this one is of 'other' .*; give another folder.*\n"
+    refusal = (
+        r"qsimenv: checkpoint: .* holds a run of circuit 'one' .* this one is of 'other' .*; give another folder.*"
     )
-    assert re.fullmatch(pattern, refused.stderr), refused.stderr
+    assert [bool(re.fullmatch(refusal, line)) for line in told(refused.stderr)] == [True]
     again = run_and_end([*COMMAND, "run", str(tmp_path / "one"), *options], 100)
     assert json.loads(again.stdout) == json.loads(done.stdout)
     assert not (tmp_path / "c").exists()
