@@ -3,6 +3,7 @@
 # make test-faults   everything that can be killed is killed, at random, while four clients work
 # make check   style, types, layers, fast tests: under a minute
 # make bench   the benchmarks, on this machine
+# make cluster [HOSTS=3]   imitated hosts with a real Slurm on this machine (root); cluster-enter: a shell; cluster-down
 # make clean   remove what make made
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ READY  := $(VENV)/.ready
 SOURCE := qsimenv tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults check bench clean
+.PHONY: help demo test test-faults check bench cluster cluster-enter cluster-down clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -41,6 +42,12 @@ check: $(READY)
 
 bench: $(READY)
 	@$(RUN) -m benchmarks
+
+cluster: $(READY)
+	@$(RUN) -m tests.cluster up --hosts $(or $(HOSTS),3)
+
+cluster-enter cluster-down: $(READY)
+	@$(RUN) -m tests.cluster $(@:cluster-%=%)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
