@@ -30,6 +30,7 @@ def connection_file(name: str | None) -> Path | None:
 @click.option("--hosts", metavar="A:2,B:2|@FILE", help="Hosts with their slots.  [default: Slurm's, or this machine]")
 @click.option("--ranks-per-node", type=click.IntRange(min=1), help="Workers a node.  [default: one a cache domain]")
 @click.option("--het-group", type=click.IntRange(min=0), help="Group of a heterogeneous Slurm job to start on.")
+@click.option("--profile", metavar="NAME|FILE", help="Site profile.  [default: QSIMENV_PROFILE, or by the allocation]")
 @click.option("--timeout", "timeout_s", type=seconds, default=120, help="How long each phase may take.  [default: 120]")
 @click.option("--durable", is_flag=True, help="Survive a power failure, too: every acceptance waits for the disk.")
 @click.option("--keep-results", type=click.IntRange(min=0), help="Fetched results to keep.  [default: 200000]")
@@ -43,6 +44,7 @@ def start(name: str | None, as_json: bool, **options: Any) -> None:
         qsimenv start                          this machine, or the Slurm allocation we are in
         qsimenv start --ranks-per-node 8
         qsimenv start --hosts node1:4,node2:4 --name big
+        qsimenv start --profile frontier       or a file of your own; `qsimenv setup-job --help` names those we have
 
     It writes a connection file that only you can read; clients find it by themselves, or through QSIMENV_CONNECTION.
     Tasks and results are in a journal: an environment that was killed, or stopped with --keep, goes on where it was.
@@ -172,6 +174,8 @@ def _duration(seconds: float) -> str:
 def _dvm_text(launcher: dict[str, Any]) -> str:
     if launcher["kind"] == "prterun":
         return f"none that lasts: prterun {launcher['prte']} for each instance (there are no PMIx bindings)"
+    if launcher["kind"] == "srun":
+        return f"none: srun {launcher['prte']} starts the workers on {_some(launcher['nodes'])}"
     if launcher["kind"] != "pmix":
         return "none: it is being made anew"
     return f"prte {launcher['prte']}, process {launcher['pid']}, on {_some(launcher['nodes'])} (PMIx spawn)"

@@ -77,6 +77,13 @@ def cache_domains(sysfs: Path = _CPU_SYSFS, cpus: frozenset[int] | None = None) 
     return max(1, len(caches or numa))
 
 
+def threads_per_core(sysfs: Path = _CPU_SYSFS) -> int:
+    """Hardware threads of one core of this machine; 1 where it does not tell."""
+    text = _read(sysfs / "cpu0/topology/thread_siblings_list")
+    counts = [int(last or first) - int(first) + 1 for first, last in re.findall(r"(\d+)(?:-(\d+))?", text)]
+    return max(1, sum(counts))
+
+
 def expand_nodelist(text: str) -> tuple[str, ...]:
     """Slurm's short form in full: ``node[01-03,07],login1`` gives node01, node02, node03, node07, login1."""
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""Command lines and environments for PRTE, as pure functions: they start nothing and are tested token by token.
+"""Command lines and environments for PRTE and srun, as pure functions: they start nothing, tests compare the tokens.
 
 `dvm.py` and `spawn.py` run what is built here. What a rank needs (variables, folder, log, its death with its
 daemon) travels as one shell text in ONE variable, RANK_SETUP, because the bindings of PMIx 4.2.2 drop an app's
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from qsimenv.errors import InvalidArgumentError, LibraryNotFoundError
 from qsimenv.launcher.allocation import Allocation
@@ -39,12 +40,25 @@ _LOCAL_PREFIXES = (*_FOREIGN, "SLURM_", "SSH_", "XDG_", "BASH_FUNC_")
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """What a site may need: a remote shell, PRTE's network (CIDR such as 10.0.0.0/24), binding, further MCA pairs."""
+    """What a site may need. ``world`` is who starts the ranks: PRTE, or srun with the site's MPI.
 
+    ``cores_per_rank`` None leaves ranks unbound; local rank k sees device ``devices[k]`` through ``device_variable``;
+    ``network`` is PRTE's (CIDR such as 10.0.0.0/24), ``ssh_agent`` its remote shell.
+    """
+
+    world: Literal["prte", "srun"] = "prte"
+    cores_per_rank: int | None = None
+    devices: tuple[int, ...] = ()
+    device_variable: str | None = None
     ssh_agent: str | None = None
     network: str | None = None
-    bind_to: str = "none"
     prte_mca: tuple[tuple[str, str], ...] = ()
+    srun_options: tuple[str, ...] = ()
+
+    @property
+    def bind_to(self) -> str:
+        """PRTE's word for it."""
+        return "none" if self.cores_per_rank is None else "core"
 
 
 def find_program(name: str, environ: Mapping[str, str] = os.environ) -> Path:
@@ -89,26 +103,74 @@ def prterun_command(
     return [
         str(prterun),
         *_dvm_tokens(allocation, session_folder, options),
-        *("--map-by", map_by(allocation, ranks, ranks_per_node), "--bind-to", options.bind_to),
+        *("--map-by", map_by(allocation, ranks, ranks_per_node, options.cores_per_rank)),
+        *("--bind-to", options.bind_to),
         *("-x", RANK_SETUP, "-n", str(ranks)),
         *RANK_SHELL,
         *argv,
     ]
 
 
-def map_by(allocation: Allocation, ranks: int, ranks_per_node: int | None) -> str:
+def srun_command(
+    srun: Path,
+    allocation: Allocation,
+    *,
+    ranks: int,
+    ranks_per_node: int | None,
+    argv: tuple[str, ...],
+    options: LaunchOptions = LaunchOptions(),
+) -> list[str]:
+    """Tokens that run one instance as a step of the Slurm job we are in, with the MPI that Slurm serves.
+
+    Nodes come from the allocation by number, so that a few ranks use a few nodes. Raises InvalidArgumentError outside
+    of Slurm and for no room.
+    """
+    if allocation.source != "slurm":
+        raise InvalidArgumentError("spawn: srun needs a Slurm allocation; use salloc or sbatch, or another profile")
+    _check_room(allocation, ranks, ranks_per_node)
+    per_node = ranks_per_node or -(-ranks // len(allocation.nodes))
+    group = () if allocation.het_group is None else (f"--het-group={allocation.het_group}",)
+    bound = () if options.cores_per_rank is None else (f"--cpus-per-task={options.cores_per_rank}",)
+    return [
+        str(srun),
+        *group,
+        *(f"--nodes={-(-ranks // per_node)}", f"--ntasks={ranks}", f"--ntasks-per-node={per_node}"),
+        *(bound or ("--overcommit", "--cpu-bind=none")),
+        *("--overlap", "--export=ALL", "--kill-on-bad-exit=1", "--unbuffered", "--input=none"),
+        *options.srun_options,
+        *RANK_SHELL,
+        *argv,
+    ]
+
+
+def map_by(allocation: Allocation, ranks: int, ranks_per_node: int | None, cores_per_rank: int | None = None) -> str:
     """PRTE's mapping text: node by node, more ranks than cores allowed. Raises InvalidArgumentError for no room."""
+    _check_room(allocation, ranks, ranks_per_node)
+    policy = "slot" if ranks_per_node is None else f"ppr:{ranks_per_node}:node"
+    return policy + (f":pe={cores_per_rank}" if cores_per_rank else "") + ":OVERSUBSCRIBE"
+
+
+def _check_room(allocation: Allocation, ranks: int, ranks_per_node: int | None) -> None:
     nodes = len(allocation.nodes)
     if ranks < 1 or (ranks_per_node is not None and ranks_per_node < 1):
         raise InvalidArgumentError(f"spawn: {ranks} ranks, {ranks_per_node} a node; both must be at least 1")
-    if ranks_per_node is None:
-        return "slot:OVERSUBSCRIBE"
-    if ranks > ranks_per_node * nodes:
+    if ranks_per_node is not None and ranks > ranks_per_node * nodes:
         raise InvalidArgumentError(
             f"spawn: {ranks} ranks do not fit {nodes} nodes with {ranks_per_node} ranks each; "
             f"ask for at most {ranks_per_node * nodes}"
         )
-    return f"ppr:{ranks_per_node}:node:OVERSUBSCRIBE"
+
+
+def device_choice(options: LaunchOptions, ranks_per_node: int | None) -> str:
+    """Shell text by which a rank takes the device that is its own; empty where there is no choice, or srun makes it.
+
+    Ranks are numbered node by node, so the number on the node follows from the rank: PRTE sets no local rank.
+    """
+    if options.world == "srun" or not options.devices or options.device_variable is None or ranks_per_node is None:
+        return ""
+    devices = [options.devices[k % len(options.devices)] for k in range(ranks_per_node)]
+    cases = "".join(f" {k}) export {options.device_variable}={device};;" for k, device in enumerate(devices))
+    return f"case $((${{PMIX_RANK:-0}} % {ranks_per_node})) in{cases} esac"
 
 
 def prte_environment(base: Mapping[str, str], prte: Path, uid: int | None = None) -> dict[str, str]:
@@ -146,7 +208,13 @@ def rank_environment(base: Mapping[str, str], extra: Mapping[str, str], prte: Pa
 
 
 def rank_setup(
-    environ: Mapping[str, str], *, cwd: str | None, log_path: Path, log_per_host: bool, memory_folder: Path
+    environ: Mapping[str, str],
+    *,
+    cwd: str | None,
+    log_path: Path,
+    log_per_host: bool,
+    memory_folder: Path,
+    device_choice: str = "",
 ) -> str:
     """The shell text that RANK_SHELL evaluates on the node before it becomes the rank's program ("$@").
 
@@ -154,7 +222,7 @@ def rank_setup(
     network file system); where that cannot be opened it stays with PRTE. Open MPI's shared memory goes to
     `memory_folder` where that exists, so that it can be removed whole. The rank dies with its daemon (setpriv).
     """
-    log = shlex.quote(str(log_path)) + ('."$PMIX_HOSTNAME"' if log_per_host else "")
+    log = shlex.quote(str(log_path)) + ('."${PMIX_HOSTNAME:-$(hostname)}"' if log_per_host else "")
     memory = shlex.quote(str(memory_folder))
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environ.items() if _NAME.fullmatch(name)]
     text = "\n".join(
@@ -163,6 +231,7 @@ def rank_setup(
             *exports,
             f"( : >>{log} ) 2>/dev/null && exec >>{log} 2>&1",
             f"[ -d {memory} ] && export OMPI_MCA_btl_sm_backing_directory={memory}",
+            *([device_choice] if device_choice else []),
             *([f"cd {shlex.quote(cwd)} || exit 72"] if cwd else []),
             'setpriv --pdeathsig KILL true 2>/dev/null && exec setpriv --pdeathsig KILL "$@"',
             'exec "$@"',

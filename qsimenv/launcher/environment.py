@@ -46,6 +46,7 @@ def start(
     hosts: str | None = None,
     ranks_per_node: int | None = None,
     het_group: int | None = None,
+    profile: str | None = None,
     timeout_s: float = 120.0,
     durable: bool = False,
     keep_results: int | None = None,
@@ -57,7 +58,8 @@ def start(
     It goes on from the journal in the run folder, where an earlier one was killed or stopped with ``keep``. ``durable``
     makes it wait for the disk before a task counts as accepted; ``keep_results`` bounds how many tasks that were read
     are kept, ``max_queued`` how many may wait and run. ``hosts`` is ``a:2,b:2`` or ``@file``; without it a Slurm
-    allocation is used where there is one, else this machine. ``on_phase`` hears what is being done. Raises
+    allocation is used where there is one, else this machine. ``profile`` names a site profile or its file
+    (``profiles``). ``on_phase`` hears what is being done. Raises
     BadStateError where one of that name runs, TimedOutError after ``timeout_s`` seconds for each phase, any
     QSimEnvError for what went wrong; nothing is left running then.
     """
@@ -71,6 +73,7 @@ def start(
         hosts=hosts,
         ranks_per_node=ranks_per_node,
         het_group=het_group,
+        profile=profile,
         timeout_s=timeout_s,
         durable=durable,
         keep_results=keep_results,

@@ -22,8 +22,9 @@ import msgspec
 
 from qsimenv.errors import NotFoundError, QSimEnvError
 from qsimenv.launcher import guard
-from qsimenv.launcher.allocation import Allocation, default_ranks_per_node, find_allocation
+from qsimenv.launcher.allocation import Allocation, find_allocation
 from qsimenv.launcher.folder import DVM_PREFIX, LOG_NAME, WORKER_LOG_NAME
+from qsimenv.launcher.profiles import Profile, find_profile, launch_options, place
 from qsimenv.launcher.settings import ALIVE, ENDING, FAILED, READY, Progress, Settings
 from qsimenv.launcher.spawn import Instance as SpawnedInstance
 from qsimenv.launcher.spawn import InstanceSpec, Launcher, choose_launcher
@@ -60,9 +61,13 @@ class _Handle:
 class Workers:
     """Launches instances of workers, in a new DVM where the old one is lost. The controller's ``InstanceLauncher``."""
 
-    def __init__(self, allocation: Allocation, folder: Path, ranks_per_node: int, timeout_s: float) -> None:
+    def __init__(
+        self, allocation: Allocation, folder: Path, profile: Profile, ranks_per_node: int | None, timeout_s: float
+    ) -> None:
+        placement = place(allocation, profile, ranks_per_node)
         self._allocation, self._folder = allocation, folder
-        self._ranks_per_node, self._timeout_s = ranks_per_node, timeout_s
+        self._ranks_per_node, self._timeout_s = placement.ranks_per_node, timeout_s
+        self._environ, self._options = profile.environment, launch_options(profile, placement)
         self._launcher: Launcher | None = None
         self._launchers = 0
 
@@ -75,7 +80,7 @@ class Workers:
         self._launchers += 1
         # The number of the process keeps us out of the way of a killed predecessor's guard, which may still clean up.
         folder = self._folder / f"{DVM_PREFIX}{os.getpid()}-{self._launchers}"
-        launcher = choose_launcher(self._allocation, folder)
+        launcher = choose_launcher(self._allocation, folder, self._options)
         await launcher.start(self._timeout_s)
         self._launcher = launcher
 
@@ -84,9 +89,9 @@ class Workers:
             await self.stop()
             await self.start()
         assert self._launcher is not None  # noqa: S101 - start sets it or raises
-        spec = InstanceSpec(
-            ranks, self._ranks_per_node, WORKER_COMMAND, environ, None, (self._folder / WORKER_LOG_NAME).absolute()
-        )
+        environ = {**self._environ, **environ}
+        log_path = (self._folder / WORKER_LOG_NAME).absolute()
+        spec = InstanceSpec(ranks, self._ranks_per_node, WORKER_COMMAND, environ, None, log_path)
         return _Handle(await self._launcher.spawn(spec))
 
     async def stop(self) -> None:
@@ -106,8 +111,8 @@ async def run(settings: Settings, tell: Any) -> None:
     alive = asyncio.ensure_future(_say_alive(tell))
     allocation = find_allocation(settings.hosts, het_group=settings.het_group)
     address = address_towards(allocation)
-    per_node = settings.ranks_per_node or default_ranks_per_node(allocation)
-    workers = Workers(allocation, folder, per_node, settings.timeout_s)
+    profile = find_profile(settings.profile, allocation)
+    workers = Workers(allocation, folder, profile, settings.ranks_per_node, settings.timeout_s)
     nodes = ", ".join(node.name for node in allocation.nodes[:4]) + (", …" if len(allocation.nodes) > 4 else "")
     journal = Journal(folder / JOURNAL_NAME, settings.durable)
     try:

@@ -8,7 +8,7 @@ READY, FAILED, ALIVE, ENDING = "ready", "failed", "alive", "ending"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asked for. ``ranks_per_node`` None: one worker a cache domain, at least two a node.
+    """What the user asked for. ``profile`` None: by the allocation; ``ranks_per_node`` None: by the profile.
 
     ``durable``: a commit of the journal waits for the disk. ``keep_results`` and ``max_queued`` None: as many as
     ``Capacity`` says.
@@ -19,6 +19,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hosts: str | None = None
     ranks_per_node: int | None = None
     het_group: int | None = None
+    profile: str | None = None
     timeout_s: float = 120.0
     durable: bool = False
     keep_results: int | None = None

@@ -15,6 +15,7 @@ from qsimenv.launcher.commands import (
     RANK_SETUP,
     RANK_SHELL,
     LaunchOptions,
+    device_choice,
     find_program,
     map_by,
     prte_command,
@@ -23,6 +24,7 @@ from qsimenv.launcher.commands import (
     python_environment,
     rank_environment,
     rank_setup,
+    srun_command,
     tool_environment,
 )
 from qsimenv.launcher.pmix_tool import describe_end, job_end_event
@@ -92,9 +94,68 @@ def test_prterun() -> None:
 def test_map_by() -> None:
     assert map_by(HOSTS, 3, 2) == "ppr:2:node:OVERSUBSCRIBE"
     assert map_by(HOSTS, 9, None) == "slot:OVERSUBSCRIBE"
+    assert map_by(HOSTS, 4, 2, 3) == "ppr:2:node:pe=3:OVERSUBSCRIBE"
     for ranks, ranks_per_node in ((5, 2), (0, 2), (2, 0)):
         with pytest.raises(InvalidArgumentError):
             map_by(HOSTS, ranks, ranks_per_node)
+
+
+def test_prterun_binds_ranks_to_their_cores() -> None:
+    tokens = prterun_command(
+        Path("/x/prterun"), SLURM, ranks=4, ranks_per_node=2, argv=("w",), session_folder=Path("/r/s"),
+        options=LaunchOptions(cores_per_rank=7),
+    )  # fmt: skip
+    assert tokens[-13:-4] == [
+        *("--map-by", "ppr:2:node:pe=7:OVERSUBSCRIBE", "--bind-to", "core"),
+        *("-x", "QSIMENV_RANK_SETUP", "-n", "4", "/bin/sh"),
+    ]
+
+
+def srun(allocation: Allocation, ranks: int, ranks_per_node: int | None, options: LaunchOptions = PLAIN) -> list[str]:
+    command = srun_command(
+        Path("/x/srun"), allocation, ranks=ranks, ranks_per_node=ranks_per_node, argv=("w",), options=options
+    )
+    assert command[-5:] == ["/bin/sh", "-c", 'eval "$QSIMENV_RANK_SETUP"', "qsimenv-rank", "w"]
+    return command[:-5]
+
+
+SRUN_ALWAYS = ["--overlap", "--export=ALL", "--kill-on-bad-exit=1", "--unbuffered", "--input=none"]
+
+
+def test_srun() -> None:
+    shared = ["--overcommit", "--cpu-bind=none"]
+    head = ["/x/srun", "--nodes=2", "--ntasks=4", "--ntasks-per-node=2"]
+    assert srun(SLURM, 4, 2) == [*head, *shared, *SRUN_ALWAYS]
+    assert srun(SLURM, 4, None) == [*head, *shared, *SRUN_ALWAYS]
+    assert srun(SLURM, 1, 2)[1:4] == ["--nodes=1", "--ntasks=1", "--ntasks-per-node=2"]
+
+
+def test_srun_on_frontiers_devices_in_one_het_group() -> None:
+    options = LaunchOptions(world="srun", cores_per_rank=7, srun_options=("--gpus-per-task=1", "--gpu-bind=closest"))
+    assert srun(HET, 16, 8, options) == [
+        *("/x/srun", "--het-group=1", "--nodes=2", "--ntasks=16", "--ntasks-per-node=8", "--cpus-per-task=7"),
+        *SRUN_ALWAYS,
+        *("--gpus-per-task=1", "--gpu-bind=closest"),
+    ]
+
+
+def test_srun_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="salloc"):
+        srun(HOSTS, 2, 1)
+    with pytest.raises(InvalidArgumentError, match="do not fit"):
+        srun(SLURM, 5, 2)
+
+
+def test_each_rank_takes_its_device(tmp_path: Path) -> None:
+    options = LaunchOptions(devices=(4, 5, 2), device_variable="QSIMENV_TEST_DEVICE")
+    setup = rank_setup(
+        {}, cwd=None, log_path=tmp_path / "no" / "log", log_per_host=False, memory_folder=tmp_path,
+        device_choice=device_choice(options, 3),
+    )  # fmt: skip
+    seen = [run_rank(setup, "sh", "-c", "echo $QSIMENV_TEST_DEVICE", PMIX_RANK=str(rank)).stdout for rank in range(6)]
+    assert seen == ["4\n", "5\n", "2\n"] * 2
+    assert device_choice(LaunchOptions(world="srun", devices=(0,), device_variable="X"), 1) == ""
+    assert device_choice(PLAIN, 2) == ""
 
 
 def test_prte_environment_of_a_wheel() -> None:
