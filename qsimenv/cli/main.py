@@ -26,6 +26,7 @@ _COMMANDS = {
     "stop": ("environment", "Stop the running environment; leaves no process and no file behind."),
     "submit": ("tasks", "Submit circuits to the running environment."),
     "results": ("tasks", "Fetch the results of submitted circuits."),
+    "setup-job": ("job", "Write a batch script for Slurm from a few answers."),
     "doctor": ("doctor", "Check what this machine offers and say what to do about what is missing."),
 }
 
@@ -44,7 +45,7 @@ class _Group(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"qsimenv.cli.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

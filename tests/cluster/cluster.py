@@ -230,7 +230,15 @@ def environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("SLURM_", "PYTEST_", "QSIMENV_", "TMPDIR"))
     }
-    return {**kept, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "VIRTUAL_ENV": sys.prefix}
+    root = {f"{name}_ALLOW_RUN_AS_ROOT{end}": "1" for name in ("OMPI", "PRTE") for end in ("", "_CONFIRM")}
+    polite = {"OMPI_MCA_mpi_yield_when_idle": "1"}  # the hosts share a few cores, and waiting ranks spin
+    return {
+        **kept,
+        **root,
+        **polite,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "VIRTUAL_ENV": sys.prefix,
+    }
 
 
 def wait_until_up(cluster: Cluster, *, slurm: bool, output: Path, timeout_s: float = START_S) -> None:

@@ -67,7 +67,13 @@ def find_profile(name: str | None, allocation: Allocation, environ: Mapping[str,
 
     Raises NotFoundError for a name that is neither, InvalidArgumentError for a file that is not a profile.
     """
-    name = name or environ.get(VARIABLE) or ("generic-slurm" if allocation.source == "slurm" else "workstation")
+    return read_named(
+        name or environ.get(VARIABLE) or ("generic-slurm" if allocation.source == "slurm" else "workstation")
+    )
+
+
+def read_named(name: str) -> Profile:
+    """One of our profiles by its name, or the file at a path. Raises NotFoundError, InvalidArgumentError."""
     path = Path(name) if "/" in name or name.endswith(".toml") else FOLDER / f"{name}.toml"
     return read(path)
 

@@ -1,0 +1,196 @@
+"""The scripts of jobs/ on the mini-cluster: each ends COMPLETED with the right counts, and nothing of it is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import qsimenv as qs
+from tests.cluster.cluster import LOGIN, ROOT, Cluster, wait_until
+from tests.support import EXAMPLES, QASM3, long_program
+
+pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(400)]
+
+JOBS = ROOT / "jobs"
+SCRIPTS = sorted(JOBS.glob("*.sh"))
+QUANTUM = "--partition=quantum"
+
+
+@pytest.fixture
+def work(tmp_path: Path, cluster: Cluster) -> Iterator[Path]:
+    """A folder to submit from; only what jobs are meant to write may be in it afterwards."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    for name, target in ((".venv", Path(sys.prefix)), ("examples", EXAMPLES), ("jobs", JOBS)):
+        (folder / name).symlink_to(target)
+    yield folder
+    cluster.cancel_all()
+    cluster.assert_clean()
+    left = {path.name for path in folder.iterdir() if path.suffix not in (".out", ".json", ".qasm", ".sh")}
+    assert left == {".venv", "examples", "jobs"}
+
+
+def submit(cluster: Cluster, work: Path, script: str, *options: str, arguments: tuple[str, ...] = ()) -> int:
+    return cluster.submit(f"--chdir={work}", *options, JOBS / script, *arguments)
+
+
+def outputs(work: Path) -> str:
+    return "\n".join(f"{path.name}:\n{path.read_text()}" for path in sorted(work.glob("*.out")))
+
+
+def completed(cluster: Cluster, work: Path, number: int, timeout_s: float = 180) -> str:
+    """Wait for a job; what it printed."""
+    states = cluster.wait(number, timeout_s)
+    assert set(states) == {"COMPLETED"}, f"{states}\n{cluster.job(number).text}\n{outputs(work)}"
+    cluster.assert_clean()
+    return outputs(work)
+
+
+def expected(name: str) -> dict[str, int]:
+    """What a run of an example on one rank gives."""
+    counts: dict[str, int] = qs.run(EXAMPLES / f"{name}.qasm", shots=1000, seed=7).counts
+    return counts
+
+
+def result(work: Path, pattern: str) -> Any:
+    (path,) = work.glob(pattern)
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_pass_shellcheck(script: Path) -> None:
+    if shutil.which("shellcheck") is None:
+        if "shellcheck" in os.environ.get("QSIMENV_REQUIRE", ""):
+            pytest.fail("there is no shellcheck")
+        pytest.skip("there is no shellcheck (Debian: shellcheck)")
+    done = subprocess.run(["shellcheck", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_slurm_takes_every_script(script: Path, cluster: Cluster) -> None:
+    partition = [] if "hetjob" in script.read_text() else [QUANTUM]
+    cluster.run(LOGIN, "sbatch", "--test-only", *partition, script)
+
+
+def tangled_program(num_qubits: int, layers: int) -> str:
+    """Rotations, and a cx between far qubits in both directions: no order of the qubits keeps it local."""
+    body = ""
+    for layer in range(layers):
+        body += "".join(f"ry({0.3 + 0.1 * layer}) q[{k}];\nrx(0.7) q[{k}];\n" for k in range(num_qubits))
+        step = num_qubits // 2 - layer
+        body += "".join(f"cx q[{k}], q[{(k + step) % num_qubits}];\n" for k in range(num_qubits))
+    return f"{QASM3}qubit[{num_qubits}] q;\nbit[{num_qubits}] c;\n{body}c = measure q;\n"
+
+
+def test_big_circuit(cluster: Cluster, work: Path) -> None:
+    """2^20 amplitudes over 4 ranks on 2 hosts give the counts of one rank."""
+    (work / "big.qasm").write_text(tangled_program(20, 4))
+    completed(cluster, work, submit(cluster, work, "big-circuit.sh", QUANTUM, arguments=("big.qasm",)))
+    answer = result(work, "result-*.json")
+    assert answer["metadata"]["ranks"] == 4
+    assert answer["metadata"]["bytes_exchanged"] > 0
+    assert answer["counts"] == qs.run(work / "big.qasm", shots=1000, seed=7).counts
+
+
+def test_parameter_scan(cluster: Cluster, work: Path) -> None:
+    completed(cluster, work, submit(cluster, work, "parameter-scan.sh", QUANTUM))
+    energies = [result(work, f"theta-*-{k}.json")["expectation_values"][0] for k in range(4)]
+    assert len(set(energies)) == 4
+    assert min(energies) == energies[2] == pytest.approx(-1.857, abs=0.001)
+
+
+def test_scaling(cluster: Cluster, work: Path) -> None:
+    completed(cluster, work, submit(cluster, work, "scaling.sh", QUANTUM, "--export=ALL,REPEATS=1"))
+    for ranks in (1, 2, 4):
+        answer = result(work, f"scaling-*-{ranks}-1.json")
+        assert (answer["counts"], answer["metadata"]["ranks"]) == (expected("ghz"), ranks)
+
+
+def programs(cluster: Cluster, host: str) -> set[str]:
+    """The names of the programs on a host, workers by that name."""
+    found = set()
+    for pid in cluster.pids(host):
+        try:
+            words = psutil.Process(pid).cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        found.add("worker" if "qsimenv.qpm_plugin.worker" in words else Path(words[0]).name if words else "")
+    return found
+
+
+def test_heterogeneous(cluster: Cluster, work: Path) -> None:
+    """The application's node has no daemon and no worker; all nodes of the other group have both."""
+    number = submit(cluster, work, "heterogeneous.sh")
+    seen: dict[str, set[str]] = {host: set() for host in cluster.hosts}
+
+    def has_ended() -> bool:
+        for host in cluster.hosts:
+            seen[host] |= programs(cluster, host)
+        return set(cluster.states(number)) <= {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"}
+
+    wait_until(has_ended, 180, lambda: outputs(work))
+    out = completed(cluster, work, number)
+    assert "GHZ: {'00000': " in out
+    assert "exact ground state -1.857" in out
+    assert "on node2, node3" in out
+    assert not seen["node1"] & {"prted", "worker"}
+    assert all(seen[host] >= {"prted", "worker"} for host in cluster.quantum)
+
+
+def busy_job(cluster: Cluster, work: Path, *options: str) -> int:
+    """A job of minutes on both quantum nodes, in the middle of its work."""
+    (work / "long.qasm").write_text(long_program(24, 100))
+    number = submit(cluster, work, "many-circuits.sh", QUANTUM, *options, arguments=("long.qasm",) * 2)
+
+    def works() -> bool:
+        assert set(cluster.states(number)) <= {"PENDING", "RUNNING"}, outputs(work)
+        done = cluster.popen(
+            LOGIN, "qsimenv", "status", "--json", QSIMENV_CONNECTION=f"{work}/qsimenv-{number}/connection.json"
+        )
+        out = done.communicate()[0]
+        return done.returncode == 0 and json.loads(out)["telemetry"]["ranks"]["busy"] > 0
+
+    wait_until(works, 120, lambda: outputs(work))
+    assert all("worker" in programs(cluster, host) for host in cluster.quantum)
+    return number
+
+
+def test_many_circuits_after_scancel(cluster: Cluster, work: Path) -> None:
+    number = busy_job(cluster, work)
+    cluster.run(LOGIN, "scancel", number)
+    assert cluster.wait(number) == ["CANCELLED"]
+    cluster.assert_clean()
+    for path in work.glob("*.json"):
+        path.unlink()
+    completed(cluster, work, submit(cluster, work, "many-circuits.sh", QUANTUM))
+    records = result(work, "results-*.json")["tasks"]
+    names = ["adder", "bell", "ghz", "qft", "teleport", "tfim"]
+    assert [record["state"] for record in records] == ["DONE"] * 6
+    assert [record["result"]["counts"] for record in records] == [expected(name) for name in names]
+
+
+def test_a_signal_before_the_time_limit_stops_the_service(cluster: Cluster, work: Path) -> None:
+    number = busy_job(cluster, work, "--time=10")
+    cluster.run(LOGIN, "scancel", "--batch", "--signal=USR1", number)
+    assert cluster.wait(number) == ["FAILED"]
+    assert cluster.job(number).exit_code == "75:0"
+    assert "the time is nearly up" in outputs(work)
+
+
+def test_one_node_after_a_time_limit(cluster: Cluster, work: Path) -> None:
+    """Without a signal before it: the limit is a minute, and Slurm looks twice a minute."""
+    number = busy_job(cluster, work, "--time=1", "--signal=CONT@1")
+    assert cluster.wait(number, 180) == ["TIMEOUT"]
+    cluster.assert_clean()
+    out = completed(cluster, work, submit(cluster, work, "one-node.sh", QUANTUM))
+    assert all(f"{outcome}    {count}" in out for outcome, count in expected("ghz").items()), out
