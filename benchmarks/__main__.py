@@ -7,14 +7,15 @@ from importlib import import_module
 
 ALL = (
     "memory",
-    "checkpoint",
     "plan",
+    "passes",
     "small",
     "ranks",
     "scaling",
+    "checkpoint",
     "service",
     "hostile",
-    "passes",
+    "startup",
     "peers",
 )
 
