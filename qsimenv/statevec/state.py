@@ -38,6 +38,7 @@ def block_bits(num_local: int, threads: int) -> int:
         return _BLOCK_BITS
     return min(_BLOCK_BITS, max(_LEAST_BLOCK_BITS, num_local - 1 - (threads - 1).bit_length()))
 
+
 _CHECKED_BITS = 18
 """Above so many local bits a sweep takes long enough to ask before each one whether it is still wanted."""
 
@@ -189,7 +190,7 @@ class State:
     def _keep_own_part(self, pairs: Sequence[tuple[int, int]], value: int) -> None:
         """The trade of fixed rank bits: local bits are fixed now, and what they rule out is left unset if it can be."""
         if self._unset & sum(1 << local for local, _ in pairs):
-            self._fill()
+            self.fill()
         unset = sum(1 << local for local, bit in pairs if local >= MOST_RUN_BITS and not value >> bit & 1)
         keep_own_part((self._re, self._im), pairs, self.rank_index, value, unset)
         self._unset |= unset
