@@ -112,8 +112,8 @@ def products(lane_mask: int) -> Callable[..., Any]:
 
     For the 64 numbers i of a tile ``other_re[j] first[start + i] + sign other_im[j] second[start + i]`` with ``j =
     other_start + (i ^ mask)``, transformed by Walsh and Hadamard over the six bits of i, to ``out[to:]`` (doubles).
-    ``mask`` is ``lane_mask`` plus the bits of ``line_mask`` above the lanes. With ``re, im, 1`` these are the real parts
-    of ``conj(other) own``, with ``im, re, -1`` the imaginary ones.
+    ``mask`` is ``lane_mask`` plus the bits of ``line_mask`` above the lanes. With ``re, im, 1`` these are the real
+    parts of ``conj(other) own``, with ``im, re, -1`` the imaginary ones.
     """
 
     @intrinsic  # type: ignore[untyped-decorator]

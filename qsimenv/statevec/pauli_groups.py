@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ class Strings:
         x = self.x_masks[terms.start : terms.stop]
         starts = np.flatnonzero(np.append(True, x[1:] != x[:-1]))
         ends = np.append(starts[1:], len(x))
-        turned = np.array([self.imaginary[terms.start + a : terms.start + b].sum() for a, b in zip(starts, ends)])
+        turned = np.add.reduceat(self.imaginary[terms.start : terms.stop].astype(np.int64), starts)
         return np.stack([x[starts], starts, ends - turned, ends], axis=1).astype(np.int64)
 
     def split(self, low_bits: int, terms: range | None = None) -> Iterator[range]:
@@ -54,7 +55,7 @@ class Strings:
         terms = range(len(self.x_masks)) if terms is None else terms
         high = self.x_masks[terms.start : terms.stop] >> low_bits
         starts = [0, *(np.flatnonzero(high[1:] != high[:-1]) + 1).tolist(), len(terms)]
-        for first, last in zip(starts[:-1], starts[1:], strict=True):
+        for first, last in pairwise(starts):
             if first < last:
                 yield range(terms.start + first, terms.start + last)
 

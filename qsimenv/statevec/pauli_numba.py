@@ -26,7 +26,7 @@ _TILE = 1 << TILE_BITS
 X_MASK, FIRST_REAL, FIRST_IMAGINARY, END = range(4)
 """Columns of ``masks``: the bits flipped, and where the terms with real and with imaginary parts begin, and end."""
 
-_options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+_options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
 _tile_0, _tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6, _tile_7 = (products(mask) for mask in range(8))
 

@@ -434,7 +434,7 @@ def test_expectation_values(seed: int, piece_bytes: int, team: Team, monkeypatch
     """Random Pauli sums: X and Y at any bit, those of the rank included, and bits that are stored inverted."""
     monkeypatch.setattr(expectation, "PIECE_BYTES", piece_bytes)
     rng = np.random.default_rng(300 + seed)
-    num_qubits = int(rng.integers(4, 10))
+    num_qubits = int(rng.integers(4, 10)) if seed else 13
     flipping = [gate("x", int(q)) for q in rng.permutation(num_qubits)[: num_qubits // 2]]
     circuit = Circuit(num_qubits, 0, (*spread(num_qubits, rng), *random_gates(num_qubits, 40, rng), *flipping))
     observables = [

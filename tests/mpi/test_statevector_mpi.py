@@ -16,14 +16,14 @@ import pytest
 from qsimenv import gates
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
-from qsimenv.statevec import exchange, kernels_numba, planner, sampling, sampling_numba
+from qsimenv.statevec import exchange, expectation, kernels_numba, pauli_numba, planner, sampling, sampling_numba
 from qsimenv.statevec.encode import REAL_TYPE, encode
 from qsimenv.statevec.exchange import trade_bits
 from qsimenv.statevec.layout import Layout
 from qsimenv.statevec.plan import Plan
 from qsimenv.statevec.planner import make_plan
 from qsimenv.statevec.state import State
-from qsimenv.task import Precision
+from qsimenv.task import Observable, Precision
 
 pytestmark = pytest.mark.mpi
 
@@ -527,3 +527,31 @@ def test_runs_from_zero(precision: Precision, team: Team) -> None:
             for one in part:
                 vector = dense.apply_gate(vector, one)
             assert_amplitudes(state, vector, precision, turn)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("num_qubits", "near_bits", "piece_bytes"),
+    [(3, 14, 1 << 20), (6, 14, 64), (9, 7, 1 << 10), (13, 10, 1 << 14), (14, 14, 4096)],
+)
+def test_pauli_sums(
+    num_qubits: int, near_bits: int, piece_bytes: int, precision: Precision, team: Team,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Small and large blocks, masks near and far, in one thread and in several, on inverted and shuffled bits."""
+    monkeypatch.setattr(pauli_numba, "NEAR_BITS", near_bits)
+    monkeypatch.setattr(expectation, "PIECE_BYTES", piece_bytes)
+    rng = np.random.default_rng(num_qubits)
+    vector = random_state(num_qubits, rng)
+    letters = [rng.choice(list("IXYZ"), num_qubits) for _ in range(12)] + [rng.choice(list("IZ"), num_qubits)]
+    strings = ["".join(word) for word in letters] + ["I" * num_qubits, "I" * (num_qubits - 1) + "Y"]
+    terms = [[(word, float(rng.normal())) for word in strings], [(strings[0], 1.0), (strings[0], -3.0)], []]
+    for parallel_from in (1, 1 << 15):
+        monkeypatch.setattr(pauli_numba, "PARALLEL_FROM", parallel_from)
+        bits = tuple(int(b) for b in rng.permutation(num_qubits))
+        layout = Layout(bits, num_qubits - rank_bits(team), int(rng.integers(1 << num_qubits)))
+        state = scatter(vector, layout, team, precision)
+        state.scale = 0.5j
+        found = expectation.expectation_values(state, [Observable(tuple(each)) for each in terms])
+        wanted = [dense.expectation(vector, each) / 4 for each in terms]
+        assert found == pytest.approx(wanted, abs=TOLERANCE[precision])
