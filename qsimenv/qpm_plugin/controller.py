@@ -387,9 +387,10 @@ class Controller:
             self._workers.send(worker.identity, frames[names])
 
     def cancel(self, ranks: Sequence[int], task_ids: Sequence[str]) -> None:
-        worker = self._supervisor.instance.workers.get(ranks[0])
-        if worker is not None:  # its team agrees on it
-            self._tell(worker, m.Cancel(tuple(task_ids)))
+        for rank in ranks:  # all of them: each may be at work on parameter sets of its own
+            worker = self._supervisor.instance.workers.get(rank)
+            if worker is not None:
+                self._tell(worker, m.Cancel(tuple(task_ids)))
 
     def end_instance(self, reason: str) -> None:
         self._kill_soon(reason, explained=True)

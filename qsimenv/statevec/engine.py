@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv import arrays, comm, memory
+from qsimenv import arrays, comm, interrupt, memory
 from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.comm import Team
 from qsimenv.engines import Engine, Watch
@@ -39,6 +39,8 @@ _LONG_SECONDS = 0.5
 """What takes longer than this is worth more ranks than its memory needs."""
 _SMALL_SECONDS, _SMALL_SECONDS_A_ROW = 3e-5, 1e-9
 """Of a small circuit: for the call, and for each amplitude of each gate."""
+_UNINTERRUPTED_SECONDS = 0.1
+"""Rows of a small circuit run in one compiled call for about so long, before it is asked whether they are wanted."""
 _ROWS_WORTH_SHARING = 64
 """Rows of a small circuit for each rank, from which a message costs less than it saves."""
 _IMMEDIATE_BYTES = 64 << 20
@@ -206,10 +208,19 @@ def _run_small(task: Task, team: Team) -> Result:
 
     began, seed, rows = time.perf_counter(), _agree_on_seed(task.seed, team), _rows(task)
 
-    def run_rows(values: npt.NDArray[np.float64], first: int) -> Result:
-        return batch.run(task, values, seed, first, set_threads)
-
     shared = team.size > 1 and len(rows) >= _ROWS_WORTH_SHARING * team.size
+    together = Team() if shared else team
+    step = max(1, int(_UNINTERRUPTED_SECONDS / _seconds_a_run(task, 1)))
+
+    def run_rows(values: npt.NDArray[np.float64], first: int) -> Result:
+        if len(values) <= step:
+            return batch.run(task, values, seed, first, set_threads)
+        parts = []
+        for start in range(0, len(values), step):
+            interrupt.check(together)
+            parts.append(batch.run(task, values[start : start + step], seed, first + start, set_threads))
+        return _joined(parts)
+
     result = share_out(rows, team, run_rows) if shared else run_rows(rows, 0)
     return _finished(result, task, {
         "engine": NAME, "ranks": team.size, "threads": result.metadata["threads"], "precision": task.precision,
@@ -217,6 +228,15 @@ def _run_small(task: Task, team: Team) -> Result:
         "seconds": {"total": round(time.perf_counter() - began, 6)},
         "peak_bytes": int(team.maximum(memory.peak_bytes())),
     })  # fmt: skip
+
+
+def _joined(parts: list[Result]) -> Result:
+    """Results of some rows each as one of all of them."""
+    joined = Result(metadata=parts[0].metadata)
+    for name in ARRAYS:
+        if getattr(parts[0], name) is not None:
+            setattr(joined, name, np.concatenate([getattr(part, name) for part in parts]))
+    return joined
 
 
 def _run(task: Task, team: Team, watch: Watch, apart: bool = False) -> Result:
