@@ -77,7 +77,7 @@ def test_killed_worker(folder: Path, kind: str) -> None:
     environment.start(ranks_per_node=2)
     with connect() as qpm:
         ids = qpm.async_run([qs.Task(ghz(20), shots=100, seed=seed) for seed in range(40)])
-        wait_until(lambda: qpm.status(ids[3:4])[0].state == TaskState.DONE, 30, "no task was done")
+        wait_until(lambda: qpm.status(ids[3:4])[0].state == TaskState.DONE, SOON_S, "no task was done")
         psutil.Process(worker_pids(qpm)[1]).kill()
         records = qpm.read_cq(task_ids=ids, timeout_s=120)
         assert [record.state for record in records] == [TaskState.DONE] * 40
