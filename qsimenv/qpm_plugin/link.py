@@ -217,8 +217,9 @@ class Link:
 
     def _check_refusal(self) -> None:
         """Nobody who knows the key refuses it; after a restart somebody else may have got the old controller's port."""
+        before = self.connection
         self._follow()
-        if not self._stood and not self._is_kept():
+        if not self._stood and self.connection is before:
             raise self._refused()
 
     def _refused(self) -> QSimEnvError:

@@ -99,7 +99,7 @@ def test_second_start_of_the_same_name(running: Running) -> None:
 
 
 def test_submit_then_results(running: Running) -> None:
-    """In processes of their own, in the order asked for; a result is handed out once."""
+    """In processes of their own, in the order asked for; a result stays until it is deleted."""
     done = running("submit", EXAMPLES / "ghz.qasm", EXAMPLES / "adder.qasm", "--shots", 50)
     ids = done.stdout.split()
     assert (done.returncode, len(ids)) == (0, 2)
@@ -108,7 +108,8 @@ def test_submit_then_results(running: Running) -> None:
     assert [task["state"] for task in tasks] == ["DONE", "DONE"]
     assert tasks[0]["result"]["counts"] == {"10001": 50}
     assert sum(tasks[1]["result"]["counts"].values()) == 50
-    refused(running("results", ids[0]), "was read already")
+    assert running("results", ids[0], "--delete").returncode == 0
+    refused(running("results", ids[0]), "is not known")
 
 
 def test_submit_and_wait(running: Running) -> None:
