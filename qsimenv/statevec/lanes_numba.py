@@ -17,7 +17,6 @@ from numba.extending import intrinsic
 
 LANE_BITS = {4: 4, 8: 3}
 """By item size: the bits of the index inside one 64-byte vector."""
-MOST_PAIR_BITS = 4
 
 SKEW_LINE_BITS = 6
 """In a scratch plane one line is left out after every ``2**6``: see ``passes_numba.place``."""
