@@ -223,7 +223,10 @@ class Compiler:
 
     def _turn(self, bit: int, turn: Turn) -> None:
         if turn.flip:
-            self._flip(bit)
+            if turn.steep and not self._rows and not self._flips:  # an X would be a pass of its own
+                turn = turn.steep
+            else:
+                self._flip(bit)
         self._phases.constant += turn.constant
         if turn.slope:
             if turn.before:

@@ -22,12 +22,15 @@ from qsimenv.statevec.steps import Form, form_of
 
 NOTHING = 1e-15
 """A rotation or an angle smaller than this is none."""
+_STEEPEST = 1 / 32
+"""A rotation by nearly half a turn is an X and a small one: slopes let the stored numbers grow."""
 
 
 class Turn(NamedTuple):
     """A one-bit gate: X if ``flip``, a phase, ``[[1, slope], [-slope, 1]]``, a phase; times ``factor`` and a phase.
 
     ``constant``, ``before`` and ``after`` are radians, the latter two where the bit is 1. No slope: no rotation.
+    ``steep`` is the same gate without the X, with a slope above 1, where that is not too steep.
     """
 
     flip: bool
@@ -36,6 +39,7 @@ class Turn(NamedTuple):
     slope: float
     factor: float
     after: float
+    steep: Turn | None = None
 
 
 class Phase(NamedTuple):
@@ -118,16 +122,21 @@ def _phase(base: str, angles: tuple[float, ...], data: bytes, flips: int, parity
 @lru_cache(maxsize=1 << 15)
 def _turn(form: Form, angles: tuple[float, ...], data: bytes, flips: int) -> Turn:
     (a, b), (c, d) = _part(form, angles, data, flips, 0).tolist()
-    flip = abs(a) < abs(b)
-    if flip:
-        a, b, c, d = b, a, d, c
+    if abs(a) >= abs(b):
+        return _turn_by(a, b, d)
+    steep = _turn_by(a, b, d) if abs(a) > _STEEPEST * abs(b) else None
+    return _turn_by(b, a, c)._replace(flip=True, steep=steep)
+
+
+def _turn_by(a: complex, b: complex, d: complex) -> Turn:
+    """The turn with the matrix ``((a, b), (c, d))``; it is unitary, so that c follows."""
     constant, after, ratio = cmath.phase(a), cmath.phase(d / a), b / a
     slope, before = abs(ratio), 0.0
     if slope < NOTHING:
-        return Turn(flip, constant, 0.0, 0.0, 1.0, after)
+        return Turn(False, constant, 0.0, 0.0, 1.0, after)
     lean = cmath.phase(ratio)
     if abs(abs(lean) - math.pi) < NOTHING:  # a real rotation the other way round
         slope = -slope
     elif abs(math.remainder(lean, math.tau)) >= NOTHING:
         before = lean
-    return Turn(flip, constant, before, slope, abs(a), after - before)
+    return Turn(False, constant, before, slope, abs(a), after - before)
