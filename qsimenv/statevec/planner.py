@@ -25,6 +25,8 @@ Members = npt.NDArray[np.int32]
 
 _MOST_VISITS = 1 << 20
 """Steps looked at to choose one block, at about 2 ns each; a small state gets less, in proportion to its sweeps."""
+_MOST_QUBITS = 62
+"""Masks of wires and indices of amplitudes are signed numbers of 64 bits."""
 _FIRST_STEPS = 2048
 """So many steps are looked at to choose the wires for the lowest bits."""
 
@@ -32,8 +34,8 @@ _FIRST_STEPS = 2048
 def make_plan(gate_list: Sequence[Gate], start: Layout, block_bits: int) -> Plan:
     """The plan for ``gate_list`` on a state in layout ``start``, with blocks of at most ``block_bits`` bits.
 
-    Raises OutOfRangeError where a gate mixes more qubits than are local or fit a block. Cost: some microseconds a gate,
-    and a search that takes about a hundredth of the time to run the plan, some 0.1 s at most.
+    Raises OutOfRangeError for more than 62 qubits, and where a gate mixes more of them than are local or fit a block.
+    Cost: some microseconds a gate, and a search of a few milliseconds a sweep at most, far less for a small state.
     """
     return _Planner(gate_list, len(start.bits), start.num_local, block_bits).plan(start)
 
@@ -47,6 +49,10 @@ class _Planner:
     """The circuit and the sizes that a plan is made for."""
 
     def __init__(self, gate_list: Sequence[Gate], num_qubits: int, num_local: int, block_bits: int) -> None:
+        if num_qubits > _MOST_QUBITS:
+            raise OutOfRangeError(
+                f"plan: {num_qubits} qubits found, an index has room for {_MOST_QUBITS}; use another engine"
+            )
         self._gates, self._num_qubits, self._num_local = tuple(gate_list), num_qubits, num_local
         self._size = min(block_bits, num_local)
         self._num_low = min(LOW_BITS, self._size)

@@ -200,6 +200,15 @@ def test_a_gate_beyond_reach_is_refused() -> None:
     assert make_plan([wide], identity(12, 12), LOW_BITS + 5).num_sweeps == 1
 
 
+def test_sixty_two_qubits_can_be_planned() -> None:
+    gate_list = [gate("h", 0), *(gate("cx", q, q + 1) for q in range(61)), gate("h", 61)]
+    made = plan_from_zero(gate_list, 62, 40, 17)
+    check_plan(made, gate_list, 17)
+    assert made.num_exchanges == 1
+    with pytest.raises(OutOfRangeError, match="plan: 63 qubits found, an index has room for 62"):
+        plan_from_zero(gate_list, 63, 40, 17)
+
+
 def qft(num_qubits: int) -> list[Gate]:
     made = []
     for target in reversed(range(num_qubits)):
