@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from qsimenv.errors import BadStateError, InvalidArgumentError, NotFoundError, Q
 FILE_NAME = "state.h5"
 KEPT = 2
 _SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
-_NUMBER = re.compile(r"\d{6,}")
+_NAME = re.compile(r"checkpoint-(\d{6,})")
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Checkpointing:
         for generation in generations:
             if generation not in whole[1 - KEPT :]:
                 _remove(generation)
-        made = self.folder / f"{int(generations[-1].name) + 1 if generations else 1:06d}"
+        made = self.folder / f"checkpoint-{_number(generations[-1]) + 1 if generations else 1:06d}"
         made.mkdir(parents=True)
         return made
 
@@ -146,12 +145,16 @@ def _generations(folder: Path) -> list[Path]:
     """The numbered folders, oldest first."""
     if not folder.is_dir():
         return []
-    found = [each for each in folder.iterdir() if _NUMBER.fullmatch(each.name) and each.is_dir()]
-    return sorted(found, key=lambda each: int(each.name))
+    found = [each for each in folder.iterdir() if _NAME.fullmatch(each.name) and each.is_dir()]
+    return sorted(found, key=_number)
+
+
+def _number(generation: Path) -> int:
+    return int(generation.name.rpartition("-")[2])
 
 
 def _remove(generation: Path) -> None:
-    """The manifest first: what is left of a removal that was broken off is then no whole checkpoint."""
-    (generation / FILE_NAME).unlink(missing_ok=True)
+    """The manifest goes first: what a removal leaves that was broken off is no whole checkpoint. Nothing of others."""
     shards.remove(generation / FILE_NAME)
-    shutil.rmtree(generation, ignore_errors=True)
+    with suppress(OSError):
+        generation.rmdir()

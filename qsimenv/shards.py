@@ -281,7 +281,10 @@ def _read_shard(path: Path, manifest: Manifest, number: int, start: int, out: Se
     """Fill ``out`` with the elements of one shard from ``start`` on."""
     file, piece, stop = shard_folder(path) / manifest.shards[number], manifest.piece, start + len(out[0])
     offsets, table = _open_shard(file, manifest, number)
-    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+    except OSError as error:
+        raise _damaged(file, os.strerror(error.errno or 0)) from None
     try:
 
         def get(index: int) -> None:

@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(
     assert re.search(r"cannot be written .*make room.*the run goes on; the checkpoint before this one stays", words[0])
     assert len(words) == len(killed.stdout.splitlines())
     (left,) = (small_disk / "checkpoint").iterdir()
-    assert left.name == "000001"
+    assert left.name == "checkpoint-000001"
     done = run(1, small_disk / "checkpoint", tmp_path / "state.h5")
     assert done.returncode == 0, done
     assert "going on after 9 sweeps" in done.stdout
@@ -129,7 +129,7 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path: Pat
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        wait_until((folder / "000002" / FILE_NAME).exists, 100, "no second checkpoint was written")
+        wait_until((folder / "checkpoint-000002" / FILE_NAME).exists, 100, "no second checkpoint was written")
         process.send_signal(number)
         out, error = process.communicate(timeout=100)
     finally:
