@@ -118,12 +118,20 @@ def told(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if "compiling" not in line]
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
-    program, folder = tmp_path / "long.qasm", tmp_path / "checkpoint"
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]:
+    """A long run as the words of a command, and what it prints when nobody disturbs it."""
+    program = tmp_path_factory.mktemp("quiet") / "long.qasm"
     program.write_text(long_program(19, 150))
     words = ["run", str(program), "--shots", "50", "--seed", "3", "--json"]
-    quiet = run_and_end([*COMMAND, *words], 200)
+    return words, run_and_end([*COMMAND, *words], 200).stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
+    tmp_path: Path, number: signal.Signals, quiet: tuple[list[str], str]
+) -> None:
+    (words, wanted), folder = quiet, tmp_path / "checkpoint"
     process = subprocess.Popen(
         [*COMMAND, *words, "--checkpoint", str(folder), "--checkpoint-every", "1 sweeps"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -138,7 +146,7 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path: Pat
     written = r"qsimenv: checkpoint: written to .* after \d+ sweeps, as asked for by a signal; run the same command .*"
     assert [bool(re.fullmatch(written, line)) for line in told(error)] == [True]
     done = run_and_end([*COMMAND, *words, "--checkpoint", str(folder)], 200)
-    assert (done.returncode, done.stdout) == (0, quiet.stdout)
+    assert (done.returncode, done.stdout) == (0, wanted)
     going_on = r"qsimenv: checkpoint .*: going on after \d+ sweeps"
     assert [bool(re.fullmatch(going_on, line)) for line in told(done.stderr)] == [True]
     assert not folder.exists()
