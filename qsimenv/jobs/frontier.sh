@@ -14,8 +14,8 @@
 module load PrgEnv-amd rocm cray-python cray-pmi
 export PATH=$PWD/.venv/bin:$PATH             # a virtual environment made with cray-python, mpi4py built with cc
 
-# Thousands of ranks that read Python files and compiled kernels from Lustre keep each other waiting: compile once into
-# a shared folder beforehand (`qsimenv run` on one node), and copy it to each node's memory before the ranks start.
+# Thousands of ranks that read compiled kernels from Lustre keep each other waiting: compile them once into a shared
+# folder, on one compute node (NUMBA_CACHE_DIR=$PWD/.numba-cache qsimenv doctor --compile), and copy that to each node.
 export NUMBA_CACHE_DIR=/dev/shm/numba-$SLURM_JOB_ID
 srun --ntasks-per-node=1 cp -r "$PWD/.numba-cache" "$NUMBA_CACHE_DIR"
 

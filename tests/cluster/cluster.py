@@ -131,7 +131,7 @@ class Cluster:
         text = self.run(LOGIN, "scontrol", "show", "job", "--oneliner", number)
         return [_value(line, "JobState") for line in text.splitlines() if line.startswith("JobId=")]
 
-    def wait(self, number: int, timeout_s: float = 120) -> list[str]:
+    def wait(self, number: int, timeout_s: float = 240) -> list[str]:
         """Wait until all parts of a job have ended and have left their nodes; their states."""
         wait_until(
             lambda: set(self.states(number)) <= _FINISHED, timeout_s, lambda: f"job {number}: {self._report(number)}"
@@ -160,7 +160,7 @@ class Cluster:
         ]
         return processes + [f"{host}: file {path}" for host in self.hosts for path in self._files(host)]
 
-    def assert_clean(self, timeout_s: float = 20) -> None:
+    def assert_clean(self, timeout_s: float = 60) -> None:
         """Nothing of a job is left on any host; the last processes have a moment to vanish."""
         wait_until(lambda: not self.remains(), timeout_s, lambda: f"left behind: {self.remains()}")
 

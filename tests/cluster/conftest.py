@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+import qsimenv as qs
 from tests.cluster import cluster as mini
+from tests.support import EXAMPLES
 
 
 def require(reason: str | None) -> None:
@@ -25,6 +27,14 @@ def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mini.Cluster]
     output = tmp_path_factory.mktemp("cluster") / "output"
     with mini.running(3, shared=[tmp_path_factory.getbasetemp()], output=output) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def compiled() -> None:
+    """The kernels are there, as far as one rank needs them: time limits of jobs are not for the compiler."""
+    for name in ("adder", "bell", "ghz", "qft", "teleport", "tfim"):
+        qs.run(EXAMPLES / f"{name}.qasm", shots=10, seed=1)
+    qs.run(EXAMPLES / "hydrogen.qasm", parameters={"theta": 0.1}, observables=["ZZ"])
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.cluster import cluster as mini
 from tests.cluster.cluster import LOGIN, Cluster
 from tests.support import EXAMPLES
 
-pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SERVE = """
 set -e
@@ -31,7 +31,7 @@ ssh_agent = "{mini.AGENT}"
 
 
 @pytest.fixture
-def run_folder(tmp_path: Path) -> Iterator[Path]:
+def run_folder(tmp_path: Path, compiled: None) -> Iterator[Path]:
     """Must be gone at the end."""
     yield tmp_path / "run"
     assert not (tmp_path / "run").exists()
