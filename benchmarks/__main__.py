@@ -10,6 +10,8 @@ ALL = (
     "plan",
     "passes",
     "small",
+    "measure",
+    "gradient",
     "ranks",
     "scaling",
     "checkpoint",

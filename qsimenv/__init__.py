@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qsimenv.task import task as Task  # noqa: N812 - the public constructor of a Task
 
 __version__ = "0.1.0"
-__all__ = ["Circuit", "Result", "Task", "load", "load_state", "run", "save_state"]
+__all__ = ["Circuit", "Result", "Task", "gradient", "load", "load_state", "run", "save_state"]
 
 _HOME = {
     "Circuit": ("qsimenv.circuit", "Circuit"),
@@ -56,6 +56,32 @@ def run(circuit: Any, *, checkpoint: Any = None, checkpoint_every: str = "10min"
 
     with checkpoints.logged(checkpoint, checkpoint_every, team) as checkpointing:
         return engines.run(made, team, engines.Watch(checkpointing=checkpointing))
+
+
+def gradient(circuit: Any, observable: Any, parameters: Any, *, precision: str = "double") -> Any:
+    """The derivatives of an expectation value by the circuit's free parameters, exactly (adjoint method).
+
+    ``observable`` is a Pauli string, ``{string: coefficient}`` or anything else that ``Task`` takes for one;
+    ``parameters`` are values of shape (P,) or (B, P) or a mapping of names. Returns float64 of the same shape.
+    *Collective* under MPI; every rank returns the same. Takes two states of memory and the time of a few runs, whatever
+    the number of parameters.
+
+    Raises NotSupportedError where the circuit measures, resets or branches in the middle, InvalidArgumentError for bad
+    input, OutOfMemoryError for what cannot fit: on every rank the same.
+    """
+    from qsimenv import comm
+    from qsimenv.errors import InvalidArgumentError
+    from qsimenv.formats.together import load_together
+    from qsimenv.statevec import engine
+    from qsimenv.task import task
+
+    team = comm.world()
+    made = task(
+        load_together(circuit, team), observables=observable, parameters=parameters, precision=precision
+    )  # fmt: skip
+    if len(made.observables) != 1:
+        raise InvalidArgumentError(f"gradient: {len(made.observables)} observables found, one is needed")
+    return engine.gradient(made, team)
 
 
 def __getattr__(name: str) -> Any:

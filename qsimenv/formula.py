@@ -115,6 +115,64 @@ def _linear_of_two(left: _Linear | None, op: ast.operator, right: _Linear | None
     return None
 
 
+def gradient(angle: Angle, values: Sequence[float] | npt.NDArray[np.float64]) -> dict[int, float]:
+    """The derivative of the angle by each parameter that it reads, at ``values`` of shape (P,)."""
+    form = linear(angle)
+    if form is not None:
+        return form[0]
+    return _dual(_parse(str(angle))[0], np.asarray(values, dtype=np.float64))[1]
+
+
+_DERIVATIVES: dict[str, Callable[[float], float]] = {
+    "sin": math.cos, "cos": lambda x: -math.sin(x), "tan": lambda x: 1 / math.cos(x) ** 2,
+    "arcsin": lambda x: 1 / math.sqrt(1 - x * x), "arccos": lambda x: -1 / math.sqrt(1 - x * x),
+    "arctan": lambda x: 1 / (1 + x * x), "exp": math.exp, "log": lambda x: 1 / x,
+    "sqrt": lambda x: 0.5 / math.sqrt(x), "abs": lambda x: math.copysign(1.0, x), "sign": lambda _: 0.0,
+    "conj": lambda _: 1.0,
+}  # fmt: skip
+_DERIVATIVES |= {f"a{name}": _DERIVATIVES[f"arc{name}"] for name in ("sin", "cos", "tan")}
+
+_Dual = tuple[float, dict[int, float]]
+
+
+def _dual(node: ast.expr, values: npt.NDArray[np.float64]) -> _Dual:
+    """Value and derivatives, by the rules of calculus."""
+    value = float(_value(node, values))
+    match node:
+        case ast.Name(id=name) if name not in _CONSTANTS:
+            return value, {int(name[1:]): 1.0}
+        case ast.UnaryOp(op=op, operand=operand):
+            return value, _combined((-1.0 if isinstance(op, ast.USub) else 1.0, _dual(operand, values)))
+        case ast.Call(func=ast.Name(id="pow"), args=[left, right]):
+            return value, _of_two(ast.Pow(), value, _dual(left, values), _dual(right, values))
+        case ast.BinOp(left=left, op=op, right=right):
+            return value, _of_two(op, value, _dual(left, values), _dual(right, values))
+        case ast.Call(func=ast.Name(id=name), args=[argument]):
+            inner = _dual(argument, values)
+            return value, _combined((_DERIVATIVES[name](inner[0]), inner)) if inner[1] else {}
+    return value, {}
+
+
+def _of_two(op: ast.operator, value: float, left: _Dual, right: _Dual) -> dict[int, float]:
+    match op:
+        case ast.Add() | ast.Sub():
+            return _combined((1.0, left), (1.0 if isinstance(op, ast.Add) else -1.0, right))
+        case ast.Mult():
+            return _combined((right[0], left), (left[0], right))
+        case ast.Div():
+            return _combined((1 / right[0], left), (-value / right[0], right))
+    by_base = right[0] * left[0] ** (right[0] - 1) if left[1] else 0.0
+    return _combined((by_base, left), (value * math.log(left[0]) if right[1] else 0.0, right))
+
+
+def _combined(*parts: tuple[float, _Dual]) -> dict[int, float]:
+    total: dict[int, float] = {}
+    for factor, (_, derivatives) in parts:
+        for index, derivative in derivatives.items():
+            total[index] = total.get(index, 0.0) + factor * derivative
+    return total
+
+
 def substitute(formula: str, replacements: Sequence[Angle]) -> Angle:
     """The formula with parameter ``k`` replaced by ``replacements[k]``; a float where no parameter is left."""
     _parse(formula)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from qsimenv import arrays, comm, interrupt, memory
 from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.comm import Team
-from qsimenv.engines import Engine, Watch
+from qsimenv.engines import Engine, Watch, power_of_two
 from qsimenv.errors import InvalidArgumentError, NotSupportedError, OutOfMemoryError, QSimEnvError
 from qsimenv.statevec import rates
 from qsimenv.statevec.batch_plan import is_small
@@ -88,6 +88,35 @@ class StateVectorEngine(Engine):
         team.agree(error)  # the other ranks wait for the result, and must hear where there is none
         data = _ENCODER.encode(result) if team.rank == 0 else b""
         return _DECODER.decode(team.broadcast(data))
+
+
+def gradient(task: Task, team: Team) -> npt.NDArray[np.float64]:
+    """The derivatives of the task's one observable by its parameters, shape (P,) or (B, P). *Collective.*
+
+    Every rank returns the same. Raises as ``gradient.gradient``, and OutOfMemoryError before anything is run.
+    """
+    from qsimenv.statevec import gradient as adjoint
+
+    power_of_two(team)
+    set_threads()
+    ranks = usable_ranks(task.circuit, team.size)
+    needed = 2 * (AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits) // ranks + _OVERHEAD_BYTES
+    free = team.minimum(memory.free_bytes_per_process() + arrays.kept_bytes())
+    if needed > free:
+        raise OutOfMemoryError(
+            f"gradient: two states need {readable(needed)} on each of {ranks} ranks, {readable(free)} are free; "
+            "use more ranks or precision='single'"
+        )
+    result, error = np.zeros((len(_rows(task)), len(task.circuit.parameters))), None
+    if team.rank < ranks:
+        try:
+            part = team.subteam(range(ranks))
+            result = adjoint.gradient(task.circuit, task.observables[0], _rows(task), task.precision, part)
+        except QSimEnvError as found:
+            error = found
+    team.agree(error)
+    result = np.frombuffer(team.broadcast(result.tobytes())).reshape(result.shape).copy()
+    return result.reshape(*task.batch_shape, -1)
 
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=encode_hook)

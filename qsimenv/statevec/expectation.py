@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from qsimenv.statevec import pauli_numba as kernels
 from qsimenv.statevec.exchange import PIECE_BYTES
-from qsimenv.statevec.pauli_groups import Strings, collect
+from qsimenv.statevec.pauli_groups import Integers, Strings, collect, collect_imaginary
 from qsimenv.statevec.state import State
 from qsimenv.task import Observable
 
@@ -68,6 +68,38 @@ def _add_traded(state: State, strings: Strings, terms: range, sums: Floats) -> N
         for some in strings.split(kernels.near_bits(size), terms):
             _add(state, strings, some, sums, (other[0], other[1]), incoming + start, paired=False)
     state.work.bytes_exchanged += state.re.nbytes
+
+
+def imaginary_parts(state: State, other: State, x_masks: Integers, z_masks: Integers) -> Floats:
+    """Twice the imaginary part of ``<other| P |state>`` for strings P, given by masks over qubits. *Collective.*
+
+    Both states are in one layout. Cost as for ``expectation_values``, with two states to read and whole exchanges.
+    """
+    strings = collect_imaginary(x_masks, z_masks, state.layout)
+    sums = np.zeros(len(strings.x_masks))
+    num_local = state.layout.num_local
+    for terms in strings.split(num_local):
+        if strings.x_masks[terms.start] >> num_local == 0:
+            for some in strings.split(kernels.near_bits(len(state.re)), terms):
+                _add(state, strings, some, sums, (other.re, other.im), 0, paired=False)
+        else:
+            _add_from_partner(state, other, strings, terms, sums)
+    factor = float(
+        (np.conj(other.scale) * state.scale).real
+    )  # both went through the same sweeps: their phases are equal
+    return strings.values(state.team.sum(sums), len(x_masks)) * factor
+
+
+def _add_from_partner(state: State, other: State, strings: Strings, terms: range, sums: Floats) -> None:
+    partner = state.team.rank ^ (int(strings.x_masks[terms.start]) >> state.layout.num_local)
+    size = min(len(state.re), PIECE_BYTES // state.re.itemsize)
+    planes = np.empty((2, size), dtype=state.re.dtype)
+    for start in range(0, len(state.re), size):
+        for plane, into in zip((other.re, other.im), planes, strict=True):
+            state.team.exchange(partner, plane[start : start + size], into)
+        for some in strings.split(kernels.near_bits(size), terms):
+            _add(state, strings, some, sums, (planes[0], planes[1]), start, paired=False)
+    state.work.bytes_exchanged += 2 * state.re.nbytes
 
 
 def _add(

@@ -71,9 +71,22 @@ def collect(observables: Sequence[Observable], layout: Layout) -> Strings:
     signs = 1 - 2 * (np.bitwise_count(z & layout.flips).astype(np.int64) & 1)
     # i**num_y: 1 and -1 take real parts; i and -i imaginary ones, the other way round
     factors = np.array([c for _, _, c in terms]) * signs * np.array([1, -1, -1, 1])[num_y & 3]
-    rows, inverse = np.unique(np.stack([x, num_y & 1, z], axis=1), axis=0, return_inverse=True)
     numbers = np.array([number for number, _, _ in terms], dtype=np.int64)
-    return Strings(rows[:, 0].copy(), rows[:, 1] > 0, rows[:, 2].copy(), numbers, inverse.reshape(-1), factors)
+    return _sorted(x, num_y & 1, z, numbers, factors)
+
+
+def collect_imaginary(x: Integers, z: Integers, layout: Layout) -> Strings:
+    """Strings given by masks over qubits, each for a value of its own: the imaginary part between two states."""
+    x, z = _on_bits(x, layout), _on_bits(z, layout)
+    num_y = np.bitwise_count(x & z).astype(np.int64)
+    signs = 1 - 2 * (np.bitwise_count(z & layout.flips).astype(np.int64) & 1)
+    factors = signs * np.array([1.0, 1.0, -1.0, -1.0])[num_y & 3]
+    return _sorted(x, 1 - (num_y & 1), z, np.arange(len(x)), factors)
+
+
+def _sorted(x: Integers, imaginary: Integers, z: Integers, owners: Integers, factors: np.ndarray) -> Strings:
+    rows, inverse = np.unique(np.stack([x, imaginary, z], axis=1), axis=0, return_inverse=True)
+    return Strings(rows[:, 0].copy(), rows[:, 1] > 0, rows[:, 2].copy(), owners, inverse.reshape(-1), factors)
 
 
 def _on_bits(masks: Integers, layout: Layout) -> Integers:

@@ -189,3 +189,82 @@ def pauli_sums(re, im, other_re, other_im, offset, rank_index, masks, z_masks, p
     else:
         _parallel(*arguments, scratch, totals)
     return totals.sum(axis=0)
+
+
+# --- a sum of strings applied to a state ---
+
+
+@njit(**_options)
+def _walsh(numbers):
+    """Walsh and Hadamard's transform, in place."""
+    half = 1
+    while half < len(numbers):
+        for start in range(0, len(numbers), 2 * half):
+            low, high = numbers[start : start + half], numbers[start + half : start + 2 * half]
+            for k in range(half):
+                x, y = low[k], high[k]
+                low[k], high[k] = x + y, x - y
+        half *= 2
+
+
+@njit(**_options)
+def _signed_sums(index, z_masks, coefficients, first, last, out):
+    """``sum_t c_t (-1)**popcount((index + k) & z_t)`` for each k of a block, over terms ``first`` to ``last``."""
+    low, rest = len(out) - 1, 0
+    out[:] = 0.0
+    for term in range(first, last):
+        rest |= z_masks[term] & low
+        out[z_masks[term] & low] += coefficients[term] * (1.0 - 2.0 * parity(index & z_masks[term]))
+    if rest:
+        _walsh(out)
+    else:
+        out[:] = out[0]
+
+
+@njit(**_options)
+def _apply_range(
+    re, im, offset, out_re, out_im, rank_index, bits, masks, z_masks, coefficients, factors, first, last
+):  # fmt: skip
+    size = 1 << bits
+    for number in range(first, last):
+        mine = number << bits  # of the planes read
+        for row in range(len(masks)):
+            mask = masks[row]
+            inner = mask[X_MASK] & (size - 1)
+            theirs = ((mine + offset) ^ mask[X_MASK]) & -size
+            index = rank_index | (mine + offset)
+            _signed_sums(index, z_masks, coefficients, mask[FIRST_REAL], mask[FIRST_IMAGINARY], factors[0])
+            _signed_sums(index, z_masks, coefficients, mask[FIRST_IMAGINARY], mask[END], factors[1])
+            for k in range(size):
+                i, j = mine + k, theirs | (k ^ inner)
+                c, s, x, y = factors[0, k], factors[1, k], np.float64(re[i]), np.float64(im[i])
+                out_re[j] += c * x - s * y
+                out_im[j] += c * y + s * x
+
+
+@njit(parallel=True, **_options)
+def _apply_parallel(
+    re, im, offset, out_re, out_im, rank_index, bits, masks, z_masks, coefficients, factors
+):  # fmt: skip
+    count, threads = len(re) >> bits, factors.shape[0]
+    for thread in prange(threads):
+        _apply_range(
+            re, im, offset, out_re, out_im, rank_index, bits, masks, z_masks, coefficients, factors[thread],
+            count * thread // threads, count * (thread + 1) // threads,
+        )  # fmt: skip
+
+
+def add_pauli_sum(re, im, offset, out_re, out_im, rank_index, masks, z_masks, coefficients):
+    """Add ``sum_t c_t (-1)**popcount(i & z_t) psi[i]`` to the amplitude at ``i ^ x`` of the other planes.
+
+    The planes read are the piece from ``offset`` on of those with ``rank_index``. Masks as for ``pauli_sums``, of one
+    ``x`` only; the coefficients of the second kind of terms are imaginary ones.
+    """
+    bits = min(len(re).bit_length() - 1, BLOCK_BITS)
+    threads = get_num_threads() if len(re) >= PARALLEL_FROM else 1
+    factors = np.empty((threads, 2, 1 << bits))
+    arguments = (re, im, offset, out_re, out_im, rank_index, bits, masks, z_masks, coefficients)
+    if threads == 1:
+        _apply_range(*arguments, factors[0], 0, len(re) >> bits)
+    else:
+        _apply_parallel(*arguments, factors)

@@ -118,3 +118,20 @@ def test_substitute_respects_precedence() -> None:
     assert formula.substitute("-p0 ** 2", [-0.5]) == -0.25
     assert formula.substitute("2 * p0", ["pi"]) == pytest.approx(2 * math.pi)
     assert float(formula.evaluate(formula.substitute("p0 * p1", ["p0 + 1", 3.0]), [2.0])) == 9
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2*p0 - p1/4 + 1", "p0*p1", "p0/p1", "p0**p1", "pow(p1, 3)", "-sin(p0)*cos(p1)", "tan(p0) + exp(p0*p1)",
+        "asin(p0/2) - arccos(p1/3) + atan(p0)", "log(p0 + p1)", "sqrt(p0)*abs(-p1)", "conj(p0) + sign(p1) + pi", "+p1**2",
+    ],
+)  # fmt: skip
+def test_gradients_are_those_of_finite_differences(text: str) -> None:
+    values, step = np.array([0.7, 1.3]), 1e-5
+    found = formula.gradient(text, values)
+    for index in (0, 1):
+        unit = step * np.eye(2)[index]
+        difference = (formula.evaluate(text, values + unit) - formula.evaluate(text, values - unit)) / (2 * step)
+        assert found.get(index, 0.0) == pytest.approx(difference, abs=1e-8)
+    assert formula.gradient(0.5, values) == {}
