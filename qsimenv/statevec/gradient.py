@@ -24,7 +24,8 @@ from qsimenv.statevec.expectation import imaginary_parts
 from qsimenv.statevec.gradient_layers import Request, is_parametric, requests, split
 from qsimenv.statevec.layout import Layout
 from qsimenv.statevec.pauli_groups import Strings, collect
-from qsimenv.statevec.plan import Plan, make_plan
+from qsimenv.statevec.plan import Plan
+from qsimenv.statevec.planner import make_plan
 from qsimenv.statevec.program import lower
 from qsimenv.statevec.simulate import Run, prepare
 from qsimenv.statevec.state import State, Work, block_bits

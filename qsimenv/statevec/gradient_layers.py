@@ -16,7 +16,7 @@ import numpy.typing as npt
 from qsimenv import formula
 from qsimenv.circuit import Gate
 from qsimenv.statevec.generators import generator
-from qsimenv.statevec.plan import unmixed_targets
+from qsimenv.statevec.steps import unmixed_targets
 
 _PAULIS = ((1, 0), (1, 1), (0, 1))  # X, Y and Z as (flip, sign)
 _MATRICES = (np.array([[0, 1], [1, 0]]), np.array([[0, -1j], [1j, 0]]), np.diag([1, -1]))

@@ -124,7 +124,8 @@ def test_substitute_respects_precedence() -> None:
     "text",
     [
         "2*p0 - p1/4 + 1", "p0*p1", "p0/p1", "p0**p1", "pow(p1, 3)", "-sin(p0)*cos(p1)", "tan(p0) + exp(p0*p1)",
-        "asin(p0/2) - arccos(p1/3) + atan(p0)", "log(p0 + p1)", "sqrt(p0)*abs(-p1)", "conj(p0) + sign(p1) + pi", "+p1**2",
+        "asin(p0/2) - arccos(p1/3) + atan(p0)", "log(p0 + p1)", "sqrt(p0)*abs(-p1)", "conj(p0) + sign(p1) + pi",
+        "+p1**2",
     ],
 )  # fmt: skip
 def test_gradients_are_those_of_finite_differences(text: str) -> None:
