@@ -14,7 +14,7 @@ import numpy as np
 
 from qsimenv.circuit import Circuit
 from qsimenv.comm import Team
-from qsimenv.statevec.simulate import Run, prepare
+from qsimenv.statevec.simulate import Run, forget_prepared, prepare
 from qsimenv.statevec.state import Work
 from qsimenv.task import Precision
 
@@ -35,7 +35,7 @@ def launch(module: str, ranks: int, arguments: list[str], threads: int = 1, time
 
 def final_state(circuit: Circuit, team: Team, precision: Precision) -> tuple[float, Work]:
     """Seconds from the circuit to its final state, planned anew, and what was done. *Collective* over ``team``."""
-    prepare.cache_clear()
+    forget_prepared()
     work = Work()
     team.barrier()
     began = time.perf_counter()

@@ -32,7 +32,7 @@ from qsimenv.formats.qiskit_out import to_qiskit
 from qsimenv.statevec.calibrate import measure
 from qsimenv.statevec.cost import Machine, cost_of
 from qsimenv.statevec.engine import set_threads
-from qsimenv.statevec.simulate import Run, prepare
+from qsimenv.statevec.simulate import Run, forget_prepared, prepare
 from qsimenv.statevec.state import Work
 from qsimenv.task import Precision
 
@@ -46,7 +46,7 @@ def ours(circuit: Circuit, precision: Precision) -> Runner:
     """Plans anew every time, as the peers fuse anew."""
 
     def run() -> Any:
-        prepare.cache_clear()
+        forget_prepared()
         prepared = prepare(circuit, circuit.num_qubits, precision)
         return Run(prepared, Team(), np.zeros(0), 0, 0, 0, 0, Work()).final_state()
 

@@ -98,7 +98,7 @@ def gradient(task: Task, team: Team) -> npt.NDArray[np.float64]:
     from qsimenv.statevec import gradient as adjoint
 
     power_of_two(team)
-    set_threads()
+    set_threads(team)
     ranks = usable_ranks(task.circuit, team.size)
     needed = 2 * (AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits) // ranks + _OVERHEAD_BYTES
     free = team.minimum(memory.free_bytes_per_process() + arrays.kept_bytes())
@@ -216,11 +216,16 @@ def default_threads() -> int:
     return min(comm.cores(), _wished_threads(os.environ))
 
 
-def set_threads() -> int:
-    """Give this rank its threads. Returns their number."""
+def set_threads(team: Team | None = None) -> int:
+    """Give this rank its threads. Returns their number.
+
+    *Collective* with a ``team``: all ranks get as many, because a plan hangs on it, and plans must be equal.
+    """
     import numba
 
     threads: int = min(default_threads(), numba.config.NUMBA_NUM_THREADS)
+    if team is not None:
+        threads = int(team.minimum(threads))
     numba.set_num_threads(threads)
     return threads
 
@@ -273,7 +278,7 @@ def _run(task: Task, team: Team, watch: Watch, apart: bool = False) -> Result:
     from qsimenv.statevec.simulate import Run, phases, prepare
     from qsimenv.statevec.state import Work
 
-    began, cpu_threads, work = time.perf_counter(), set_threads(), Work()
+    began, cpu_threads, work = time.perf_counter(), set_threads(team), Work()
     together = Team() if apart else team
     num_local = task.circuit.num_qubits - (together.size.bit_length() - 1)
     prepared = prepare(task.circuit, num_local, task.precision)

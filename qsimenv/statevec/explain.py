@@ -52,7 +52,8 @@ def profile(task: Task, team: Team) -> str:
     ranks = usable_ranks(task.circuit, team.size)
     if team.rank >= ranks:
         return ""
-    team, threads = team.subteam(range(ranks)), set_threads()
+    team = team.subteam(range(ranks))
+    threads = set_threads(team)
     prepared = prepare(task.circuit, task.circuit.num_qubits - (ranks.bit_length() - 1), task.precision)
     if not prepared.program.is_static:
         raise NotSupportedError(

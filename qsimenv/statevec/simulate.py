@@ -39,11 +39,11 @@ Encoded = tuple[tuple[EncodedSweep, ...], ...]
 class Prepared:
     """A circuit made ready for teams of one size: its program, and the plans of its segments as they are needed."""
 
-    def __init__(self, circuit: Circuit, num_local: int, precision: Precision) -> None:
+    def __init__(self, circuit: Circuit, num_local: int, precision: Precision, threads: int) -> None:
         self.circuit = circuit
         self.num_local = num_local
         self.precision = precision
-        self._block_bits = block_bits(num_local, kernels.num_threads())
+        self._block_bits = block_bits(num_local, threads)
         self.program: Program = code.lower(circuit)
         self._start: Layout | None = None
         self._plans: dict[tuple[int, Layout], Plan] = {}
@@ -83,10 +83,19 @@ class Prepared:
         return self._encodings[key]
 
 
-@lru_cache(maxsize=256)
 def prepare(circuit: Circuit, num_local: int, precision: Precision) -> Prepared:
-    """A prepared circuit, kept for the next time it is asked for."""
-    return Prepared(circuit, num_local, precision)
+    """A prepared circuit, for as many threads as this rank has now; kept for the next time it is asked for."""
+    return _prepare(circuit, num_local, precision, kernels.num_threads())
+
+
+def forget_prepared() -> None:
+    """Prepare circuits anew from now on."""
+    _prepare.cache_clear()
+
+
+@lru_cache(maxsize=256)
+def _prepare(circuit: Circuit, num_local: int, precision: Precision, threads: int) -> Prepared:
+    return Prepared(circuit, num_local, precision, threads)
 
 
 @dataclass
