@@ -17,6 +17,7 @@ ALL = (
     "checkpoint",
     "service",
     "hostile",
+    "schedule",
     "startup",
     "peers",
 )

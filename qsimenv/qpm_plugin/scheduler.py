@@ -1,7 +1,8 @@
 """Who runs next, and on which ranks: a value and pure functions of it, without clock, sockets or tasks' contents.
 
 Ranks are handed out in aligned blocks of a power of two, the tightest gap that fits, so that wide gaps stay whole.
-Tasks start in order of submission. Where the first in line finds no block, it *holds* the block that has the fewest
+Higher priorities start first, then applications that have the most credits left (``credits``), then what was submitted
+first. Where the first in line finds no block, it *holds* the block that has the fewest
 busy ranks: nobody else gets a rank of it, so it only empties and the wide task cannot starve; later tasks that fit
 go around it on the other ranks. Sets of ranks are integers, bit k for rank k: a search costs a few operations on them.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from qsimenv.errors import NotFoundError, OutOfRangeError
+from qsimenv.qpm_plugin.credits import Credits
 
 BUNDLE_TASKS = 32
 BUNDLE_SECONDS = 0.02
@@ -33,12 +35,16 @@ class Item(NamedTuple):
     seconds: float = 0.0
     attempts: int = 0
     pinned: tuple[int, ...] = ()
+    application: str = ""
+    priority: int = 0
 
     @property
     def lane(self) -> Lane:
         """The queue in which it waits; what shares a lane fits where the others of it fit."""
         small = self.width == 1 and self.seconds < SMALL_SECONDS and not self.attempts and not self.pinned
-        return Lane(self.client, self.width, small, self.attempts >= ALONE_ATTEMPTS, self.pinned)
+        alone = self.attempts >= ALONE_ATTEMPTS
+        application = self.application or self.client
+        return Lane(self.client, self.width, small, alone, self.pinned, application, self.priority)
 
 
 class Lane(NamedTuple):
@@ -47,6 +53,17 @@ class Lane(NamedTuple):
     small: bool
     alone: bool
     pinned: tuple[int, ...]
+    application: str
+    priority: int
+
+
+class Urgency(NamedTuple):
+    """What waits is ordered by this."""
+
+    priority: int
+    spent: bool
+    share: float
+    order: int
 
 
 class Placement(NamedTuple):
@@ -66,10 +83,11 @@ class Claim(NamedTuple):
 
 @dataclass(eq=False)
 class _Occupation:
-    """Ranks that work until the last of ``left`` has ended."""
+    """Ranks that work for ``application`` until the last of ``left`` has ended: what each takes, in rank-seconds."""
 
     ranks: int
-    left: set[str]
+    application: str
+    left: dict[str, float]
 
 
 @dataclass
@@ -82,11 +100,13 @@ class Schedule:
     lanes: dict[Lane, list[tuple[int, str]]] = field(default_factory=dict)
     running: dict[str, _Occupation] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
+    credits: Credits = field(default_factory=Credits)
 
     def restart(self, size: int) -> None:
         """A new instance of ``size`` free ranks; 0 while there is none. What ran is forgotten, what waits waits."""
         self.size, self.free = size, (1 << size) - 1
         self.running.clear()
+        self.credits.clear()
 
     @property
     def max_width(self) -> int:
@@ -107,7 +127,7 @@ class Schedule:
         occupation = self.running.pop(task_id, None)
         if occupation is None:
             return
-        occupation.left.discard(task_id)
+        self.credits.give_back(occupation.application, occupation.left.pop(task_id, 0.0))
         if not occupation.left:
             self.free |= occupation.ranks
 
@@ -151,22 +171,33 @@ class Schedule:
 
     def next_launches(self) -> list[Placement]:
         """Start what can start now; the state then says that it runs. O(lanes + launches), each times a log."""
-        heads = [(order, lane) for lane in list(self.lanes) if (order := self._first(lane)) is not None]
+        heads = [(key, lane) for lane in list(self.lanes) if (key := self._urgency(lane)) is not None]
         heapq.heapify(heads)
         launches: list[Placement] = []
         held = 0
         while heads and self.free & ~held:
-            _, lane = heapq.heappop(heads)
+            key, lane = heapq.heappop(heads)
+            now = self._urgency(lane)
+            if now != key:  # its application has taken credits meanwhile
+                heapq.heappush(heads, (now or key, lane))
+                continue
             usable = self.free & ~held & ~self._claimed_by_others(lane.client)
             ranks = self._find(lane, usable)
             if ranks is None:
                 held = held or self._hold(lane)
                 continue
             launches.append(self._start(lane, ranks, usable.bit_count()))
-            order = self._first(lane)
-            if order is not None:
-                heapq.heappush(heads, (order, lane))
+            key_of_next = self._urgency(lane)
+            if key_of_next is not None:
+                heapq.heappush(heads, (key_of_next, lane))
         return launches
+
+    def _urgency(self, lane: Lane) -> Urgency | None:
+        """What lanes are ordered by, the smallest first; None for one that is empty."""
+        order = self._first(lane)
+        if order is None:
+            return None
+        return Urgency(-lane.priority, *self.credits.rank(lane.application, self.size), order)
 
     def _first(self, lane: Lane) -> int | None:
         """The order of the lane's first task; forgets those that were withdrawn, and an empty lane."""
@@ -205,23 +236,26 @@ class Schedule:
         return min(open_blocks, key=lambda ranks: (ranks & ~self.free).bit_count(), default=0)
 
     def _start(self, lane: Lane, ranks: tuple[int, ...], idle: int) -> Placement:
-        task_ids = self._bundle(lane, idle)
+        costs = {task_id: seconds * lane.width for task_id, seconds in self._bundle(lane, idle)}
+        task_ids = tuple(costs)
+        self.credits.take(lane.application, sum(costs.values()))
         occupied = self.free if lane.alone else _mask(ranks)
-        occupation = _Occupation(occupied, set(task_ids))
+        occupation = _Occupation(occupied, lane.application, costs)
         self.free &= ~occupied
         self.running.update(dict.fromkeys(task_ids, occupation))
         return Placement(task_ids, ranks)
 
-    def _bundle(self, lane: Lane, idle: int) -> tuple[str, ...]:
-        """The lane's first task, and where tasks are small its fair share of those behind it."""
+    def _bundle(self, lane: Lane, idle: int) -> list[tuple[str, float]]:
+        """The lane's first task, and where tasks are small its fair share of those behind it; with their seconds."""
         most = min(BUNDLE_TASKS, -(-len(self.lanes[lane]) // idle)) if lane.small else 1
-        taken: list[str] = []
-        seconds = 0.0
-        while len(taken) < most and seconds < BUNDLE_SECONDS and self._first(lane) is not None:
+        taken: list[tuple[str, float]] = []
+        total = 0.0
+        while len(taken) < most and total < BUNDLE_SECONDS and self._first(lane) is not None:
             task_id = heapq.heappop(self.lanes[lane])[1]
-            seconds += self.waiting.pop(task_id).seconds
-            taken.append(task_id)
-        return tuple(taken)
+            seconds = self.waiting.pop(task_id).seconds
+            total += seconds
+            taken.append((task_id, seconds))
+        return taken
 
     def _claimed_by(self, client: str) -> int:
         return _union(claim.ranks for claim in self.claims.values() if claim.client == client)
