@@ -101,6 +101,9 @@ class Schedule:
     running: dict[str, _Occupation] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     credits: Credits = field(default_factory=Credits)
+    _holding: tuple[Lane, int, int, int] | None = None
+    """Who was the first in line without a block at the last look, its task's order, the ranks it might get, and those
+    that it holds."""
 
     def restart(self, size: int) -> None:
         """A new instance of ``size`` free ranks; 0 while there is none. What ran is forgotten, what waits waits."""
@@ -230,6 +233,13 @@ class Schedule:
             return wanted if allowed & wanted == wanted else 0
         if lane.alone:
             return (1 << self.size) - 1
+        place = (lane, self._first(lane) or 0, allowed)
+        if self._holding is None or self._holding[:3] != place:
+            self._holding = (*place, self._emptiest(lane, allowed))
+        return self._holding[3]
+
+    def _emptiest(self, lane: Lane, allowed: int) -> int:
+        """The block of allowed ranks of which the fewest are busy; 0 where there is none. O(ranks)."""
         block = (1 << lane.width) - 1
         blocks = (block << start for start in range(0, self.size - lane.width + 1, lane.width))
         open_blocks = (ranks for ranks in blocks if ranks & allowed == ranks)
