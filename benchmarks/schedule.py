@@ -2,7 +2,7 @@
 
     python -m benchmarks schedule [--ranks 10000] [--seconds 60]
 
-The very scheduler of the service, driven by simulated time. The applications follow the three patterns of the paper from
+The very scheduler of the service, driven by simulated time. Applications follow the three patterns of the paper from
 which the system comes (section 4): many quantum tasks and hardly any classical work; long classical work with a few
 quantum tasks in between; both in equal shares. What is kept: how much of the ranks' time is used while anything waits,
 and for each application how long its next task waits while it has credits, beside its bound.
@@ -25,7 +25,7 @@ from qsimenv.qpm_plugin.scheduler import Item, Schedule
 
 
 class Step(NamedTuple):
-    """Submit ``tasks`` of ``width`` ranks and about ``seconds`` each, wait for all, then compute for ``classical_s``."""
+    """Submit ``tasks`` of ``width`` ranks and about ``seconds`` each, wait for all, compute for ``classical_s``."""
 
     tasks: int
     width: int

@@ -24,6 +24,8 @@ from qsimenv.errors import InvalidArgumentError
 
 Precision = Literal["double", "single"]
 AMPLITUDE_BYTES: dict[Precision, int] = {"double": 16, "single": 8}
+MAX_PRIORITY = 1000
+MAX_APPLICATION_LETTERS = 64
 MAX_SHOTS = 1 << 31
 WHOLE = "statevector"
 """What ``save`` says for all amplitudes in the result; else it names the HDF5 file that they go to, sharded."""
@@ -67,6 +69,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     ``save`` is "statevector", or the path of an ``.h5`` file that the ranks write their shards of the state to.
     ``unwritten_registers="zero"`` lets a classical register that nothing writes read as zeros, as Qiskit does.
     ``time_limit_s`` seconds after its ranks began, the service breaks the task off: it ends FAILED (TIMEOUT).
+    The service starts higher ``priority`` first, and shares the ranks between ``application``s (default: the client).
     """
 
     circuit: Circuit
@@ -80,6 +83,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     unwritten_registers: Literal["refuse", "zero"] = "refuse"
     name: str = ""
     time_limit_s: float | None = None
+    application: str = ""
+    priority: int = 0
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -100,6 +105,8 @@ def task(
     unwritten_registers: str = "refuse",
     name: str = "",
     time_limit_s: float | None = None,
+    application: str = "",
+    priority: int = 0,
 ) -> Task:
     """A checked Task. ``parameters`` is an array of shape (P,) or (B, P), or a mapping of names to numbers.
 
@@ -117,6 +124,8 @@ def task(
         unwritten_registers=unwritten_registers,  # type: ignore[arg-type]
         name=name or circuit.name,
         time_limit_s=time_limit_s,
+        application=application,
+        priority=_integer("priority", priority) or 0,
     )
     validate(made)
     return made
@@ -179,6 +188,12 @@ def validate(task: Task) -> None:
         )
     if task.time_limit_s is not None and not 0 < task.time_limit_s < math.inf:
         raise InvalidArgumentError(f"time_limit_s: {task.time_limit_s} found, a positive number of seconds needed")
+    if abs(task.priority) > MAX_PRIORITY:
+        raise InvalidArgumentError(f"priority: {task.priority} found, -{MAX_PRIORITY} to {MAX_PRIORITY} needed")
+    if len(task.application) > MAX_APPLICATION_LETTERS or not task.application.isprintable():
+        raise InvalidArgumentError(
+            f"application: {task.application[:20]!r} found, at most {MAX_APPLICATION_LETTERS} printable letters needed"
+        )
     if task.shots is None and not task.observables and task.save is None:
         raise InvalidArgumentError("run: nothing is asked for; give shots, observables or save='statevector'")
     _validate_parameters(task)

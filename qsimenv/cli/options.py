@@ -60,6 +60,8 @@ def make_task(circuit: Circuit, options: dict[str, Any], save: str | None = None
         precision=options["precision"],
         engine=options["engine"],
         save=save,
+        application=options.get("application", ""),
+        priority=options.get("priority", 0),
     )
 
 

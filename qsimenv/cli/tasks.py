@@ -20,6 +20,10 @@ EXIT_FAILED = 1
 @task_options
 @name_option
 @click.option("--wait", is_flag=True, help="Wait for the results and show them.")
+@click.option("--priority", type=int, default=0, show_default=True, help="Higher ones start first.")
+@click.option(
+    "--application", default="", help="What shares its part of the ranks.  [default: $QSIMENV_APPLICATION, else itself]"
+)
 @click.option("--key", default="", help="A word for this request; said again, it gives the same IDs and runs nothing.")
 @json_option
 def submit(files: tuple[str, ...], name: str | None, wait: bool, key: str, as_json: bool, **options: Any) -> None:

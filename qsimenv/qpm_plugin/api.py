@@ -77,6 +77,7 @@ class TaskRecord(msgspec.Struct, kw_only=True):
     ranks: tuple[int, ...] = ()
     engine: str = ""
     attempts: int = 0
+    application: str = ""
     error: ErrorInfo | None = None
     result: Result | None = None
 

@@ -8,6 +8,7 @@ Nothing polls: the controller answers when there is something to say. A wrong ke
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -33,21 +34,30 @@ __all__ = ["Client", "connect", "find_connection"]
 
 _LONGEST_BACKOFF_S = 30.0
 
+APPLICATION_VARIABLE = "QSIMENV_APPLICATION"
 T = TypeVar("T", bound=m.ReplyBody)
 _Body = Callable[[dict[str, bytes]], m.RequestBody]
 """A request, made with the bytes of the circuits that have to go with it."""
 
 
-def connect(connection_file: str | Path | None = None, timeout_s: float = 10.0, client_id: str | None = None) -> Client:
+def connect(
+    connection_file: str | Path | None = None,
+    timeout_s: float = 10.0,
+    client_id: str | None = None,
+    application: str | None = None,
+) -> Client:
     """The running environment, by its connection file (default: ``find_connection``).
 
-    With the ``client_id`` of an earlier client its tasks and their results are found again. Raises NotFoundError where
+    With the ``client_id`` of an earlier client its tasks and their results are found again. The environment shares its
+    ranks fairly between applications; clients that belong together name the same ``application`` (default:
+    ``$QSIMENV_APPLICATION``, else each client is one of its own). Raises NotFoundError where
     there is no environment, PermissionDeniedError where the key is not its own, TimedOutError where nobody answers.
     """
     path = Path(connection_file) if connection_file is not None else find_connection()
     if path is None:
         raise NotFoundError("connect: no running environment found; start one, or set QSIMENV_CONNECTION to its file")
-    client = Client(Connection.read(path), timeout_s, client_id or uuid.uuid4().hex, path)
+    named = os.environ.get(APPLICATION_VARIABLE, "") if application is None else application
+    client = Client(Connection.read(path), timeout_s, client_id or uuid.uuid4().hex, path, named)
     try:
         client.greet()
     except BaseException:
@@ -62,8 +72,16 @@ class Client(QPM):
     ``path`` is the connection file, by which a controller that was started again is found.
     """
 
-    def __init__(self, connection: Connection, timeout_s: float, client_id: str, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        timeout_s: float,
+        client_id: str,
+        path: Path | None = None,
+        application: str = "",
+    ) -> None:
         self.connection, self.client_id = connection, client_id
+        self._application = application
         self._timeout_s, self._path = timeout_s, path
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._lock = threading.Lock()
@@ -120,7 +138,7 @@ class Client(QPM):
 
     def sync_run(self, task: Task, timeout_s: float | None = None) -> Result:
         """Run one task and wait; one message there, one back. After ``timeout_s`` seconds the task is canceled."""
-        jobs, key = (m.Job.of(task),), uuid.uuid4().hex
+        jobs, key = (self._job(task),), uuid.uuid4().hex
         records = self._ask_records(
             [task], lambda circuits: m.Submit(jobs, circuits, wait=True, timeout_s=timeout_s, key=key)
         )
@@ -195,11 +213,17 @@ class Client(QPM):
     # --- asking ---
 
     def _submit(self, tasks: Sequence[Task], teams: Sequence[tuple[int, ...]] = (), key: str = "") -> list[str]:
-        jobs, key = tuple(m.Job.of(task) for task in tasks), key or uuid.uuid4().hex
+        jobs, key = tuple(map(self._job, tasks)), key or uuid.uuid4().hex
         if not jobs:
             return []
         reply = self._ask_with(tasks, lambda circuits: m.Submit(jobs, circuits, tuple(teams), key=key), m.Accepted)
         return list(reply.task_ids)
+
+    def _job(self, task: Task) -> m.Job:
+        """The task as it travels; without an application of its own it belongs to the client's."""
+        if self._application and not task.application:
+            task = msgspec.structs.replace(task, application=self._application)
+        return m.Job.of(task)
 
     def _ask(self, body: m.RequestBody, kind: type[T]) -> T:
         with self._link() as link:

@@ -176,6 +176,7 @@ class Service:
                 name=job.task.name,
                 times=Times(creation_time=now),
                 engine=estimate.engine,
+                application=job.task.application or client,
             )
             entries.append(Entry(record, first + number, client, job, circuit, estimate, pinned, key=body.key))
         if not body.wait:  # who waits for the end is told of nothing before it; the end is what is recorded
@@ -448,7 +449,11 @@ def _item(entry: Entry) -> Item:
     width = len(entry.pinned) or estimate.ranks
     limited = entry.job is not None and entry.job.task.time_limit_s is not None
     seconds = max(estimate.seconds, SMALL_SECONDS) if limited else estimate.seconds  # its clock runs from the launch
-    return Item(entry.task_id, entry.order, entry.client, width, seconds, entry.deaths, entry.pinned)
+    asked = entry.job.task if entry.job is not None else None
+    application, priority = (asked.application, asked.priority) if asked is not None else ("", 0)
+    return Item(
+        entry.task_id, entry.order, entry.client, width, seconds, entry.deaths, entry.pinned, application, priority
+    )
 
 
 def _reservation(name: str, ranks: int, expires: float) -> Reservation:
