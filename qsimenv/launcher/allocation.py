@@ -131,7 +131,7 @@ def _slurm_allocation(environ: Mapping[str, str], het_group: int | None) -> Allo
 def _nodes_of_hosts(hosts: str) -> tuple[Node, ...]:
     if hosts.startswith("@"):
         entries = _hostfile_entries(Path(hosts[1:]))
-    elif "/" in hosts or Path(hosts).is_file():
+    elif "/" in hosts or _is_file(hosts):
         entries = _hostfile_entries(Path(hosts))
     else:
         entries = [_host_entry(item) for item in hosts.split(",") if item.strip()]
@@ -141,6 +141,13 @@ def _nodes_of_hosts(hosts: str) -> tuple[Node, ...]:
     if not cores:
         raise InvalidArgumentError(f"host list {hosts!r} names no host; write for example a:2,b:2")
     return tuple(Node(name, count) for name, count in cores.items())
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # a list of many hosts is too long for a name
+        return False
 
 
 def _hostfile_entries(path: Path) -> list[tuple[str, int | None]]:

@@ -156,3 +156,9 @@ def test_cache_domains(tmp_path: Path) -> None:
 def test_default_ranks_per_node(cores: int, ranks: int | None) -> None:
     expected = ranks if ranks is not None else min(64, max(2, cache_domains()))
     assert default_ranks_per_node(Allocation("hosts", (Node("a", 64), Node("b", cores)))) == expected
+
+
+def test_a_list_of_many_hosts_is_no_file() -> None:
+    names = [f"node{k}" for k in range(2000)]
+    allocation = find_allocation(",".join(f"{name}:4" for name in names), {})
+    assert [node.name for node in allocation.nodes] == names
