@@ -28,6 +28,10 @@ X_MASK, FIRST_REAL, FIRST_IMAGINARY, END = range(4)
 
 _options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
+_sums = {**_options, "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
+_LEAST_PLAIN_RUN = 16
+"""Amplitudes next to each other from which sums need no transform to be fast."""
+
 _tile_0, _tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6, _tile_7 = (products(mask) for mask in range(8))
 
 
@@ -100,6 +104,49 @@ def _top_bit(number):
     return bit
 
 
+@njit(**_sums)
+def _sums_of_run(re, im, other_re, other_im):
+    """Real and imaginary part of the sum of ``conj(other) own``."""
+    real = imaginary = 0.0
+    for k in range(len(re)):
+        x, y, u, v = np.float64(re[k]), np.float64(im[k]), np.float64(other_re[k]), np.float64(other_im[k])
+        real += u * x + v * y
+        imaginary += u * y - v * x
+    return real, imaginary
+
+
+@njit(**_options)
+def _is_plain(mask, z_masks, size):
+    """Whether a block needs no transform: at most one bit flipped, and signs on no other, among those of the block."""
+    inner = mask[X_MASK] & (size - 1)
+    if inner & (inner - 1) or 0 < inner < _LEAST_PLAIN_RUN:
+        return False
+    signs = 0
+    for term in range(mask[FIRST_REAL], mask[END]):
+        signs |= z_masks[term]
+    return signs & (size - 1) & ~inner == 0
+
+
+@njit(**_options)
+def _plain_block(re, im, start, other_re, other_im, other_start, size, index, mask, z_masks, weight, totals):
+    """A block of such a mask: sums where the flipped bit is zero in our index, and where it is one."""
+    inner = mask[X_MASK] & (size - 1)
+    run = inner if inner else size
+    sums = np.zeros((2, 2))
+    for at in range(0, size, run):
+        one = 1 if at & inner else 0
+        i, j = start + at, other_start + (at ^ inner)
+        real, imaginary = _sums_of_run(
+            re[i : i + run], im[i : i + run], other_re[j : j + run], other_im[j : j + run]
+        )  # fmt: skip
+        sums[0, one] += real
+        sums[1, one] += imaginary
+    for term in range(mask[FIRST_REAL], mask[END]):
+        part = sums[0 if term < mask[FIRST_IMAGINARY] else 1]
+        total = part[0] - part[1] if z_masks[term] & inner else part[0] + part[1]
+        totals[term] += weight * (1.0 - 2.0 * parity(index & z_masks[term])) * total
+
+
 @njit(**_options)
 def _range(re, im, other_re, other_im, offset, rank_index, near, masks, z_masks, weight, scratch, totals, first, last):
     """Blocks ``first`` to ``last`` of ``near`` bits of the other planes."""
@@ -110,6 +157,12 @@ def _range(re, im, other_re, other_im, offset, rank_index, near, masks, z_masks,
         start = (other_start + offset) ^ far_mask
         for row in range(len(masks)):
             mask = masks[row]
+            if _is_plain(mask, z_masks, size):
+                _plain_block(
+                    re, im, start, other_re, other_im, other_start, size, rank_index | start, mask, z_masks, weight,
+                    totals,
+                )  # fmt: skip
+                continue
             inner = mask[X_MASK] & (size - 1) & -block
             half = weight == 1.0 and inner != 0  # each pair comes twice: look at those whose first has a zero there
             pivot = _top_bit(inner)
@@ -235,11 +288,21 @@ def _apply_range(
             index = rank_index | (mine + offset)
             _signed_sums(index, z_masks, coefficients, mask[FIRST_REAL], mask[FIRST_IMAGINARY], factors[0])
             _signed_sums(index, z_masks, coefficients, mask[FIRST_IMAGINARY], mask[END], factors[1])
-            for k in range(size):
-                i, j = mine + k, theirs | (k ^ inner)
-                c, s, x, y = factors[0, k], factors[1, k], np.float64(re[i]), np.float64(im[i])
-                out_re[j] += c * x - s * y
-                out_im[j] += c * y + s * x
+            run = inner & -inner if inner else size
+            for at in range(0, size, run):
+                i, j = mine + at, theirs | (at ^ inner)
+                _add_product(
+                    factors[0, at : at + run], factors[1, at : at + run], re[i : i + run], im[i : i + run],
+                    out_re[j : j + run], out_im[j : j + run],
+                )  # fmt: skip
+
+
+@njit(**_options)
+def _add_product(c, s, re, im, out_re, out_im):
+    for k in range(len(c)):
+        x, y = np.float64(re[k]), np.float64(im[k])
+        out_re[k] += c[k] * x - s[k] * y
+        out_im[k] += c[k] * y + s[k] * x
 
 
 @njit(parallel=True, **_options)
