@@ -30,7 +30,7 @@ from qsimenv.statevec.encode import encode
 from qsimenv.statevec.engine import set_threads
 from qsimenv.statevec.expectation import expectation_values
 from qsimenv.statevec.layout import identity
-from qsimenv.statevec.plan import make_plan
+from qsimenv.statevec.planner import make_plan
 from qsimenv.statevec.sampling import Draw, sample
 from qsimenv.statevec.state import State, block_bits
 from qsimenv.task import Observable, observable
