@@ -18,7 +18,7 @@ from qsimenv.circuit import Circuit, Gate, Instruction, Measure, Reset, gate
 from qsimenv.comm import Team
 from qsimenv.statevec import slots_numba
 from qsimenv.statevec.encode import REAL_TYPE
-from qsimenv.statevec.engine import StateVectorEngine
+from qsimenv.statevec.engine import StateVectorEngine, gradient
 from qsimenv.statevec.kernel_cache import is_kept, kernels
 from qsimenv.task import Precision, Task, task
 
@@ -52,6 +52,8 @@ def _run_all(precision: Precision) -> None:
     engine, alone = StateVectorEngine(), Team()
     for made in _tasks(precision):
         engine.run(made, alone)
+    for made in _differentiated(precision):
+        gradient(made, alone)
     for num_bits in (8, _MANY_THREADS):
         _exchange(num_bits, REAL_TYPE[precision])
 
@@ -70,6 +72,15 @@ def _tasks(precision: Precision) -> Iterator[Task]:
             yield task(final, parameters=values, observables=observables, precision=precision)
             yield task(final, parameters=values[:9], save="statevector", precision=precision)
         yield task(branching, parameters=[0.1], shots=10, seed=1, precision=precision)
+
+
+def _differentiated(precision: Precision) -> Iterator[Task]:
+    """Strings of all kinds, over low and high qubits."""
+    for num_qubits in (_ONE_THREAD, _MANY_THREADS):
+        circuit = Circuit(num_qubits, 0, _gates(num_qubits), parameters=("angle",))
+        letters = "Z" * (num_qubits - 2)
+        observable = {f"{letters}XY": 0.5, f"XY{letters}": 0.3, f"I{letters}Z": 1.0}
+        yield task(circuit, parameters=[0.1], observables=observable, precision=precision)
 
 
 def _gates(num_qubits: int) -> tuple[Gate, ...]:
