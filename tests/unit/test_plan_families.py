@@ -21,8 +21,9 @@ from tests.oracle import dense
 
 SWEEPS = {"ghz": 2, "qft": 2, "hea": 2, "tfim": 2, "qaoa": 4, "qv": 6}
 """At most so many for 24 and 26 qubits, in blocks of 17 bits; issue 3 wants gates / 5 for qft, hea and qv."""
-PASSES = {"hea": 50, "tfim": 48, "qaoa": 44}
-"""At most so many for 24 qubits: an RZ between two CX is a phase, a chain of CX a permutation for each sweep."""
+PASSES = {"ghz": 3, "qft": 25, "hea": 15, "tfim": 11, "qaoa": 9, "qv": 96}
+"""At most so many that are no rotations, for 24 qubits: an RZ between two CX is a phase, a chain of CX one permutation a
+sweep."""
 
 
 def mixes_local_bits_only(plan: Plan) -> bool:
@@ -52,7 +53,7 @@ def test_sweeps(name: str, num_qubits: int) -> None:
     assert plan.num_sweeps <= min(SWEEPS[name], len(circuit.instructions) / 5)
     kinds = Counter(int(row[form.KIND]) for sweep in encode(plan, (), "double")[0] for row in sweep.ops)
     if num_qubits == 24:
-        assert kinds.total() <= PASSES.get(name, kinds.total())
+        assert kinds.total() - kinds[form.ROTATE] <= PASSES[name]
     if name in ("tfim", "qaoa"):
         assert form.PERMUTE not in kinds
 
