@@ -22,7 +22,7 @@ from tests.oracle import dense
 SWEEPS = {"ghz": 2, "qft": 2, "hea": 2, "tfim": 2, "qaoa": 4, "qv": 6}
 """At most so many for 24 and 26 qubits, in blocks of 17 bits; issue 3 wants gates / 5 for qft, hea and qv."""
 PASSES = {"ghz": 3, "qft": 25, "hea": 15, "tfim": 11, "qaoa": 9, "qv": 96}
-"""At most so many that are no rotations, for 24 qubits: RZ between two CX is a phase, CX chains one permutation a sweep."""
+"""At most so many that are no rotations, for 24 qubits: RZ between CX is a phase, CX chains one permutation a sweep."""
 
 
 def mixes_local_bits_only(plan: Plan) -> bool:
