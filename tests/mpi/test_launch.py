@@ -10,7 +10,7 @@ from launch import ROOT, environment, prterun_pytest, run_pytest
 from qsimenv.launcher.commands import find_program
 
 SECONDS = 240
-EXCHANGE = "tests/mpi/test_exchange.py"
+EXCHANGE = "tests/mpi/test_exchange_mpi.py"
 
 
 @pytest.mark.slow
