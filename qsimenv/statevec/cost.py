@@ -7,7 +7,7 @@ what each kind of pass was measured to cost on this machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qsimenv.circuit import Gate
@@ -112,36 +112,46 @@ def rough_s(gate_list: Iterable[Gate], num_local: int, precision: Precision, mac
 def cost_of(
     plan: Plan, encoded: Sequence[Sequence[EncodedSweep]], precision: Precision, from_zero: bool = True
 ) -> PlanCost:
-    """What one rank moves and computes to run ``plan``, ``from_zero``: on |0…0>. Cost: about a microsecond a pass."""
+    """What one rank moves and computes to run ``plan``, ``from_zero``: on |0…0>. Cost: about a microsecond a pass.
+
+    What is zero because no sweep has reached it yet is neither read nor worked on (see ``State``).
+    """
     num_local = plan.start.num_local
-    state = AMPLITUDE_BYTES[precision] << num_local
-    stages = tuple(
-        tuple(_stage(stage.sweeps, sweeps, num_local, state))
-        for stage, sweeps in zip(plan.stages, encoded, strict=True)
-    )
-    return PlanCost(stages, plan.bytes_sent(AMPLITUDE_BYTES[precision], from_zero), precision)
+    unset = (1 << num_local) - (1 << form.MOST_RUN_BITS) if from_zero and num_local > form.MOST_RUN_BITS else 0
+    stages = []
+    for stage, sweeps in zip(plan.stages, encoded, strict=True):
+        costs, unset = _stage(stage.sweeps, sweeps, num_local, AMPLITUDE_BYTES[precision], unset)
+        stages.append(costs)
+    return PlanCost(tuple(stages), plan.bytes_sent(AMPLITUDE_BYTES[precision], from_zero), precision)
 
 
 def _stage(
-    planned: Sequence[Sweep], encoded: Sequence[EncodedSweep], num_local: int, state_bytes: int
-) -> Iterator[SweepCost]:
-    """A cost for each planned sweep: ``NOTHING`` where the encoding found nothing left to do in it."""
-    queue = list(encoded)
+    planned: Sequence[Sweep], encoded: Sequence[EncodedSweep], num_local: int, amplitude_bytes: int, unset: int
+) -> tuple[tuple[SweepCost, ...], int]:
+    """A cost for each planned sweep (``NOTHING`` where the encoding found nothing left to do in it), and what is unset
+    afterwards."""
+    queue, costs = list(encoded), []
     for sweep in planned:
         outer = [bit for bit in range(num_local) if bit not in sweep.block]
-        if queue and queue[0].outer.tolist() == outer:
-            yield _sweep(queue.pop(0), num_local, state_bytes)
-        else:
-            yield NOTHING
+        if not queue or queue[0].outer.tolist() != outer:
+            costs.append(NOTHING)
+            continue
+        each = queue.pop(0)
+        before, unset = unset, unset & ~each.mixes
+        block = (1 << num_local) - 1 & ~sum(1 << bit for bit in outer)
+        blocks = 1 << sum(not before >> bit & 1 for bit in outer)
+        moved = (1 << (block & ~before).bit_count()) + (1 << (block & ~unset).bit_count())
+        costs.append(_sweep(each, blocks * moved * amplitude_bytes, float(blocks << len(sweep.block))))
+    return tuple(costs), unset
 
 
-def _sweep(sweep: EncodedSweep, num_local: int, state_bytes: int) -> SweepCost:
+def _sweep(sweep: EncodedSweep, num_bytes: int, amplitudes: float) -> SweepCost:
     flops, passes = 0.0, dict[str, float]()
     for row in sweep.ops.tolist():
         kind, part, operations = _pass(row, sweep)
-        passes[kind] = passes.get(kind, 0.0) + part * 2.0**num_local
-        flops += operations * 2.0**num_local
-    return SweepCost(2 * state_bytes, flops, passes)
+        passes[kind] = passes.get(kind, 0.0) + part * amplitudes
+        flops += operations * amplitudes
+    return SweepCost(num_bytes, flops, passes)
 
 
 def _pass(row: list[int], sweep: EncodedSweep) -> tuple[str, float, float]:

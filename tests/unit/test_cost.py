@@ -36,6 +36,19 @@ def test_rotations_move_the_state_once_and_take_two_multiply_adds_a_bit():
     assert found.sweeps[0].passes == {"rotate": 2**20}
 
 
+def test_zeros_of_a_fresh_state_are_not_counted():
+    prepared = prepare(Circuit(20, 0, (gate("h", 0), gate("cx", 0, 1))), 20, "double")
+    start = prepared.start()
+    plan, encoded = prepared.plan(0, start), prepared.encoding(0, start, np.zeros(0))
+    fresh, full = (cost_of(plan, encoded, "double", from_zero) for from_zero in (True, False))
+    block_bits = encoded[0][0].block_bits
+    assert sum(sweep.bytes for sweep in full.sweeps) == 2 * 16 << 20
+    assert sum(sweep.bytes for sweep in fresh.sweeps) <= 2 * 16 << block_bits
+    assert sum(sweep.flops for sweep in fresh.sweeps) == sum(sweep.flops for sweep in full.sweeps) / (
+        1 << 20 - block_bits
+    )
+
+
 def test_a_dense_gate_on_two_bits_takes_32_operations_an_amplitude():
     matrix = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)) + 1j)[0]
     found = cost([gate("unitary", 6, 9, matrix=matrix)])
