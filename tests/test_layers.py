@@ -59,6 +59,8 @@ DOORS = {
     "zmq": {"qsimenv.qpm_plugin"},
     "click": {"qsimenv.cli"},
     "rich": {"qsimenv.cli"},
+    "matplotlib": {"qsimenv.cli.plots"},
+    "prometheus_client": {"qsimenv.qpm_plugin.metrics"},
     "pmix": {"qsimenv.launcher"},
     "pickle": set(),
 }

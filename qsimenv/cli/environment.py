@@ -35,6 +35,7 @@ def connection_file(name: str | None) -> Path | None:
 @click.option("--durable", is_flag=True, help="Survive a power failure, too: every acceptance waits for the disk.")
 @click.option("--keep-results", type=click.IntRange(min=0), help="Fetched results to keep.  [default: 200000]")
 @click.option("--max-queued", type=click.IntRange(min=1), help="Tasks that may wait and run.  [default: 1000000]")
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve OpenMetrics on this port of loopback.")
 @json_option
 def start(name: str | None, as_json: bool, **options: Any) -> None:
     """Start an environment and return when every worker has answered.
@@ -81,16 +82,25 @@ def _spinning() -> Iterator[Any]:
 
 @click.command()
 @name_option
+@click.option("--metrics", is_flag=True, help="Its counters as OpenMetrics text, for a collector.")
 @json_option
-def status(name: str | None, as_json: bool) -> None:
+def status(name: str | None, metrics: bool, as_json: bool) -> None:
     """Show the running environment: its DVM, its workers and its tasks.
 
     \b
     Examples:
         qsimenv status
         qsimenv status --name big --json
+        qsimenv status --metrics > /var/lib/node_exporter/qsimenv.prom
+
+    `qsimenv top` shows it live, `qsimenv log` its tasks one by one.
     """
-    _show_status(connection_file(name), as_json)
+    if metrics and as_json:
+        raise click.UsageError("--metrics and --json exclude each other")
+    if metrics:
+        _print_metrics(connection_file(name))
+    else:
+        _show_status(connection_file(name), as_json)
 
 
 @click.command()
@@ -130,6 +140,14 @@ def _show_status(path: Path | None, as_json: bool, note: str = "") -> None:
         _print_status(facts, counters, str(path), note)
 
 
+def _print_metrics(path: Path | None) -> None:
+    from qsimenv.qpm_plugin.client import connect
+    from qsimenv.qpm_plugin.metrics import text
+
+    with connect(path) as qpm:
+        click.echo(text(qpm.telemetry()), nl=False)
+
+
 def _print_status(facts: dict[str, Any], counters: dict[str, Any], path: str, note: str) -> None:
     from rich.text import Text
 
@@ -148,6 +166,7 @@ def _print_status(facts: dict[str, Any], counters: dict[str, Any], path: str, no
         ("tasks", _tasks_text(counters["tasks"])),
         ("ranks", _ranks_text(counters)),
         ("connection", path),
+        *([("metrics", f"http://127.0.0.1:{port}/metrics")] if (port := facts.get("metrics_port")) else []),
         *([("log", facts["launcher"]["log"])] if "log" in facts["launcher"] else []),
     ]
     show.fields(out, rows)
@@ -160,10 +179,10 @@ def _state_text(facts: dict[str, Any], uptime_s: float) -> str:
 
     state = DeviceState(facts["state"])
     reason = facts["reason"] or _REASONS.get(state.name, "")
-    return f"{facts['name']} is {state.name}{reason and f' ({reason})'}, up for {_duration(uptime_s)}"
+    return f"{facts['name']} is {state.name}{reason and f' ({reason})'}, up for {duration(uptime_s)}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """``45 s``, ``12 min``, ``3 h 05 min``."""
     minutes = int(seconds // 60)
     if minutes == 0:

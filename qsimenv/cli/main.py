@@ -23,9 +23,12 @@ _COMMANDS = {
     "run": ("run", "Run a circuit here (also under mpirun), or on the running environment."),
     "start": ("environment", "Start an environment on this machine, on hosts, or in a Slurm allocation."),
     "status": ("environment", "Show the running environment: its DVM, workers and tasks."),
+    "top": ("top", "Watch the running environment: its ranks, queues and rates."),
     "stop": ("environment", "Stop the running environment; leaves no process and no file behind."),
     "submit": ("tasks", "Submit circuits to the running environment."),
     "results": ("tasks", "Fetch the results of submitted circuits."),
+    "log": ("log", "Show what became of tasks, one line each, also after the environment has ended."),
+    "report": ("report", "Write a page with plots: utilisation, waiting times, throughput, failures."),
     "setup-job": ("job", "Write a batch script for Slurm from a few answers."),
     "doctor": ("doctor", "Check what this machine offers and say what to do about what is missing."),
 }

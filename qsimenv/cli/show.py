@@ -139,9 +139,11 @@ def plural(number: int, noun: str) -> str:
 
 
 def seconds_text(seconds: float | None) -> str:
-    """Three digits and a unit that suits."""
+    """Three digits and a unit that suits; what takes long in minutes or hours."""
     if not seconds:
         return "-" if seconds is None else "0 s"
+    if seconds >= 600:
+        return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
         if seconds * factor >= 1 or unit == "us":
             break

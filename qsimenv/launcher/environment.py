@@ -51,14 +51,16 @@ def start(
     durable: bool = False,
     keep_results: int | None = None,
     max_queued: int | None = None,
+    metrics_port: int | None = None,
     on_phase: Callable[[str], None] = lambda _phase: None,
 ) -> Connection:
     """Start an environment and return when every worker has answered.
 
     It goes on from the journal in the run folder, where an earlier one was killed or stopped with ``keep``. ``durable``
     makes it wait for the disk before a task counts as accepted; ``keep_results`` bounds how many tasks that were read
-    are kept, ``max_queued`` how many may wait and run. ``hosts`` is ``a:2,b:2`` or ``@file``; without it a Slurm
-    allocation is used where there is one, else this machine. ``profile`` names a site profile or its file
+    are kept, ``max_queued`` how many may wait and run. ``metrics_port`` (of loopback) serves its counters. ``hosts`` is
+    ``a:2,b:2`` or ``@file``; without it a Slurm allocation is used where there is one, else this machine. ``profile``
+    names a site profile or its file
     (``profiles``). ``on_phase`` hears what is being done. Raises
     BadStateError where one of that name runs, TimedOutError after ``timeout_s`` seconds for each phase, any
     QSimEnvError for what went wrong; nothing is left running then.
@@ -78,6 +80,7 @@ def start(
         durable=durable,
         keep_results=keep_results,
         max_queued=max_queued,
+        metrics_port=metrics_port,
     )
     reading, writing = os.pipe()
     with contextlib.closing(os.fdopen(reading, "rb", buffering=0)) as pipe:

@@ -131,6 +131,7 @@ async def run(settings: Settings, tell: Any) -> None:
             journal=journal,
             capacity=_capacity(settings),
             keeper_pid=os.getppid(),
+            metrics_port=settings.metrics_port,
         )
     finally:
         journal.close()  # serve has done so, where it came to that

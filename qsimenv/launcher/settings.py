@@ -24,6 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool = False
     keep_results: int | None = None
     max_queued: int | None = None
+    metrics_port: int | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):

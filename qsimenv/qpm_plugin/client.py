@@ -27,7 +27,9 @@ from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.api import QPM, Event, Reservation, TaskRecord, TaskState
 from qsimenv.qpm_plugin.connection import Connection, find_connection
 from qsimenv.qpm_plugin.link import Link
+from qsimenv.qpm_plugin.records import ALL, Filter
 from qsimenv.qpm_plugin.selftest import check_outcomes, test_tasks
+from qsimenv.qpm_plugin.tasks import PAGE_RECORDS
 from qsimenv.task import Estimate, Result, Task
 
 __all__ = ["Client", "connect", "find_connection"]
@@ -167,6 +169,29 @@ class Client(QPM):
 
     def status(self, task_ids: Sequence[str] | None = None) -> list[TaskRecord]:
         return list(self._ask(m.Status(None if task_ids is None else tuple(task_ids)), m.Records).records)
+
+    def log(self, wanted: Filter = ALL, limit: int = 0) -> list[TaskRecord]:
+        """Records without results, in order of submission: the newest ``limit`` of those ``wanted`` (0: all).
+
+        They come in pages of at most ``tasks.PAGE_RECORDS``, so that the controller is never kept from its work.
+        """
+        records: list[TaskRecord] = []
+        before: int | None = None
+        while not limit or len(records) < limit:
+            page = self._ask(m.Log(before, wanted), m.Page)
+            records.extend(page.records)
+            before = page.before
+            if before is None:
+                break
+        return records[: limit or None][::-1]
+
+    def known(self, task_ids: Sequence[str], wanted: Filter = ALL) -> list[TaskRecord]:
+        """Like ``log``, of those of these tasks that are (still) known, in the order given."""
+        records: list[TaskRecord] = []
+        for k in range(0, len(task_ids), PAGE_RECORDS):
+            ids = tuple(task_ids[k : k + PAGE_RECORDS])
+            records.extend(self._ask(m.Log(wanted=wanted, task_ids=ids), m.Page).records)
+        return records
 
     def cancel(self, task_ids: Sequence[str]) -> list[TaskRecord]:
         return list(self._ask(m.CancelTasks(tuple(task_ids)), m.Records).records)

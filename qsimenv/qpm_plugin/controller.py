@@ -24,6 +24,7 @@ import zmq
 
 from qsimenv.errors import BadStateError, QSimEnvError
 from qsimenv.qpm_plugin import messages as m
+from qsimenv.qpm_plugin import metrics
 from qsimenv.qpm_plugin.api import Event
 from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, Connection, new_keys
 from qsimenv.qpm_plugin.instances import PING_SECONDS, InstanceHandle, InstanceLauncher, Limits, Supervisor, Worker
@@ -59,6 +60,7 @@ async def serve(
     journal: Journal | None = None,
     capacity: Capacity | None = None,
     keeper_pid: int = 0,
+    metrics_port: int | None = None,
 ) -> None:
     """Serve the QPM API on ``host`` (an address of this machine) until a client shuts it down or the task is cancelled.
 
@@ -69,7 +71,7 @@ async def serve(
     BadStateError where no instance ever came up, InvalidArgumentError for a damaged journal. The workers are told to
     end, and killed where they have not after ``limits.stop_s``; ``launcher`` stays the caller's.
     """
-    setting = Setting(name, ranks, host, limits or Limits(), capacity or Capacity(), keeper_pid)
+    setting = Setting(name, ranks, host, limits or Limits(), capacity or Capacity(), keeper_pid, metrics_port)
     controller = Controller(connection_path, setting, launcher, journal or Journal(), on_ready, on_end)
     await controller.run()
 
@@ -83,6 +85,7 @@ class Setting(NamedTuple):
     limits: Limits
     capacity: Capacity
     keeper_pid: int
+    metrics_port: int | None
 
 
 class _Answer(NamedTuple):
@@ -146,7 +149,8 @@ class Controller:
         connection = self._open(context)
         try:
             connection.write(self._path)
-            await self._serve()
+            async with metrics.serve(self._setting.metrics_port, self._telemetry):
+                await self._serve()
         finally:
             self._path.unlink(missing_ok=True)
             self._clients.close()
@@ -284,7 +288,13 @@ class Controller:
         instance = self._supervisor.instance
         if isinstance(body, m.Telemetry):
             ranks = {str(rank): worker.free_bytes for rank, worker in instance.workers.items()}
-            return {**self._counters, "instances": self._supervisor.launches, "free_bytes": ranks}
+            ports = (self._clients, self._workers)
+            traffic = {
+                "received": sum(port.received_bytes for port in ports),
+                "sent": sum(port.sent_bytes for port in ports),
+            }
+            launches = self._supervisor.launches
+            return {**self._counters, "bytes": traffic, "instances": launches, "free_bytes": ranks}
         workers = sorted(instance.workers.values(), key=lambda worker: worker.hello.rank)
         return {
             "nodes": sorted({worker.hello.host for worker in workers}),
@@ -293,7 +303,11 @@ class Controller:
             "generation": instance.generation,
             "launcher": self._supervisor.launcher.describe(),
             "controller": {"pid": os.getpid(), "host": socket.gethostname()},
+            "metrics_port": self._setting.metrics_port,
         }
+
+    def _telemetry(self) -> dict[str, Any]:
+        return self._service.telemetry() | self._more_facts(m.Telemetry())
 
     def _link(self, link_id: bytes) -> _Link:
         link = self._links.setdefault(link_id, _Link())

@@ -16,7 +16,7 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qsimenv.errors import BadStateError, InvalidArgumentError, QSimEnvError
+from qsimenv.errors import BadStateError, InvalidArgumentError, NotFoundError, QSimEnvError
 
 FILE_NAME = "journal.sqlite"
 SCHEMA_VERSION = 1
@@ -24,6 +24,11 @@ _APPLICATION_ID = 0x71_73_65_6A  # "qsej"
 _LOCK_TIMEOUT_S = 10.0
 """A predecessor that was just killed may need a moment to let go."""
 _CHECKPOINT_PAGES = 4000
+_MARKS = ("application_id", "user_version")
+_TASKS_QUERY = (
+    "SELECT ord, client, key, tasks.data, ends.data, reader, time, coalesce(number, 0) FROM tasks "
+    "LEFT JOIN ends USING (ord) LEFT JOIN reads USING (ord) LEFT JOIN deaths USING (ord) ORDER BY ord"
+)
 _SCHEMA = """
 CREATE TABLE circuits (hash TEXT PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE tasks (ord INTEGER PRIMARY KEY, client TEXT NOT NULL, key TEXT NOT NULL, data BLOB NOT NULL);
@@ -150,12 +155,8 @@ class Journal:
 
     def tasks(self) -> Iterator[Stored]:
         """All tasks in order of submission, without their results."""
-        query = (
-            "SELECT ord, client, key, tasks.data, ends.data, reader, time, coalesce(number, 0) FROM tasks "
-            "LEFT JOIN ends USING (ord) LEFT JOIN reads USING (ord) LEFT JOIN deaths USING (ord) ORDER BY ord"
-        )
         try:
-            yield from map(Stored._make, self._database.execute(query))
+            yield from map(Stored._make, self._database.execute(_TASKS_QUERY))
         except sqlite3.Error as error:
             raise _explained(self.path, error) from None
 
@@ -223,6 +224,23 @@ class Journal:
             )
         if application or self._database.execute("SELECT 1 FROM sqlite_master").fetchone():
             raise InvalidArgumentError(f"journal: {self.path} is some other program's database; move it away")
+
+
+def read_journal(path: Path) -> list[Stored]:
+    """All tasks of a journal that nobody has open, without their results; changes nothing in it.
+
+    NotFoundError where there is none; otherwise raises what ``Journal`` raises.
+    """
+    if not path.exists():
+        raise NotFoundError(f"journal: there is none in {path.parent}")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            found = tuple(int(database.execute(f"PRAGMA {name}").fetchone()[0]) for name in _MARKS)
+            if found != (_APPLICATION_ID, SCHEMA_VERSION):
+                raise InvalidArgumentError(f"journal: {path} was not written by this version of qsimenv")
+            return [Stored._make(row) for row in database.execute(_TASKS_QUERY)]
+    except sqlite3.Error as error:
+        raise _explained(path, error) from None
 
 
 def remove_journal(path: Path) -> None:

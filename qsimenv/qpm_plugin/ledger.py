@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -146,17 +147,37 @@ class Ledger:
         self._rows.append(j.TaskRow(entry.order, entry.client, entry.key, data))
 
 
+def read_records(path: Path) -> list[TaskRecord]:
+    """The records in a journal that nobody has open, in order of submission; what has not ended is QUEUED.
+
+    Raises what ``read_journal`` raises, and InvalidArgumentError where a row cannot be understood.
+    """
+    try:
+        return [_record(stored, _KEPT.decode(stored.data)) for stored in j.read_journal(path)]
+    except msgspec.MsgspecError as error:
+        raise InvalidArgumentError(f"journal: {path} is damaged ({error}); restore it") from None
+
+
+def _record(stored: j.Stored, kept: _Kept) -> TaskRecord:
+    if stored.end is not None:
+        record = _RECORD.decode(stored.end)
+        record.times.cq_dequeue_time = stored.read_time
+        return record
+    return TaskRecord(
+        task_id=kept.task_id,
+        state=TaskState.QUEUED,
+        name=kept.job.task.name,
+        times=Times(creation_time=kept.creation_time),
+        engine=kept.estimate.engine,
+        attempts=stored.deaths,
+        application=kept.job.task.application or stored.client,
+    )
+
+
 def _entry(stored: j.Stored, kept_circuits: dict[str, bytes], circuits: dict[str, Circuit]) -> Entry:
     kept = _KEPT.decode(stored.data)
     entry = Entry(
-        record=TaskRecord(
-            task_id=kept.task_id,
-            state=TaskState.QUEUED,
-            name=kept.job.task.name,
-            times=Times(creation_time=kept.creation_time),
-            engine=kept.estimate.engine,
-            attempts=stored.deaths,
-        ),
+        record=_record(stored, kept),
         order=stored.order,
         client=stored.client,
         job=None,
@@ -168,8 +189,6 @@ def _entry(stored: j.Stored, kept_circuits: dict[str, bytes], circuits: dict[str
         deaths=stored.deaths,
     )
     if stored.end is not None:
-        entry.record = _RECORD.decode(stored.end)
-        entry.record.times.cq_dequeue_time = stored.read_time
         return entry
     name = kept.job.circuit
     if name not in circuits:

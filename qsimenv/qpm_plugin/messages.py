@@ -15,6 +15,7 @@ import msgspec
 from qsimenv.circuit import Circuit
 from qsimenv.errors import InvalidArgumentError
 from qsimenv.qpm_plugin.api import ErrorInfo, Event, Reservation, TaskRecord
+from qsimenv.qpm_plugin.records import ALL, Filter
 from qsimenv.task import Estimate, Result, Task, decode_hook, encode_hook
 
 MAX_FRAME_BYTES = 256 << 20
@@ -84,6 +85,15 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     task_ids: tuple[str, ...] | None = None
 
 
+class Log(msgspec.Struct, frozen=True, tag="log", omit_defaults=True):
+    """A page of the records of tasks, the newest first: of those submitted before ``before`` (None: of all), or of
+    those among ``task_ids`` that are still known."""
+
+    before: int | None = None
+    wanted: Filter = ALL
+    task_ids: tuple[str, ...] = ()
+
+
 class CancelTasks(msgspec.Struct, frozen=True, tag="cancel"):
     task_ids: tuple[str, ...]
 
@@ -145,7 +155,7 @@ class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
 
 
 RequestBody = Union[  # noqa: UP007 - msgspec resolves this name at run time
-    Describe, Evaluate, Submit, Read, Peek, Status, CancelTasks, DeleteTasks, CreateCircuit, DeleteCircuit,
+    Describe, Evaluate, Submit, Read, Peek, Status, Log, CancelTasks, DeleteTasks, CreateCircuit, DeleteCircuit,
     Reserve, Renew, Release, ListReservations, Telemetry, Subscribe, Abandon, Shutdown,
 ]  # fmt: skip
 
@@ -193,6 +203,13 @@ class Records(msgspec.Struct, frozen=True, tag="records"):
     more: bool = False
 
 
+class Page(msgspec.Struct, frozen=True, tag="page"):
+    """Records without results; ``before`` asks for the next page, None: this was the last one."""
+
+    records: tuple[TaskRecord, ...]
+    before: int | None = None
+
+
 class Estimated(msgspec.Struct, frozen=True, tag="estimated"):
     estimate: Estimate
 
@@ -214,7 +231,7 @@ class Notice(msgspec.Struct, frozen=True, tag="notice"):
 
 
 ReplyBody = Union[  # noqa: UP007
-    Failed, NeedCircuits, Accepted, Full, Records, Estimated, Reservations, Facts, Done, Notice
+    Failed, NeedCircuits, Accepted, Full, Records, Page, Estimated, Reservations, Facts, Done, Notice
 ]  # fmt: skip
 
 

@@ -72,6 +72,7 @@ class Port:
         self.address = socket.get_string(zmq.LAST_ENDPOINT)
         self._scheduled = False
         self._refused = 0
+        self.received_bytes = self.sent_bytes = 0
         self._loop.add_reader(socket.fileno(), self._schedule)
         self._schedule()
 
@@ -85,6 +86,7 @@ class Port:
             return False
         finally:
             self._look_again()
+        self.sent_bytes += len(frame)
         return True
 
     def reaches(self, receiver: bytes, frame: bytes) -> bool:
@@ -124,6 +126,7 @@ class Port:
             except zmq.Again:
                 break
             if len(frames) == 2:
+                self.received_bytes += len(frames[1])
                 self._receive(frames[0], frames[1])
             else:
                 self._refuse(len(frames))

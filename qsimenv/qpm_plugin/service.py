@@ -25,7 +25,7 @@ from qsimenv.qpm_plugin.api import DeviceState, ErrorInfo, Reservation, TaskReco
 from qsimenv.qpm_plugin.ledger import Ledger
 from qsimenv.qpm_plugin.reads import Asker, Outside, Reads
 from qsimenv.qpm_plugin.scheduler import SMALL_SECONDS, Item, Schedule
-from qsimenv.qpm_plugin.tasks import KEPT_RESULTS, Entry, TaskTable
+from qsimenv.qpm_plugin.tasks import KEPT_RESULTS, PAGE_RECORDS, Entry, TaskTable
 from qsimenv.task import Estimate
 
 _VERSION = version("qsimenv")
@@ -86,6 +86,8 @@ class Service:
                 return self._evaluate(body)
             case m.Status():
                 return m.Records(tuple(self._status(body.task_ids)))
+            case m.Log():
+                return self._log(body)
             case m.Peek():
                 return m.Records(tuple(self.tasks.finished_unread(asker.client)))
             case m.CancelTasks():
@@ -215,6 +217,13 @@ class Service:
         if task_ids is None:
             return [entry.record for entry in self.tasks.all()]
         return [self.tasks.get(task_id).record for task_id in task_ids]
+
+    def _log(self, body: m.Log) -> m.Page:
+        if body.task_ids:
+            entries = map(self.tasks.find, body.task_ids[:PAGE_RECORDS])
+            return m.Page(tuple(e.record for e in entries if e is not None and body.wanted.matches(e.record)))
+        records, before = self.tasks.page(body.before, body.wanted)
+        return m.Page(tuple(records), before)
 
     def _cancel(self, task_ids: Sequence[str]) -> list[TaskRecord]:
         entries = [self.tasks.get(task_id) for task_id in task_ids]
@@ -436,6 +445,8 @@ class Service:
             "uptime_s": time.time() - self.started,
             "tasks": {state.name: self.tasks.by_state[state] for state in TaskState},
             "tasks_accepted": self.tasks.orders,
+            "queue_length": len(self.schedule.waiting),
+            "applications": self.tasks.applications(),
             "ranks": {"total": size, "free": free, "busy": size - free},
             "reservations": len(self.schedule.claims),
             "work_rank_seconds": self.work_seconds,

@@ -7,6 +7,7 @@ What was read stays, for whoever asks for it by its id, until it is deleted or m
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +19,13 @@ from qsimenv.circuit import Circuit
 from qsimenv.errors import BadStateError, NotFoundError
 from qsimenv.qpm_plugin.api import ErrorInfo, TaskRecord, TaskState
 from qsimenv.qpm_plugin.messages import Job
+from qsimenv.qpm_plugin.records import Filter
 from qsimenv.task import Estimate
 
+MOST_APPLICATIONS = 50
+"""Telemetry tells of so many: each client may be one."""
+PAGE_RECORDS, PAGE_LOOKS = 1000, 20_000
+"""A page of the log holds so many records at most, and looks at so many tasks: milliseconds."""
 KEPT_RESULTS = 200_000
 """So many tasks that were read are kept where the user does not say how many; older ones are forgotten."""
 
@@ -75,11 +81,14 @@ class TaskTable:
     def __init__(self, kept_results: int = KEPT_RESULTS, on_end: Callable[[Entry], None] = lambda _entry: None) -> None:
         self._kept_results, self._on_end = kept_results, on_end
         self._entries: dict[str, Entry] = {}
+        self._by_order: dict[int, Entry] = {}
         self._requests: dict[str, list[str]] = {}
         self._unread: dict[str, dict[str, Entry]] = {}
         self._read: dict[str, None] = {}
         self._short: list[Waiting] = []
         self.by_state: Counter[TaskState] = Counter()
+        self.by_application: dict[str, list[int]] = {}
+        """How many tasks of each application are in each state."""
         self.orders = 0
         self.unfinished_bytes = 0
 
@@ -92,7 +101,7 @@ class TaskTable:
 
     def restore(self, entry: Entry) -> None:
         """Take in a task in whatever state it is; it counts as read where ``entry.read``."""
-        self._entries[entry.task_id] = entry
+        self._entries[entry.task_id] = self._by_order[entry.order] = entry
         if entry.key:
             self._requests.setdefault(entry.key, []).append(entry.task_id)
         if entry.read:
@@ -100,6 +109,7 @@ class TaskTable:
         else:
             self._unread.setdefault(entry.client, {})[entry.task_id] = entry
         self.by_state[entry.record.state] += 1
+        self.by_application.setdefault(entry.record.application, [0] * len(TaskState))[entry.record.state] += 1
         self.orders = max(self.orders, entry.order + 1)
         if not entry.record.state.is_final:
             self.unfinished_bytes += entry.size_bytes
@@ -111,6 +121,23 @@ class TaskTable:
     @property
     def num_unfinished(self) -> int:
         return sum(number for state, number in self.by_state.items() if not state.is_final)
+
+    def applications(self) -> dict[str, dict[str, int]]:
+        """Those MOST_APPLICATIONS that have most to do: what waits, what runs, what has ended and is kept."""
+        busiest = heapq.nlargest(
+            MOST_APPLICATIONS,
+            self.by_application.items(),
+            key=lambda item: (sum(item[1][: TaskState.DONE]), sum(item[1])),
+        )
+        return {
+            name: {
+                "waiting": sum(numbers[: TaskState.RUNNING]),
+                "running": numbers[TaskState.RUNNING],
+                "ended": sum(numbers[TaskState.DONE :]),
+                "failed": numbers[TaskState.FAILED],
+            }
+            for name, numbers in busiest
+        }
 
     def get(self, task_id: str) -> Entry:
         """NotFoundError for an id that is not (or no longer) known."""
@@ -125,6 +152,24 @@ class TaskTable:
     def all(self) -> Iterable[Entry]:
         return self._entries.values()
 
+    def page(self, before: int | None, wanted: Filter) -> tuple[list[TaskRecord], int | None]:
+        """The newest records among those submitted before ``before``, and where the next page begins (None: nowhere).
+
+        Bounded by PAGE_RECORDS and PAGE_LOOKS, so a page may be empty though others follow.
+        """
+        end = self.orders if before is None else min(before, self.orders)
+        first = next(iter(self._by_order), end)
+        stop = max(first, end - PAGE_LOOKS)
+        found: list[TaskRecord] = []
+        for order in range(end - 1, stop - 1, -1):
+            entry = self._by_order.get(order)
+            if entry is not None and wanted.matches(entry.record):
+                found.append(entry.record)
+                if len(found) == PAGE_RECORDS:
+                    stop = order
+                    break
+        return found, stop if stop > first else None
+
     def unfinished(self) -> list[Entry]:
         """In order of submission. Looks at every unread task."""
         found = (e for queue in self._unread.values() for e in queue.values() if not e.record.state.is_final)
@@ -134,6 +179,9 @@ class TaskTable:
         """Change the state of a task that has not ended."""
         self.by_state[entry.record.state] -= 1
         self.by_state[state] += 1
+        numbers = self.by_application[entry.record.application]
+        numbers[entry.record.state] -= 1
+        numbers[state] += 1
         entry.record.state = state
 
     def finish(
@@ -232,8 +280,12 @@ class TaskTable:
         self._read.pop(entry.task_id, None)
         self._forget_unread(entry)
         self._requests.pop(entry.key, None)
-        del self._entries[entry.task_id]
+        del self._entries[entry.task_id], self._by_order[entry.order]
         self.by_state[entry.record.state] -= 1
+        numbers = self.by_application[entry.record.application]
+        numbers[entry.record.state] -= 1
+        if not any(numbers):
+            del self.by_application[entry.record.application]
         if not entry.record.state.is_final:
             self.unfinished_bytes -= entry.size_bytes
 

@@ -13,6 +13,7 @@ from qsimenv.errors import InvalidArgumentError
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.api import ErrorInfo, Event, Reservation, TaskRecord, TaskState, Times
 from qsimenv.qpm_plugin.recent import Recent
+from qsimenv.qpm_plugin.records import Filter
 from qsimenv.task import Estimate, Observable, Result, Task
 
 BELL = Circuit(2, 2, (gate("h", 0), gate("cx", 0, 1), Measure(0, 0), Measure(1, 1)), name="bell")
@@ -27,6 +28,7 @@ REQUESTS = [
     m.Read(3, 1.0, ("a", "b")),
     m.Peek(),
     m.Status(None),
+    m.Log(7, Filter((TaskState.DONE, TaskState.FAILED), "vqe", 5.0), ("a",)),
     m.CancelTasks(("a",)),
     m.DeleteTasks(("a",)),
     m.CreateCircuit(BELL.hash, BELL.bytes),
@@ -46,6 +48,7 @@ REPLIES = [
     m.Accepted(("a", "b")),
     m.Full(0.5, "full"),
     m.Records((RECORD,), (m.NO_RESULT,), more=True),
+    m.Page((RECORD,), 5),
     m.Estimated(Estimate("mps", 2, 100, 0.5)),
     m.Reservations((Reservation("r", 2, 5.0),)),
     m.Facts({"ranks": 2, "nodes": ["a"]}),
