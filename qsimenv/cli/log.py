@@ -12,6 +12,7 @@ import click
 from qsimenv.cli.options import name_option
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.text import Text
 
     from qsimenv.qpm_plugin.api import Event, TaskRecord
@@ -26,6 +27,10 @@ _COLUMNS = (
 _WIDTHS = [width for _, width in _COLUMNS]
 """Where what comes is not known beforehand."""
 _STYLES = {"DONE": "green", "FAILED": "bold red", "CANCELED": "yellow", "RUNNING": "cyan"}
+_WIDE = 110
+_HIDDEN = {True: ("error",), False: ("error", "engine", "name")}
+_LONGEST_NAME = {True: 20, False: 12}
+"""Columns that a terminal has no room for: one of _WIDE characters or more, and a narrower one."""
 _MOST_RANKS = 4
 _GATHER_S = 0.2
 """A line may come so much later: what ends meanwhile is asked for together."""
@@ -168,12 +173,7 @@ def cells(record: TaskRecord) -> list[str]:
         record.engine,
         record.error.message if record.error else "",
     )
-    return [printable(text) or "-" for text in texts]
-
-
-def printable(text: str) -> str:
-    """One line without control characters: names come from other programs, and a terminal may obey them."""
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+    return [show.printable(text) or "-" for text in texts]
 
 
 def _line(texts: Sequence[str], widths: Sequence[int]) -> str:
@@ -182,27 +182,45 @@ def _line(texts: Sequence[str], widths: Sequence[int]) -> str:
 
 def _print(records: Sequence[TaskRecord]) -> None:
     """A table on a terminal, plain columns in a pipe."""
-    from rich.table import Table
-
     from qsimenv.cli import show
 
     out = show.console()
-    rows = [cells(record) for record in records]
-    titles = [title for title, _ in _COLUMNS]
-    if not out.is_terminal:
-        widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-        click.echo("\n".join(_line(texts, widths) for texts in (titles, *rows)))
+    if out.is_terminal:
+        out.print(table(records, out.width) if records else "no such task", soft_wrap=False)
         return
-    if not records:
-        out.print("no such task")
-        return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title, width in _COLUMNS:
-        table.add_column(title, overflow="fold" if title == "error" else "ellipsis", no_wrap=title != "error",
-                         max_width=width or None)  # fmt: skip
-    for texts in rows:
-        table.add_row(*map(_styled, texts))
-    out.print(table, soft_wrap=False)
+    rows = [[title for title, _ in _COLUMNS], *map(cells, records)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    click.echo("\n".join(_line(texts, widths) for texts in rows))
+
+
+def table(records: Sequence[TaskRecord], width: int) -> Group:
+    """For people: names are cut to what the terminal holds, what went wrong stands below the tasks."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from qsimenv.cli import show
+
+    shown = [k for k, (title, _) in enumerate(_COLUMNS) if title not in _HIDDEN[width >= _WIDE]]
+    rows = []
+    for record in records:
+        texts = cells(record)
+        texts[2] = show.application_text(record.application)
+        texts[4] = texts[4].replace("T", " ")[5:] or "-"
+        rows.append((record, [_styled(texts[k]) for k in shown]))
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for k in shown:
+        title = _COLUMNS[k][0]
+        most = _LONGEST_NAME[width >= _WIDE] if title in ("name", "application") else None
+        made.add_column(title, no_wrap=True, overflow="ellipsis", max_width=most)
+    for _, row in rows:
+        made.add_row(*row)
+    errors = [
+        Text(f"{record.task_id}: {show.printable(record.error.message)}", style="red")
+        for record in records
+        if record.error is not None
+    ]
+    return Group(made, *([Text()] if errors else []), *errors)
 
 
 def _styled(text: str) -> Text:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from qsimenv.qpm_plugin.records import Summary
 
 _MOST_ERRORS, _MOST_APPLICATIONS = 10, 20
-_LONGEST_NAME = 20
-_HEX_ID = 32
 _STYLE = """
 :root { color-scheme: light; }
 body { margin: 0; background: #f4f5f7; color: #23272e; font: 15px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; }
@@ -64,7 +62,7 @@ def report(name: str | None, output: Path, application: str, since: str | None) 
         qsimenv report
         qsimenv report --since 12h -o night.html
     """
-    from qsimenv.cli import history
+    from qsimenv.cli import history, show
     from qsimenv.errors import NotFoundError, NotSupportedError
     from qsimenv.qpm_plugin.records import Filter
 
@@ -74,7 +72,7 @@ def report(name: str | None, output: Path, application: str, since: str | None) 
     if not found.records:
         raise NotFoundError("report: there is no task to tell of; submit some, or ask for a longer time")
     _write(output, page(found))
-    click.echo(f"{output}: {len(found.records)} tasks", err=True)
+    click.echo(f"{output}: {show.plural(len(found.records), 'task')}")
 
 
 def _write(path: Path, text: str) -> None:
@@ -88,7 +86,7 @@ def _write(path: Path, text: str) -> None:
 
 def page(history: History) -> str:
     """The whole page. There must be a record."""
-    from qsimenv.cli import plots
+    from qsimenv.cli import plots, show
     from qsimenv.qpm_plugin import records as r
 
     records = history.records
@@ -96,7 +94,7 @@ def page(history: History) -> str:
     seen = 1 + max((rank for record in records for rank in record.ranks), default=0)
     frame = plots.Frame(begin, max(end, begin + 1e-3), max(history.ranks, seen))
     applications = r.by_application(records)
-    names = [shortened(application) for application in applications]
+    names = [show.application_text(application) for application in applications]
     groups = plots.grouped(applications, names)
     summaries = [(name, r.summary(own)) for name, own in zip(names, applications.values(), strict=True)]
     total = r.summary(records)
@@ -111,16 +109,6 @@ def page(history: History) -> str:
         ("Failures", *_failures(records, plots.failures(groups, frame))),
     ]
     return _document(history, (begin, end), _tiles(total, frame.ranks, seconds), sections)
-
-
-def shortened(application: str) -> str:
-    """A name that fits a legend; a client that named no application is one by its id."""
-    from qsimenv.cli.log import printable
-
-    name = printable(application) or "unnamed"
-    if len(name) == _HEX_ID and all(letter in "0123456789abcdef" for letter in name):
-        return f"client {name[:8]}"
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _tiles(total: Summary, ranks: int, seconds: float) -> str:
@@ -168,6 +156,7 @@ def _spread(values: tuple[float, float, float] | None) -> str:
 
 def _failures(records: Sequence[TaskRecord], plot: str) -> tuple[str, str]:
     """What to say of failures: a line, and the plot with the most frequent errors."""
+    from qsimenv.cli import show
     from qsimenv.qpm_plugin.api import TaskState
 
     states = Counter(record.state for record in records)
@@ -177,7 +166,7 @@ def _failures(records: Sequence[TaskRecord], plot: str) -> tuple[str, str]:
     if not failed + canceled:
         return line, ""
     errors = Counter(
-        (shortened(record.application), record.error.message)
+        (show.application_text(record.application), record.error.message)
         for record in records
         if record.error is not None and record.state == TaskState.FAILED
     )

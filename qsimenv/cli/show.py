@@ -20,6 +20,7 @@ from qsimenv.task import Result
 
 MOST_ROWS = 16
 BAR_WIDTH = 30
+_LONGEST_NAME, _HEX_ID = 20, 32
 
 
 def console() -> Console:
@@ -138,6 +139,19 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def printable(text: str) -> str:
+    """One line without control characters: names come from other programs, and a terminal may obey them."""
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()
+
+
+def application_text(application: str) -> str:
+    """A name that fits a column or a legend; a client that named no application is one by its id."""
+    name = printable(application) or "unnamed"
+    if len(name) == _HEX_ID and all(letter in "0123456789abcdef" for letter in name):
+        return f"client {name[:8]}"
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
 def seconds_text(seconds: float | None) -> str:
     """Three digits and a unit that suits; what takes long in minutes or hours."""
     if not seconds:
@@ -145,6 +159,6 @@ def seconds_text(seconds: float | None) -> str:
     if seconds >= 600:
         return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
-        if seconds * factor >= 1 or unit == "us":
+        if seconds * factor >= 0.9995 or unit == "us":
             break
     return f"{seconds * factor:.3g} {unit}"

@@ -125,7 +125,7 @@ def _queues(before: Mapping[str, Any], now: Mapping[str, Any], seconds: float) -
     from rich.table import Table
     from rich.text import Text
 
-    from qsimenv.cli.log import printable
+    from qsimenv.cli import show
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("application", no_wrap=True, overflow="ellipsis", max_width=32, min_width=16)
@@ -135,7 +135,7 @@ def _queues(before: Mapping[str, Any], now: Mapping[str, Any], seconds: float) -
         ended = max(0, numbers["ended"] - before.get(name, {}).get("ended", 0)) / seconds
         failed = Text(f"{numbers['failed']:,}", style="bold red" if numbers["failed"] else "dim")
         table.add_row(
-            Text(printable(name)),
+            Text(show.application_text(name)),
             *(f"{numbers[column]:,}" for column in ("waiting", "running", "ended")),
             _number(ended),
             failed,

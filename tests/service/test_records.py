@@ -143,7 +143,7 @@ def test_top_once(running: Running) -> None:
 
 def test_report(running: Running, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    running("report", "-o", page)
+    assert "report.html: " in running("report", "-o", page)
     text = page.read_text(encoding="utf-8")
     assert text.count("<svg") >= 4
     assert all(word in text for word in ("vqe", "qaoa", "</html>"))
