@@ -14,6 +14,7 @@ import click
 
 from qsimenv.cli.options import json_option, name_option, seconds
 
+_JOURNAL_HELP = "File for tasks and results, on a disk of this node.  [default: in the run folder]"
 _MOST_HOSTS, _MOST_PIDS = 8, 8
 _REASONS = {"OFFLINE": "its workers are being started again", "MAINTENANCE": "it ends when all tasks have ended"}
 
@@ -32,6 +33,7 @@ def connection_file(name: str | None) -> Path | None:
 @click.option("--het-group", type=click.IntRange(min=0), help="Group of a heterogeneous Slurm job to start on.")
 @click.option("--profile", metavar="NAME|FILE", help="Site profile.  [default: QSIMENV_PROFILE, or by the allocation]")
 @click.option("--timeout", "timeout_s", type=seconds, default=120, help="How long each phase may take.  [default: 120]")
+@click.option("--journal", type=click.Path(path_type=Path, dir_okay=False), help=_JOURNAL_HELP)
 @click.option("--durable", is_flag=True, help="Survive a power failure, too: every acceptance waits for the disk.")
 @click.option("--keep-results", type=click.IntRange(min=0), help="Fetched results to keep.  [default: 200000]")
 @click.option("--max-queued", type=click.IntRange(min=1), help="Tasks that may wait and run.  [default: 1000000]")
@@ -107,8 +109,9 @@ def status(name: str | None, metrics: bool, as_json: bool) -> None:
 @name_option
 @click.option("--drain", is_flag=True, help="Finish what was accepted first.")
 @click.option("--keep", is_flag=True, help="Keep tasks and results for the next start.")
+@click.option("--grace", "grace_s", type=seconds, default=0, help="Let what runs end first; nothing new starts.")
 @click.option("--timeout", "timeout_s", type=seconds, default=60, help="When to end it by force.  [default: 60]")
-def stop(name: str | None, drain: bool, keep: bool, timeout_s: float) -> None:
+def stop(name: str | None, drain: bool, keep: bool, grace_s: float, timeout_s: float) -> None:
     """Stop the running environment; leaves no process and no file behind, but for the journal with --keep.
 
     \b
@@ -116,13 +119,19 @@ def stop(name: str | None, drain: bool, keep: bool, timeout_s: float) -> None:
         qsimenv stop                           what still runs or waits is canceled
         qsimenv stop --drain                   what was accepted is finished first
         qsimenv stop --keep                    what was not finished goes on with the next `qsimenv start`
+        qsimenv stop --keep --grace 60         the same, but what runs now may take a minute to finish
     """
     from qsimenv.launcher import environment
 
     named = os.environ.get("QSIMENV_CONNECTION")
     folder = Path(named).parent if named and name is None else None
     environment.stop(
-        "default" if name is None else name, run_folder=folder, drain=drain, keep=keep, timeout_s=timeout_s
+        "default" if name is None else name,
+        run_folder=folder,
+        drain=drain,
+        keep=keep,
+        grace_s=grace_s,
+        timeout_s=timeout_s,
     )
     click.echo("the environment is stopped", err=True)
 

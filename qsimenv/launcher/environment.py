@@ -48,6 +48,7 @@ def start(
     het_group: int | None = None,
     profile: str | None = None,
     timeout_s: float = 120.0,
+    journal: Path | None = None,
     durable: bool = False,
     keep_results: int | None = None,
     max_queued: int | None = None,
@@ -56,12 +57,12 @@ def start(
 ) -> Connection:
     """Start an environment and return when every worker has answered.
 
-    It goes on from the journal in the run folder, where an earlier one was killed or stopped with ``keep``. ``durable``
-    makes it wait for the disk before a task counts as accepted; ``keep_results`` bounds how many tasks that were read
-    are kept, ``max_queued`` how many may wait and run. ``metrics_port`` (of loopback) serves its counters. ``hosts`` is
+    It goes on from the journal in the run folder, where an earlier one was killed or stopped with ``keep``; ``journal``
+    is a file elsewhere, on a disk of this node where the run folder is on a network file system. ``durable`` makes it
+    wait for the disk before a task counts as accepted; ``keep_results`` bounds how many tasks that were read are kept,
+    ``max_queued`` how many may wait and run. ``metrics_port`` (of loopback) serves its counters. ``hosts`` is
     ``a:2,b:2`` or ``@file``; without it a Slurm allocation is used where there is one, else this machine. ``profile``
-    names a site profile or its file
-    (``profiles``). ``on_phase`` hears what is being done. Raises
+    names a site profile or its file (``profiles``). ``on_phase`` hears what is being done. Raises
     BadStateError where one of that name runs, TimedOutError after ``timeout_s`` seconds for each phase, any
     QSimEnvError for what went wrong; nothing is left running then.
     """
@@ -77,6 +78,7 @@ def start(
         het_group=het_group,
         profile=profile,
         timeout_s=timeout_s,
+        journal=None if journal is None else str(journal.absolute()),
         durable=durable,
         keep_results=keep_results,
         max_queued=max_queued,
@@ -191,11 +193,13 @@ def stop(
     run_folder: Path | None = None,
     drain: bool = False,
     keep: bool = False,
+    grace_s: float = 0.0,
     timeout_s: float = 60.0,
 ) -> None:
     """Stop an environment and return when its process is gone; ``drain`` lets it finish what it accepted first.
 
-    ``keep`` leaves its tasks and results in the run folder, and the next ``start`` goes on with them.
+    ``keep`` leaves its tasks and results in the journal, and the next ``start`` goes on with them. What runs is given
+    ``grace_s`` seconds to end, and nothing starts meanwhile.
 
     Raises NotFoundError where none runs, and none was killed there. One that does not answer is ended by its process
     id, and by force where that has not helped after ``timeout_s`` seconds.
@@ -211,7 +215,7 @@ def stop(
     process = _process_of(folder)
     try:
         with connect(folder / FILE_NAME, timeout_s=5.0) as qpm:
-            qpm.shutdown(drain, keep)
+            qpm.shutdown(drain, keep, grace_s)
     except QSimEnvError:
         if drain:
             raise

@@ -114,7 +114,7 @@ async def run(settings: Settings, tell: Any) -> None:
     profile = find_profile(settings.profile, allocation)
     workers = Workers(allocation, folder, profile, settings.ranks_per_node, settings.timeout_s)
     nodes = ", ".join(node.name for node in allocation.nodes[:4]) + (", …" if len(allocation.nodes) > 4 else "")
-    journal = Journal(folder / JOURNAL_NAME, settings.durable)
+    journal = Journal(Path(settings.journal or folder / JOURNAL_NAME), settings.durable)
     try:
         tell(Progress(f"starting the DVM on {nodes}"))
         await workers.start()

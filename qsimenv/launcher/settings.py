@@ -10,8 +10,8 @@ READY, FAILED, ALIVE, ENDING = "ready", "failed", "alive", "ending"
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the user asked for. ``profile`` None: by the allocation; ``ranks_per_node`` None: by the profile.
 
-    ``durable``: a commit of the journal waits for the disk. ``keep_results`` and ``max_queued`` None: as many as
-    ``Capacity`` says.
+    ``journal`` None: in the run folder. ``durable``: a commit of the journal waits for the disk. ``keep_results`` and
+    ``max_queued`` None: as many as ``Capacity`` says.
     """
 
     name: str
@@ -21,6 +21,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     het_group: int | None = None
     profile: str | None = None
     timeout_s: float = 120.0
+    journal: str | None = None
     durable: bool = False
     keep_results: int | None = None
     max_queued: int | None = None

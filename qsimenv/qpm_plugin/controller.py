@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from qsimenv.errors import BadStateError, QSimEnvError
+from qsimenv.errors import BadStateError, InvalidArgumentError, QSimEnvError
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin import metrics
 from qsimenv.qpm_plugin.api import Event
@@ -42,6 +42,7 @@ _KEPT_LINKS = 10_000
 _LARGE_BYTES = 1 << 20
 _LARGE_KEPT_S = 60.0
 _RETRY_JOURNAL_S = 1.0
+_LONGEST_GRACE_S = 1e6
 """An answer over LARGE_BYTES can be asked for again for so long only."""
 _ARE_YOU_THERE = m.encode(m.Reply(0, m.Done()))
 _log = logging.getLogger("qsimenv.controller")
@@ -268,21 +269,28 @@ class Controller:
             case m.Subscribe(kinds=kinds):
                 self._subscribers[asker.link] = kinds
                 return m.Done()
-            case m.Shutdown(drain=drain, keep=keep):
-                self._shut_down(asker, drain, keep)
+            case m.Shutdown():
+                self._shut_down(asker, body)
                 return None
         answer = self._service.handle(asker, body)
         if isinstance(answer, m.Facts):
             answer.facts.update(self._more_facts(body))
         return answer
 
-    def _shut_down(self, asker: Asker, drain: bool, keep: bool) -> None:
+    def _shut_down(self, asker: Asker, how: m.Shutdown) -> None:
+        if not 0 <= how.grace_s <= _LONGEST_GRACE_S:
+            raise InvalidArgumentError(
+                f"shutdown: a grace of {how.grace_s} s found, between 0 and {_LONGEST_GRACE_S:g} s needed"
+            )
         self._farewells.append(asker)
-        self._is_to_be_removed = not keep
+        self._is_to_be_removed = not how.keep
         self._service.draining = True
-        self.emit("drain" if drain else "stop")
-        if not drain or self._service.is_idle or self._service.broken:
+        self._service.holding = not how.drain
+        self.emit("drain" if how.drain else "stop")
+        if self._service.is_idle or self._service.broken:
             self._stop.set()
+        elif not how.drain:
+            self.later(how.grace_s, self._stop.set)
 
     def _more_facts(self, body: m.RequestBody) -> dict[str, Any]:
         instance = self._supervisor.instance

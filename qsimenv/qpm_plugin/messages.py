@@ -142,10 +142,14 @@ class Subscribe(msgspec.Struct, frozen=True, tag="subscribe"):
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
-    """``drain`` finishes what was accepted first; ``keep`` leaves the journal to the next environment."""
+    """``drain`` finishes what was accepted first; ``keep`` leaves the journal to the next environment.
+
+    ``grace_s``: so long what runs may take to end; nothing starts meanwhile.
+    """
 
     drain: bool = False
     keep: bool = False
+    grace_s: float = 0.0
 
 
 class Abandon(msgspec.Struct, frozen=True, tag="abandon"):

@@ -55,6 +55,8 @@ class Service:
         self.schedule = Schedule()
         self.admission = Admission()
         self.draining = False
+        self.holding = False
+        """Whether what waits is left waiting."""
         self.kept = False
         self.broken = ""
         self.started = time.time()
@@ -273,7 +275,7 @@ class Service:
 
     def start_tasks(self) -> None:
         """Send out what can start now."""
-        if not self.schedule.waiting or not self.schedule.free:
+        if self.holding or not self.schedule.waiting or not self.schedule.free:
             return
         now = time.time()
         for placement in self.schedule.next_launches():
@@ -408,8 +410,8 @@ class Service:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
-        return not self.schedule.waiting and not self.tasks.by_state[TaskState.RUNNING]
+        """Whether nothing runs, and nothing waits that is to run."""
+        return (self.holding or not self.schedule.waiting) and not self.tasks.by_state[TaskState.RUNNING]
 
     @property
     def state(self) -> DeviceState:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,50 @@ def test_a_signal_before_the_time_limit_stops_the_service(cluster: Cluster, work
     assert cluster.wait(number)[0] == "FAILED"
     assert cluster.job(number).exit_code == "75:0"
     assert "the time is nearly up" in outputs(work)
+
+
+HALF = """
+import sys, time
+from qsimenv.qpm_plugin import connect
+while True:
+    try:
+        with connect() as qpm:
+            while qpm.telemetry()["tasks"]["DONE"] < int(sys.argv[1]):
+                time.sleep(0.02)
+            break
+    except Exception:
+        time.sleep(0.2)
+"""
+
+
+def test_an_interrupted_job_goes_on_when_it_is_submitted_again(cluster: Cluster, work: Path) -> None:
+    """Half of 300 circuits are done when the signal comes; the second job runs the others, and none twice."""
+    number = 300
+    files = [f"{k:03}.qasm" for k in range(number)]
+    for k, file in enumerate(files):
+        (work / file).write_text(tangled_program(16, 4).replace("ry(0.3)", f"ry({0.3 + 0.001 * k})"))
+    first = submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=tuple(files))
+    run_folder = str(work / f"qsimenv-{first}")
+    cluster.run(LOGIN, "python", "-c", HALF, number // 2, timeout_s=240, QSIMENV_RUN_FOLDER=run_folder)
+    cluster.run(LOGIN, "scancel", "--batch", "--signal=USR1", first)
+    assert cluster.wait(first) == ["FAILED"]
+    assert cluster.job(first).exit_code == "75:0", outputs(work)
+    cluster.assert_clean()
+    assert [path.suffix for path in work.glob("qsimenv-*") if path.suffix != ".out"] == [".journal"]
+    assert not list(work.glob("results-*"))
+
+    began = time.time()
+    completed(cluster, work, submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=tuple(files)))
+    records = result(work, "results-*.json")["tasks"]
+    assert [record["state"] for record in records] == ["DONE"] * number
+    assert [record["attempts"] for record in records] == [1] * number, "none was started twice"
+    ends = [record["times"]["completion_time"] for record in records]
+    starts = [record["times"]["launch_time"] for record in records]
+    before, after = sum(end < began for end in ends), sum(start > began for start in starts)
+    assert number // 2 <= before < number
+    assert before + after == number
+    for file, record in zip(files, records, strict=True):
+        assert record["result"]["counts"] == qs.run(work / file, shots=1000, seed=7).counts
 
 
 def test_one_node_after_a_time_limit(cluster: Cluster, work: Path) -> None:

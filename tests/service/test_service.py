@@ -472,6 +472,23 @@ def test_draining_finishes_what_was_accepted(fresh):
     assert not fresh.connection.exists()
 
 
+def test_a_grace_lets_what_runs_end_and_starts_nothing(fresh):
+    with fresh.connect() as client, fresh.connect() as other:
+        ids = client.async_run([play("sleep 1", width=2), play()])
+        wait_until(lambda: client.status(ids[:1])[0].state == TaskState.RUNNING, SOON, "nothing runs")
+        with pytest.raises(InvalidArgumentError, match="grace"):
+            other.shutdown(grace_s=-1)
+        records = []
+        reader = threading.Thread(target=lambda: records.extend(client.read_cq()))
+        reader.start()
+        began = time.monotonic()
+        other.shutdown(grace_s=10 * SOON)
+        assert time.monotonic() - began < 5 * SOON, "it ends with the task, not with the grace"
+        reader.join(SOON)
+        assert [record.state for record in records] == [TaskState.DONE, TaskState.CANCELED]
+    assert fresh.process.wait(SOON) == 0
+
+
 def test_stopping_ends_what_waits_and_what_runs(fresh):
     with fresh.connect() as client, fresh.connect() as other:
         client.async_run([play("sleep 60", width=2), play()])

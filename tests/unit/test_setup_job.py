@@ -45,7 +45,7 @@ def test_a_profile_brings_options_and_modules() -> None:
     text = job_script("many-circuits", profile="frontier", account="abc")
     assert {"#SBATCH --account=abc", "#SBATCH --gpus-per-node=8", "#SBATCH --partition=batch"} <= set(options(text))
     assert "\nmodule load PrgEnv-amd rocm cray-python cray-pmi\nexport PATH=" in text
-    assert "run qsimenv start --profile frontier || exit" in text
+    assert "run qsimenv start --profile frontier --journal " in text
 
 
 @pytest.mark.parametrize("profile", [None, *names()])
