@@ -124,7 +124,7 @@ def summary(metadata: Mapping[str, Any]) -> tuple[str, str]:
     return (
         f"{metadata['engine']}, {plural(ranks, 'rank')} x {plural(threads, 'thread')}, "
         f"{metadata['precision']} precision, seed {metadata['seed']}",
-        f"{seconds_text(seconds['total'])}: {_plain(phases)}",
+        seconds_text(seconds["total"]) + (f": {_plain(phases)}" if phases else ""),
     )
 
 
