@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from qsimenv.qpm_plugin.api import TaskRecord, TaskState
-from qsimenv.qpm_plugin.records import busy, waited
+from qsimenv.qpm_plugin.records import busy, busy_rows, waited
 
 COLOURS = ("#3566a8", "#e0862a", "#43936b", "#a8477a", "#7563b3")
 REST_COLOUR = "#9aa0a6"
 _FAILED, _CANCELED = "#c0392b", "#d9a441"
-_BINS = 120
+_BINS, _CURVE_POINTS = 120, 400
 _MOST_ROWS = 128
 """More ranks than this are drawn several to a row."""
 _WIDTH, _HEIGHT = 9.2, 2.6
@@ -93,13 +93,8 @@ def ranks(groups: Sequence[Group], frame: Frame) -> str:
     together = -(-frame.ranks // _MOST_ROWS)
     rows = -(-frame.ranks // together)
     picture = np.zeros((rows, _BINS))
-    by_rank: dict[int, list[TaskRecord]] = {}
-    for group in groups:
-        for record in group.records:
-            for rank in record.ranks:
-                by_rank.setdefault(rank, []).append(record)
-    for rank, records in by_rank.items():
-        picture[rank // together] += busy(records, rank).means(frame.edges) / together
+    for row, worked in busy_rows((record for group in groups for record in group.records), together).items():
+        picture[row] = worked.means(frame.edges) / together
     figure, axes = _axes(height=min(4.5, 0.9 + 0.3 * rows))
     unit, factor = _unit(frame)
     image = axes.imshow(
@@ -149,11 +144,11 @@ def spreads(groups: Sequence[Group]) -> str:
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, title, name in ((left, "waiting for ranks", "queue_s"), (right, "on its ranks", "execution_s")):
         for group in groups:
-            values = [getattr(record, name) for record in group.records]
-            found = sorted(max(value, 1e-7) for value in values if value is not None)
-            if found:
-                shares = np.arange(1, len(found) + 1) / len(found) * 100
-                axes.step([found[0], *found], [0, *shares], where="post", color=group.colour, linewidth=1.6)
+            values = [value for record in group.records if (value := getattr(record, name)) is not None]
+            if values:
+                shares = np.linspace(0, 100, min(len(values) + 1, _CURVE_POINTS))
+                found = np.percentile(values, shares, method="inverted_cdf").clip(min=1e-7)
+                axes.step(found, shares, where="post", color=group.colour, linewidth=1.6)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(_seconds))
         axes.set_xlabel(f"time {title}")

@@ -93,12 +93,12 @@ class Keeper:
             ready, _, _ = select.select([pipe, self._wakeup], [], [], patience_s)
             if self._was_told_to_end(ready):
                 process.terminate()
-            data = _read(pipe) if pipe in ready else b""
+            status = process.poll()  # asked first: what it said before it ended is in the pipe by now
+            data = _read(pipe) if pipe in ready or status is not None else b""
             *lines, buffer = (buffer + data).split(b"\n")
             for line in lines:
                 heard = time.monotonic()
                 self._hear(msgspec.json.decode(line, type=Progress))
-            status = process.poll()
             if status is not None and not data:
                 return status
             if pipe in ready and not data:  # it has closed its end

@@ -7,6 +7,7 @@ themselves; ``qsimenv log`` and ``report`` sort and count what they got. Times a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -68,14 +69,25 @@ class Intervals:
         return means.clip(min=0.0)  # what is left of rounding is no negative number of ranks
 
 
-def busy(records: Iterable[TaskRecord], rank: int | None = None) -> Intervals:
-    """When ranks worked (or the one ``rank``), with the number of ranks that did."""
-    rows = [
-        (record.times.exec_time, record.times.completion_time, 1 if rank is not None else len(record.ranks))
-        for record in records
-        if record.execution_s is not None and (rank is None or rank in record.ranks)
-    ]
-    return _intervals(rows)
+def busy(records: Iterable[TaskRecord]) -> Intervals:
+    """When ranks worked, with the number of ranks that did."""
+    return _intervals(
+        [
+            (record.times.exec_time, record.times.completion_time, len(record.ranks))
+            for record in records
+            if record.execution_s is not None
+        ]
+    )
+
+
+def busy_rows(records: Iterable[TaskRecord], together: int = 1) -> dict[int, Intervals]:
+    """The same for each row of ``together`` neighbouring ranks on which anything ran."""
+    rows: dict[int, list[tuple[float | None, float | None, int]]] = {}
+    for record in records:
+        if record.execution_s is not None:
+            for row, number in Counter(rank // together for rank in record.ranks).items():
+                rows.setdefault(row, []).append((record.times.exec_time, record.times.completion_time, number))
+    return {row: _intervals(found) for row, found in rows.items()}
 
 
 def waited(records: Iterable[TaskRecord], now: float) -> Intervals:

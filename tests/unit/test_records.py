@@ -93,14 +93,16 @@ def test_means_over_time_are_those_of_counting() -> None:
             for one in found
         )
         assert means[k] == pytest.approx(counted, abs=0.2)
-    assert sum(r.busy(found, rank).means(edges) for rank in range(8)) == pytest.approx(means)
+    for together in (1, 3):
+        rows = r.busy_rows(found, together)
+        assert sum(row.means(edges) for row in rows.values()) == pytest.approx(means)
 
 
 def test_busy_and_waiting_ranks() -> None:
     found = [record(0, ranks=(0, 1)), record(4), record(6, state=TaskState.QUEUED, times=Times(creation_time=T0 + 6))]
     edges = T0 + np.arange(11.0)
     assert r.busy(found).means(edges) == pytest.approx([0, 0, 2, 2, 2, 0, 1, 1, 1, 0])
-    assert r.busy(found, 1).means(edges) == pytest.approx([0, 0, 1, 1, 1, 0, 0, 0, 0, 0])
+    assert r.busy_rows(found)[1].means(edges) == pytest.approx([0, 0, 1, 1, 1, 0, 0, 0, 0, 0])
     assert r.waited(found, T0 + 10).means(edges) == pytest.approx([1, 1, 0, 0, 1, 1, 1, 1, 1, 1])
     assert r.span(found) == (T0, T0 + 9)
     assert r.span([]) is None
