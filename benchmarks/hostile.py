@@ -49,8 +49,8 @@ def valid_requests() -> list[bytes]:
     job = m.Job.of(qs.Task(circuit=circuit, shots=10, seed=1))
     bodies: list[m.RequestBody] = [
         m.Submit((job,), {circuit.hash: circuit.bytes}, wait=True), m.Evaluate(job, {circuit.hash: circuit.bytes}),
-        m.CreateCircuit(circuit.hash, circuit.bytes), m.Read(1, 0.0), m.Status(), m.Peek(), m.Telemetry(), m.Describe(),
-        m.CancelTasks(("1", "2")), m.ListReservations(), m.Renew("x", 1.0), m.Release("x"),
+        m.CreateCircuit(circuit.hash, circuit.bytes), m.Read(1, 0.0), m.Status(), m.Peek(), m.Log(5), m.Telemetry(),
+        m.Describe(), m.CancelTasks(("1", "2")), m.ListReservations(), m.Renew("x", 1.0), m.Release("x"),
     ]  # fmt: skip
     return [m.encode(m.Request("hostile", 7, body)) for body in bodies]
 

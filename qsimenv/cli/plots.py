@@ -7,6 +7,7 @@ application has the same colour everywhere, and those beyond the busiest ones ar
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from qsimenv.qpm_plugin.api import TaskRecord, TaskState
 from qsimenv.qpm_plugin.records import busy, busy_rows, waited
@@ -105,10 +106,11 @@ def ranks(groups: Sequence[Group], frame: Frame) -> str:
         vmin=0,
         vmax=1,
         origin="lower",
-        extent=(0, (frame.end - frame.begin) / factor, -0.5, rows - 0.5),
+        extent=(0, (frame.end - frame.begin) / factor, -0.5, rows * together - 0.5),
     )
     axes.grid(visible=False)
-    axes.set_ylabel("rank" if together == 1 else f"{together} ranks a row")
+    axes.set_ylim(-0.5, frame.ranks - 0.5)
+    axes.set_ylabel("rank" if together == 1 else f"rank ({together} a row)")
     axes.yaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel(f"time ({unit})")
     bar = figure.colorbar(image, ax=axes, pad=0.015, fraction=0.03, ticks=[0, 0.5, 1])
@@ -123,7 +125,7 @@ def throughput(groups: Sequence[Group], frame: Frame) -> str:
     width_s = (frame.end - frame.begin) / _BINS
     _stack(axes, frame, groups, [np.histogram(_ends(group.records), frame.edges)[0] / width_s for group in groups])
     axes.set_ylabel("tasks ended a second")
-    axes.set_ylim(bottom=0)
+    _count_up(axes)
     _legend(axes, groups)
     return _svg(figure)
 
@@ -133,7 +135,7 @@ def queues(groups: Sequence[Group], frame: Frame) -> str:
     figure, axes = _axes()
     _stack(axes, frame, groups, [waited(group.records, frame.end).means(frame.edges) for group in groups])
     axes.set_ylabel("tasks waiting")
-    axes.set_ylim(bottom=0)
+    _count_up(axes, 1.0)
     _legend(axes, groups)
     return _svg(figure)
 
@@ -149,8 +151,7 @@ def spreads(groups: Sequence[Group]) -> str:
                 shares = np.linspace(0, 100, min(len(values) + 1, _CURVE_POINTS))
                 found = np.percentile(values, shares, method="inverted_cdf").clip(min=1e-7)
                 axes.step(found, shares, where="post", color=group.colour, linewidth=1.6)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(_seconds))
+        _set_decades(axes)
         axes.set_xlabel(f"time {title}")
         axes.set_ylim(0, 102)
     left.set_ylabel("tasks")
@@ -181,6 +182,16 @@ def failures(groups: Sequence[Group], frame: Frame) -> str:
     return _svg(figure)
 
 
+def _set_decades(axes: Axes) -> None:
+    """A logarithmic axis of times over whole decades, of which there is one at least."""
+    low, high = axes.dataLim.intervalx
+    first, last = (math.floor(math.log10(low)), math.ceil(math.log10(high))) if 0 < low <= high < math.inf else (-3, 0)
+    axes.set_xscale("log")
+    axes.set_xlim(10.0**first, 10.0 ** max(last, first + 1))
+    axes.xaxis.set_major_formatter(FuncFormatter(_seconds))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _axes(height: float = _HEIGHT) -> tuple[Figure, Axes]:
     mpl.rcParams.update(_STYLE)
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
@@ -196,6 +207,13 @@ def _stack(axes: Axes, frame: Frame, groups: Sequence[Group], heights: Sequence[
         below = below + height
     axes.set_xlim(0, edges[-1])
     axes.set_xlabel(f"time ({unit})")
+
+
+def _count_up(axes: Axes, least: float = 0.0) -> None:
+    """From nothing to ``least`` or more, with the thousands apart."""
+    axes.set_ylim(0, max(least, axes.get_ylim()[1]))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
 def _legend(axes: Axes, groups: Sequence[Group]) -> None:
@@ -215,8 +233,8 @@ def _unit(frame: Frame) -> tuple[str, float]:
 
 
 def _seconds(value: float, _: Any = None) -> str:
-    for unit, factor in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= factor or unit == "µs":
+    for unit, factor in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if value >= factor or unit == "us":
             break
     return f"{value / factor:g} {unit}"
 

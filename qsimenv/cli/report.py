@@ -88,6 +88,7 @@ def page(history: History) -> str:
     """The whole page. There must be a record."""
     from qsimenv.cli import plots, show
     from qsimenv.qpm_plugin import records as r
+    from qsimenv.qpm_plugin.api import TaskState
 
     records = history.records
     begin, end = r.span(records) or (0.0, 0.0)
@@ -99,8 +100,10 @@ def page(history: History) -> str:
     summaries = [(name, r.summary(own)) for name, own in zip(names, applications.values(), strict=True)]
     total = r.summary(records)
     seconds = frame.end - frame.begin
+    running = total.by_state.get(TaskState.RUNNING, 0)
+    unfinished = f" What {show.plural(running, 'task')} still at work took so far is not in it." if running else ""
     sections = [
-        ("Utilisation", "Share of all ranks that work, by application.", plots.utilisation(groups, frame)),
+        ("Utilisation", f"Share of all ranks that work, by application.{unfinished}", plots.utilisation(groups, frame)),
         ("Ranks", "Share of the time that each rank works.", plots.ranks(groups, frame)),
         ("Throughput", "Tasks that end each second.", plots.throughput(groups, frame)),
         ("Queue", "Tasks that wait for ranks.", plots.queues(groups, frame)),
@@ -119,7 +122,7 @@ def _tiles(total: Summary, ranks: int, seconds: float) -> str:
     tiles = [
         (f"{total.tasks:,}", "tasks"),
         (f"{total.by_state.get(TaskState.FAILED, 0):,}", "failed"),
-        (f"{100 * total.rank_seconds / (ranks * seconds):.0f} %", f"of {ranks} ranks used"),
+        (f"{100 * total.rank_seconds / (ranks * seconds):.0f} %", f"of {ranks:,} ranks"),
         (f"{ended / seconds:,.3g}", "tasks a second"),
         (seconds_text(total.queue_s and total.queue_s[0]), "median wait"),
         (seconds_text(total.execution_s and total.execution_s[0]), "median execution"),
@@ -192,8 +195,11 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _document(history: History, span: tuple[float, float], tiles: str, sections: Iterable[tuple[str, str, str]]) -> str:
     from qsimenv import __version__
+    from qsimenv.cli import show
     from qsimenv.cli.environment import duration
 
+    seconds = span[1] - span[0]
+    lasted = duration(seconds) if seconds >= 60 else show.seconds_text(seconds)
     name = html.escape(history.name)
     began = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(span[0]))
     body = "".join(
@@ -204,7 +210,7 @@ def _document(history: History, span: tuple[float, float], tiles: str, sections:
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>qsimenv: {name}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
-        f"<body><main><h1>{name}</h1><p>from {began}, for {duration(span[1] - span[0])}</p>\n"
+        f"<body><main><h1>{name}</h1><p>from {began}, for {lasted}</p>\n"
         f'<div class="tiles">{tiles}</div>\n{body}'
         f"<footer>qsimenv {html.escape(__version__)}, from {source}</footer></main></body></html>\n"
     )

@@ -111,7 +111,8 @@ def _rates(before: Mapping[str, Any], now: Mapping[str, Any], seconds: float) ->
     received, sent = ((now["bytes"][way] - before["bytes"][way]) / seconds for way in ("received", "sent"))
     return Text.assemble(
         ("rates  ", "dim"),
-        f"{_number(accepted)} tasks/s accepted, {_number(_ended(before, now) / seconds)} ended, "
+        f"{_number(accepted)} tasks/s accepted, {_number(_ended(before, now) / seconds)} ended\n",
+        ("wire   ", "dim"),
         f"{_number(requests)} requests/s, {_size(received)}/s in, {_size(sent)}/s out",
     )
 

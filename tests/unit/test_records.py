@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from rich.console import Console
 
 from qsimenv.cli import history, log, report, top
 from qsimenv.cli.history import History
-from qsimenv.errors import InvalidArgumentError, NotFoundError
+from qsimenv.errors import InvalidArgumentError, NotFoundError, NotSupportedError
 from qsimenv.qpm_plugin import metrics, tasks
 from qsimenv.qpm_plugin import records as r
 from qsimenv.qpm_plugin.api import ErrorInfo, TaskRecord, TaskState, Times
@@ -200,6 +201,18 @@ def test_a_line_of_the_log_is_one_line() -> None:
     assert "result" not in plain
 
 
+@pytest.mark.parametrize("width", [80, 130])
+def test_the_log_fits_the_terminal(width: int) -> None:
+    error = ErrorInfo(-1, "allocate: too much")
+    records = [record(k, application="f" * 32, name="a long name of a circuit", ranks=(0, 1, 2, 3)) for k in range(3)]
+    lines = printed(log.table([*records, record(3, state=TaskState.FAILED, error=error)], width), width).splitlines()
+    assert ("name" in lines[0]) == ("engine" in lines[0]) == (width == 130)
+    assert lines[0].split()[-1] == ("engine" if width == 130 else "ranks")
+    assert "client ffff" in lines[1]
+    assert "0,1,2,3" in lines[1]
+    assert lines[-1] == "t-3: allocate: too much"
+
+
 class _Page(html.parser.HTMLParser):
     """Counts elements, and collects what a browser would fetch."""
 
@@ -241,6 +254,14 @@ def test_reports_of_little_and_much(records: list[TaskRecord]) -> None:
     assert _Page(report.page(History("odd", records, 0, "made up"))).counts["svg"] >= 5
 
 
+def test_without_matplotlib_there_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(report, "find_spec", lambda _name: None)
+    command = report.report.callback
+    assert command is not None
+    with pytest.raises(NotSupportedError, match=r"matplotlib is needed .* pip install 'qsimenv\[report\]'$"):
+        command(None, tmp_path / "page.html", "", None)
+
+
 def telemetry(**changes: Any) -> dict[str, Any]:
     return {
         "uptime_s": 10.0, "tasks": {state.name: int(state) for state in TaskState}, "tasks_accepted": 21,
@@ -266,13 +287,15 @@ def test_metrics_are_openmetrics() -> None:
     assert samples["qsimenv_ranks", "busy"] == 3
 
 
-def shown(before: Any, now: Any) -> str:
-    from rich.console import Console
-
-    out = Console(width=110, highlight=False)
+def printed(renderable: Any, width: int = 110) -> str:
+    out = Console(width=width, highlight=False, force_terminal=False)
     with out.capture() as captured:
-        out.print(top.frame({"name": "big", "state": 2}, before, now))
+        out.print(renderable)
     return captured.get()
+
+
+def shown(before: Any, now: Any) -> str:
+    return printed(top.frame({"name": "big", "state": 2}, before, now))
 
 
 def test_top_shows_rates_since_the_last_look() -> None:
@@ -282,7 +305,13 @@ def test_top_shows_rates_since_the_last_look() -> None:
     text = shown(telemetry(applications={"vqe": {"ended": 15}}), later)
     assert all(
         words in text
-        for words in ("big is BUSY", "3 of 4 busy, 50 % worked", "50 tasks/s accepted, 25 ended, 10 requests/s", "vqe")
+        for words in (
+            "big is BUSY",
+            "3 of 4 busy, 50 % worked",
+            "50 tasks/s accepted, 25 ended",
+            "10 requests/s",
+            "vqe",
+        )
     )
     assert text.splitlines()[-1].split() == ["vqe", "2", "3", "65", "25", "6"]
     restarted = shown(later, telemetry())
