@@ -45,7 +45,7 @@ def layers(num_qubits: int, count: int, seed: int = 3) -> list[Gate]:
     return made
 
 
-def circuit(num_qubits: int = QUBITS, count: int = 6, seed: int = 3) -> Circuit:
+def circuit(num_qubits: int = QUBITS, count: int = 12, seed: int = 3) -> Circuit:
     return Circuit(num_qubits, 0, tuple(layers(num_qubits, count, seed)), name="layers")
 
 
@@ -66,7 +66,7 @@ class Stop:
         return self.mine and self.left == 0
 
 
-def broken_off(made: Task, team: Team, folder: Path, occasion: int, every: int = 2) -> Result | None:
+def broken_off(made: Task, team: Team, folder: Path, occasion: int, every: int = 1) -> Result | None:
     """Run until the so many-th occasion; the result where it was done before."""
     checkpointing = Checkpointing(folder, Every(sweeps=every), stop_asked=Stop(occasion, team))
     try:
