@@ -26,7 +26,7 @@ from qsimenv.task import Precision, Task, task
 _SMALL, _ONE_THREAD, _MANY_THREADS = 4, 14, 19
 _MANY_SHOTS = 100_000
 _LEFT_OUT = ("move_numbers" if HAS_VECTORS else "move_lines", "_gather_groups", "_gather_parallel", "_search_parallel")
-"""What moves numbers on processors of another kind, and what only ranks that share a draw call: one compiles it then."""
+"""What moves numbers on processors of another kind, and what only ranks that share a draw call."""
 _MANY_ROWS = 200_000
 """Qubits: a batch in vector lanes, a state too small for threads, and one that is worth them."""
 
