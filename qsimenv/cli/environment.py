@@ -163,9 +163,11 @@ def _print_status(facts: dict[str, Any], counters: dict[str, Any], path: str, no
     from qsimenv.cli import show
 
     out = show.console()
+    lost = facts["launcher"].get("lost", [])
     rows = [
         ("environment", Text(_state_text(facts, counters["uptime_s"]), style="bold")),
         ("DVM", _dvm_text(facts["launcher"])),
+        *([("lost", f"{_some(lost)}: left out, since nothing starts there")] if lost else []),
         ("controller", f"process {facts['controller']['pid']} on {facts['controller']['host']}"),
         *(("" if k else "workers", line) for k, line in enumerate(_workers_lines(facts))),
         (

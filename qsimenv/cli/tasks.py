@@ -132,6 +132,8 @@ def record_line(record: Any) -> str:
         line += f" on rank{'s' if len(record.ranks) > 1 else ''} {', '.join(map(str, record.ranks))}"
     if record.queue_s is not None:
         line += f": queued {show.seconds_text(record.queue_s)}, ran {show.seconds_text(record.execution_s)}"
+    if record.attempts > 1 and record.interruption:
+        line += f", attempt {record.attempts} since {record.interruption}"
     return line + (f": {record.error.message}" if record.error else "")
 
 

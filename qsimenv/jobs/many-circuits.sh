@@ -10,6 +10,7 @@
 #SBATCH --output=%x-%j.out          # what the script prints, in the folder from which you submit
 #SBATCH --nodes=2
 #SBATCH --exclusive                 # all cores of the nodes
+#SBATCH --no-kill                   # where a node fails, the service goes on with the others
 #SBATCH --time=00:30:00
 #SBATCH --signal=B:USR1@120         # two minutes before the time is up this script gets SIGUSR1
 

@@ -10,8 +10,8 @@ import itertools
 import os
 import platform
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,11 +31,21 @@ class Node:
 
 @dataclass(frozen=True)
 class Allocation:
-    """The nodes we may use and who gave them; `het_group` is the group of a heterogeneous Slurm job, else None."""
+    """The nodes we may use and who gave them; `het_group` is the group of a heterogeneous Slurm job, else None.
+
+    `left_out` names the nodes that were given, too, and that are not to be used.
+    """
 
     source: Literal["machine", "hosts", "slurm"]
     nodes: tuple[Node, ...]
     het_group: int | None = None
+    left_out: tuple[str, ...] = ()
+
+    def only(self, names: Container[str]) -> Allocation:
+        """The nodes of these names; the others are left out."""
+        kept = tuple(node for node in self.nodes if node.name in names)
+        left_out = tuple(node.name for node in self.nodes if node.name not in names)
+        return replace(self, nodes=kept, left_out=self.left_out + left_out)
 
 
 def find_allocation(

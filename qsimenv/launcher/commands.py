@@ -122,7 +122,8 @@ def srun_command(
 ) -> list[str]:
     """Tokens that run one instance as a step of the Slurm job we are in, with the MPI that Slurm serves.
 
-    Nodes come from the allocation by number, so that a few ranks use a few nodes. Raises InvalidArgumentError outside
+    Nodes come from the allocation by number, so that a few ranks use a few nodes; where some are left out, the others
+    are named. Raises InvalidArgumentError outside
     of Slurm and for no room.
     """
     if allocation.source != "slurm":
@@ -130,11 +131,15 @@ def srun_command(
     _check_room(allocation, ranks, ranks_per_node)
     per_node = ranks_per_node or -(-ranks // len(allocation.nodes))
     group = () if allocation.het_group is None else (f"--het-group={allocation.het_group}",)
+    nodes = -(-ranks // per_node)
+    names = ",".join(node.name for node in allocation.nodes[:nodes])
+    named = (f"--nodelist={names}",) if allocation.left_out else ()
     bound = () if options.cores_per_rank is None else (f"--cpus-per-task={options.cores_per_rank}",)
     return [
         str(srun),
         *group,
-        *(f"--nodes={-(-ranks // per_node)}", f"--ntasks={ranks}", f"--ntasks-per-node={per_node}"),
+        *named,
+        *(f"--nodes={nodes}", f"--ntasks={ranks}", f"--ntasks-per-node={per_node}"),
         *(bound or ("--overcommit", "--cpu-bind=none")),
         *("--overlap", "--export=ALL", "--kill-on-bad-exit=1", "--unbuffered", "--input=none"),
         *options.srun_options,
@@ -256,14 +261,20 @@ def _dvm_tokens(allocation: Allocation, session_folder: Path, options: LaunchOpt
 
 
 def _slurm_mca(allocation: Allocation) -> list[tuple[str, str]]:
-    if allocation.source != "slurm" or allocation.het_group is None:
+    if not _is_part_of_job(allocation):
         return []
-    return [("ras", "^slurm"), ("plm", "slurm"), ("plm_slurm_args", f"--het-group {allocation.het_group}")]
+    group = [] if allocation.het_group is None else [("plm_slurm_args", f"--het-group {allocation.het_group}")]
+    return [("ras", "^slurm"), ("plm", "slurm"), *group]
+
+
+def _is_part_of_job(allocation: Allocation) -> bool:
+    """Whether PRTE must be told which nodes of the Slurm job are meant; otherwise it reads the allocation itself."""
+    return allocation.source == "slurm" and (allocation.het_group is not None or bool(allocation.left_out))
 
 
 def _host_tokens(allocation: Allocation) -> list[str]:
     if allocation.source == "machine":  # localhost: the machine's own name need not resolve
         return ["--host", f"localhost:{allocation.nodes[0].cores}"]
-    if allocation.source == "slurm" and allocation.het_group is None:  # PRTE reads the allocation itself
+    if allocation.source == "slurm" and not _is_part_of_job(allocation):
         return []
     return ["--host", ",".join(f"{node.name}:{node.cores}" for node in allocation.nodes)]

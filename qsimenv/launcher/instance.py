@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from qsimenv.errors import QSimEnvError, TimedOutError
 from qsimenv.launcher.allocation import Allocation
@@ -66,6 +66,9 @@ class Instance(ABC):
 class Launcher(ABC):
     """Starts instances on an allocation; `lost` gets the reason when the means to launch is gone for good."""
 
+    lasts: ClassVar[bool] = True
+    """Whether there is something between instances that `lost` tells of."""
+
     def __init__(
         self,
         allocation: Allocation,
@@ -98,10 +101,11 @@ class Launcher(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """kind ("pmix" or "prterun"), prte (version), nodes (names), pid (of the DVM, or None)."""
+        """kind ("pmix", ...), prte (version), nodes and lost (nodes left out; names), pid (of the DVM, or None)."""
 
     def _describe(self, kind: str, version: str, pid: int | None) -> dict[str, Any]:
-        return {"kind": kind, "prte": version, "nodes": [node.name for node in self.allocation.nodes], "pid": pid}
+        nodes = [node.name for node in self.allocation.nodes]
+        return {"kind": kind, "prte": version, "nodes": nodes, "lost": [*self.allocation.left_out], "pid": pid}
 
     def _setup_text(self, spec: InstanceSpec, program: Path, memory_folder: Path) -> str:
         return rank_setup(

@@ -54,6 +54,7 @@ class _ProcessInstance(Instance):
 class ProcessLauncher(Launcher):
     """A program that runs one MPI job and ends with it, under a guard."""
 
+    lasts = False
     program: ClassVar[str]
 
     def __init__(

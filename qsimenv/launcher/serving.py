@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from qsimenv.errors import NotFoundError, QSimEnvError
 from qsimenv.launcher import guard
 from qsimenv.launcher.allocation import Allocation, find_allocation
 from qsimenv.launcher.folder import DVM_PREFIX, LOG_NAME, WORKER_LOG_NAME
+from qsimenv.launcher.probing import nodes_that_answer
 from qsimenv.launcher.profiles import Profile, find_profile, launch_options, place
 from qsimenv.launcher.settings import ALIVE, ENDING, FAILED, READY, Progress, Settings
 from qsimenv.launcher.spawn import Instance as SpawnedInstance
@@ -36,14 +38,17 @@ from qsimenv.qpm_plugin.journal import Journal
 from qsimenv.qpm_plugin.service import Capacity
 
 _ALIVE_S = 1.0
+_KILL_S = 15.0
+"""So long an instance may take to end when it is killed; it takes a second where all nodes answer."""
+_log = logging.getLogger("qsimenv.controller")
 WORKER_COMMAND = (sys.executable, "-m", "qsimenv.qpm_plugin.worker")
 
 
 class _Handle:
-    """An instance as the controller sees it."""
+    """An instance as the controller sees it. One that cannot be killed is on a node that is gone: so is its DVM."""
 
-    def __init__(self, instance: SpawnedInstance) -> None:
-        self._instance = instance
+    def __init__(self, instance: SpawnedInstance, give_up: Callable[[], Awaitable[None]]) -> None:
+        self._instance, self._give_up = instance, give_up
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         instance.ended.add_done_callback(self._tell)
 
@@ -52,24 +57,33 @@ class _Handle:
             self.ended.set_result("its launcher was stopped" if ended.cancelled() else ended.result().reason)
 
     async def kill(self) -> None:
-        await self._instance.kill()
+        try:
+            await asyncio.wait_for(self._instance.kill(), _KILL_S)
+        except (QSimEnvError, TimeoutError) as error:
+            _log.warning("the instance cannot be killed (%s): its DVM is given up", error or f"after {_KILL_S:g} s")
+            await self._give_up()
 
     async def close(self) -> None:
         pass
 
 
 class Workers:
-    """Launches instances of workers, in a new DVM where the old one is lost. The controller's ``InstanceLauncher``."""
+    """Launches instances of workers, in a new DVM where the old one is lost. The controller's ``InstanceLauncher``.
+
+    A new DVM is built on those nodes of the allocation that answer then; with fewer of them there are fewer ranks.
+    """
 
     def __init__(
         self, allocation: Allocation, folder: Path, profile: Profile, ranks_per_node: int | None, timeout_s: float
     ) -> None:
         placement = place(allocation, profile, ranks_per_node)
-        self._allocation, self._folder = allocation, folder
+        self._given = self._allocation = allocation
+        self._folder = folder
         self._ranks_per_node, self._timeout_s = placement.ranks_per_node, timeout_s
         self._environ, self._options = profile.environment, launch_options(profile, placement)
         self._launcher: Launcher | None = None
-        self._launchers = 0
+        self._is_first = True
+        self._folders = 0
 
     @property
     def ranks(self) -> int:
@@ -77,22 +91,32 @@ class Workers:
 
     async def start(self) -> None:
         """Bring the DVM up, in a folder of its own."""
-        self._launchers += 1
-        # The number of the process keeps us out of the way of a killed predecessor's guard, which may still clean up.
-        folder = self._folder / f"{DVM_PREFIX}{os.getpid()}-{self._launchers}"
-        launcher = choose_launcher(self._allocation, folder, self._options)
+        launcher = choose_launcher(self._allocation, self._new_folder(), self._options)
         await launcher.start(self._timeout_s)
         self._launcher = launcher
 
     async def launch(self, ranks: int, environ: dict[str, str]) -> _Handle:
-        if self._launcher is None or self._launcher.lost.done():
-            await self.stop()
-            await self.start()
+        """Start at most ``ranks`` ranks, as many as there is room for on the nodes that are left."""
+        if self._launcher is None or self._launcher.lost.done() or not (self._launcher.lasts or self._is_first):
+            await self._start_anew()
+        self._is_first = False
         assert self._launcher is not None  # noqa: S101 - start sets it or raises
         environ = {**self._environ, **environ}
         log_path = (self._folder / WORKER_LOG_NAME).absolute()
-        spec = InstanceSpec(ranks, self._ranks_per_node, WORKER_COMMAND, environ, None, log_path)
-        return _Handle(await self._launcher.spawn(spec))
+        spec = InstanceSpec(min(ranks, self.ranks), self._ranks_per_node, WORKER_COMMAND, environ, None, log_path)
+        return _Handle(await self._launcher.spawn(spec), self.stop)
+
+    async def _start_anew(self) -> None:
+        await self.stop()
+        self._allocation = await nodes_that_answer(self._given, self._new_folder(), self._options)
+        if self._allocation.left_out:
+            _log.warning("nodes are lost and left out: %s", ", ".join(self._allocation.left_out))
+        await self.start()
+
+    def _new_folder(self) -> Path:
+        # The number of the process keeps us out of the way of a killed predecessor's guard, which may still clean up.
+        self._folders += 1
+        return self._folder / f"{DVM_PREFIX}{os.getpid()}-{self._folders}"
 
     async def stop(self) -> None:
         if self._launcher is not None:
@@ -101,7 +125,7 @@ class Workers:
 
     def describe(self) -> dict[str, Any]:
         if self._launcher is None:
-            return {"kind": "none", "source": self._allocation.source}
+            return {"kind": "none", "source": self._allocation.source, "lost": [*self._allocation.left_out]}
         return {**self._launcher.describe(), "source": self._allocation.source, "log": str(self._folder / LOG_NAME)}
 
 

@@ -67,7 +67,8 @@ class TaskRecord(msgspec.Struct, kw_only=True):
     """One task as the provider sees it. ``result`` is set in DONE, ``error`` in FAILED.
 
     creation: accepted; launch: sent to its ranks; exec: the ranks began; completion: they ended.
-    ``ranks`` numbers the ranks of the instance that ran it; ``attempts`` how often it was started.
+    ``ranks`` numbers the ranks of the instance that ran it; ``attempts`` how often it was started, ``interruption`` why
+    the last of them but one came to nothing.
     """
 
     task_id: str
@@ -77,6 +78,7 @@ class TaskRecord(msgspec.Struct, kw_only=True):
     ranks: tuple[int, ...] = ()
     engine: str = ""
     attempts: int = 0
+    interruption: str = ""
     application: str = ""
     error: ErrorInfo | None = None
     result: Result | None = None

@@ -477,7 +477,8 @@ class Controller:
         instance = self._supervisor.instance
         free_bytes = min(worker.hello.free_bytes for worker in instance.workers.values())
         self._service.instance_up(instance.size, free_bytes)
-        self.emit("instance-up", generation=instance.generation, ranks=instance.size)
+        lost = self._supervisor.launcher.describe().get("lost", [])
+        self.emit("instance-up", generation=instance.generation, ranks=instance.size, lost=lost)
         if not self._was_ready:
             self._was_ready = True
             self._on_ready()

@@ -338,15 +338,25 @@ class Service:
             self._finish(entry, TaskState.FAILED, answer.error)
 
     def instance_up(self, size: int, free_bytes: int) -> None:
-        """A new instance is ready; what it cannot hold any more is FAILED."""
+        """A new instance is ready; tasks take less room where it is smaller, what it cannot hold any more is FAILED."""
         self.schedule.restart(size)
         self.admission.resize(self.schedule.max_width, free_bytes)
         for entry in self.tasks.unfinished():
             if entry.estimate.ranks > self.schedule.max_width or max(entry.pinned, default=0) >= size:
-                self.schedule.withdraw(entry.task_id)
-                text = f"run: {entry.estimate.ranks} ranks are needed, the new instance has {size}"
-                self._finish(entry, TaskState.FAILED, ErrorInfo(OutOfRangeError.code, text))
+                self._fit(entry, size)
         self.start_tasks()
+
+    def _fit(self, entry: Entry, size: int) -> None:
+        """Place a task on fewer ranks than it was meant for, or end it with the reason."""
+        self.schedule.withdraw(entry.task_id)
+        try:
+            if entry.pinned or entry.job is None or entry.circuit is None:
+                raise OutOfRangeError(f"run: it is for ranks {list(entry.pinned)}, the new instance has {size}")
+            entry.estimate = self.admission.estimate(entry.job, entry.circuit)
+        except QSimEnvError as error:
+            self._finish(entry, TaskState.FAILED, ErrorInfo(error.code, error.message))
+        else:
+            self.schedule.add(_item(entry))
 
     def instance_down(self, reason: str, was_ended: bool = False) -> None:
         """What ran goes back to the front of the queue, or has FAILED where it saw too many instances die.
@@ -372,6 +382,7 @@ class Service:
             self._ledger.death(entry)
         self.tasks.move(entry, TaskState.QUEUED)
         entry.record.ranks = ()
+        entry.record.interruption = reason
         self.schedule.add(_item(entry))
 
     def fail_all(self, state: TaskState, error: ErrorInfo | None) -> None:

@@ -209,14 +209,14 @@ while True:
 
 
 def test_an_interrupted_job_goes_on_when_it_is_submitted_again(cluster: Cluster, work: Path) -> None:
-    """Half of 300 circuits are done when the signal comes; the second job runs the others, and none twice."""
+    """A third of 300 circuits are done when the signal goes out; the second job runs the others, and none twice."""
     number = 300
     files = [f"{k:03}.qasm" for k in range(number)]
     for k, file in enumerate(files):
-        (work / file).write_text(tangled_program(16, 4).replace("ry(0.3)", f"ry({0.3 + 0.001 * k})"))
+        (work / file).write_text(tangled_program(15, 4).replace("ry(0.3)", f"ry({0.3 + 0.001 * k})"))
     first = submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=tuple(files))
     run_folder = str(work / f"qsimenv-{first}")
-    cluster.run(LOGIN, "python", "-c", HALF, number // 2, timeout_s=240, QSIMENV_RUN_FOLDER=run_folder)
+    cluster.run(LOGIN, "python", "-c", HALF, number // 3, timeout_s=240, QSIMENV_RUN_FOLDER=run_folder)
     cluster.run(LOGIN, "scancel", "--batch", "--signal=USR1", first)
     assert cluster.wait(first) == ["FAILED"]
     assert cluster.job(first).exit_code == "75:0", outputs(work)
@@ -232,7 +232,7 @@ def test_an_interrupted_job_goes_on_when_it_is_submitted_again(cluster: Cluster,
     ends = [record["times"]["completion_time"] for record in records]
     starts = [record["times"]["launch_time"] for record in records]
     before, after = sum(end < began for end in ends), sum(start > began for start in starts)
-    assert number // 2 <= before < number
+    assert number // 3 <= before < number
     assert before + after == number
     for file, record in zip(files, records, strict=True):
         assert record["result"]["counts"] == qs.run(work / file, shots=1000, seed=7).counts

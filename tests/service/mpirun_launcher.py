@@ -42,15 +42,20 @@ class MpirunHandle:
 
 
 class MpirunLauncher:
-    """``mpirun -n RANKS python -m qsimenv.qpm_plugin.worker``; as often as QSIMENV_TEST_LAUNCHES says, if it is set."""
+    """``mpirun -n RANKS python -m qsimenv.qpm_plugin.worker``; as often as QSIMENV_TEST_LAUNCHES says, if it is set.
+
+    From the second time on with no more ranks than QSIMENV_TEST_RANKS says.
+    """
 
     def __init__(self) -> None:
         self._left = int(os.environ.get("QSIMENV_TEST_LAUNCHES", "1000"))
+        self._most, self._most_later = 1000, int(os.environ.get("QSIMENV_TEST_RANKS", "1000"))
 
     async def launch(self, ranks: int, environ: dict[str, str]) -> MpirunHandle:
         self._left -= 1
         if self._left < 0:
             raise OSError("no more launches")
+        ranks, self._most = min(ranks, self._most), self._most_later
         mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "mpirun"
         options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
         command = [mpirun, *options, sys.executable, "-m", "qsimenv.qpm_plugin.worker"]

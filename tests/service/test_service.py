@@ -444,6 +444,23 @@ def test_when_no_instance_can_be_had_any_more_tasks_fail_with_the_reason(tmp_pat
         client.shutdown(drain=True)
 
 
+def test_a_smaller_instance_takes_what_fits_and_refuses_the_rest_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("QSIMENV_TEST_RANKS", "1")
+    with environment(tmp_path) as made, made.connect() as client:
+        flexible = msgspec.structs.replace(play("sleep 0", width=2), circuit=Circuit(2, 1, ()))
+        ids = client.async_run([play("sleep 2"), play("sleep 0", width=2), flexible])
+        wait_until(lambda: client.telemetry()["tasks"]["RUNNING"] == 1, SOON, "nothing runs")
+        made.workers[0].kill()
+        again, wide, narrowed = client.read_cq(task_ids=ids, timeout_s=60)
+        assert (again.state, again.attempts) == (TaskState.DONE, 2)
+        assert "status" in again.interruption
+        assert wide.state == TaskState.FAILED
+        assert wide.error.message == "run: 2 ranks are needed, there are 1"
+        assert (narrowed.state, narrowed.ranks) == (TaskState.DONE, (0,))
+        with pytest.raises(OutOfMemoryError, match="2 ranks are needed"):
+            client.async_run(play(width=2))
+
+
 @pytest.mark.slow
 def test_a_stopped_worker_is_found_out_and_replaced(fresh):
     with fresh.connect() as client:

@@ -68,6 +68,13 @@ def test_prte_in_one_het_group() -> None:
     assert dvm(HET) == [*HEAD, *slurm, "--host", "n1:2,n2:2"]
 
 
+def test_prte_in_what_is_left_of_a_slurm_job() -> None:
+    slurm = ["--prtemca", "ras", "^slurm", "--prtemca", "plm", "slurm"]
+    assert dvm(SLURM.only({"n2"})) == [*HEAD, *slurm, "--host", "n2:2"]
+    group = ["--prtemca", "plm_slurm_args", "--het-group 1"]
+    assert dvm(HET.only({"n1"})) == [*HEAD, *slurm, *group, "--host", "n1:2"]
+
+
 def test_prte_with_a_sites_options() -> None:
     options = LaunchOptions(ssh_agent="/s/enter", network="10.77.0.0/24", prte_mca=(("oob_base_verbose", "5"),))
     assert dvm(HOSTS, options) == [
@@ -128,6 +135,11 @@ def test_srun() -> None:
     assert srun(SLURM, 4, 2) == [*head, *shared, *SRUN_ALWAYS]
     assert srun(SLURM, 4, None) == [*head, *shared, *SRUN_ALWAYS]
     assert srun(SLURM, 1, 2)[1:4] == ["--nodes=1", "--ntasks=1", "--ntasks-per-node=2"]
+
+
+def test_srun_on_what_is_left_of_the_job() -> None:
+    nodes = ["/x/srun", "--nodelist=n2", "--nodes=1", "--ntasks=2", "--ntasks-per-node=2"]
+    assert srun(SLURM.only({"n2"}), 2, 2)[:5] == nodes
 
 
 def test_srun_on_frontiers_devices_in_one_het_group() -> None:

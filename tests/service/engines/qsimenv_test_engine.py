@@ -1,7 +1,8 @@
 """An engine that does what a task's name says: "sleep 0.3", "raise", "refuse", "die", "die on 1", "wide".
 
 Put this folder on PYTHONPATH, and controller and workers find it as ``engine="test"``. A task on n qubits takes
-2**(n - 1) ranks; ``precision="single"`` makes it a small one in the eyes of the scheduler.
+2**(n - 1) ranks, or as many as there are where it has a classical bit; ``precision="single"`` makes it a small one in
+the eyes of the scheduler.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class TestEngine(Engine):
         if task.engine != "test":
             raise NotSupportedError("test: asked for by name only")
         ranks = 1 << (task.circuit.num_qubits - 1)
+        if task.circuit.num_clbits:
+            ranks = min(ranks, max_ranks)
         if ranks > max_ranks:
             raise OutOfMemoryError(f"run: {ranks} ranks are needed, there are {max_ranks}")
         return Estimate("test", ranks, 1, 0.0001 if task.precision == "single" else 1.0)

@@ -1,0 +1,148 @@
+"""Nodes that are lost while a batch runs: the environment goes on with what is left, and every task ends once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import qsimenv as qs
+from tests.cluster import cluster as mini
+from tests.cluster.cluster import LOGIN, Cluster, wait_until
+from tests.cluster.test_jobs import tangled_program
+
+pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(600)]
+
+NUMBER = 500
+CIRCUIT = tangled_program(14, 4)
+BATCH = f"""
+import json, sys, time
+from pathlib import Path
+import qsimenv as qs
+from qsimenv.errors import QSimEnvError
+from qsimenv.circuit import Circuit
+from qsimenv.qpm_plugin import connect
+from qsimenv.task import Observable
+folder, events = Path(sys.argv[1]), []
+circuit = qs.load(folder / "batch.qasm")
+with connect(timeout_s=60) as qpm:
+    qpm.register_event_notification(lambda event: events.append([event.kind, event.details]), ["instance-up"])
+    before = qpm.describe()
+    num_qubits = before["num_qubits"]["double"]
+    widest = qs.Task(Circuit(num_qubits, 0, ()), observables=[Observable((("Z" * num_qubits, 1.0),))])
+    assert qpm.evaluate(widest).ranks == 4
+    ids = qpm.async_run([qs.Task(circuit, shots=1000, seed=seed) for seed in range({NUMBER})])
+    while (done := qpm.telemetry()["tasks"]["DONE"]) < {NUMBER}:
+        (folder / "done.new").write_text(str(done))
+        (folder / "done.new").rename(folder / "done")
+        time.sleep(0.05)
+    records = qpm.read_cq(task_ids=ids)
+    try:
+        qpm.evaluate(widest)
+        refused = ""
+    except QSimEnvError as error:
+        refused = error.message
+    print(json.dumps(dict(
+        ids=ids, before=before, after=qpm.describe(), events=events, refused=refused,
+        records=[[r.task_id, r.state.name, r.result.counts, r.attempts, r.interruption] for r in records],
+    )))
+"""
+SERVE = """
+trap 'qsimenv stop' EXIT
+qsimenv start --timeout 120 --ranks-per-node 2 "${@:3}" >&2 || exit
+python -c "$2" "$1" || exit
+qsimenv status >&2
+"""
+PROFILE = f"""
+description = "the mini-cluster without Slurm"
+network = "{mini.NETWORK}"
+ssh_agent = "{mini.AGENT}"
+"""
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, compiled: None) -> Iterator[Path]:
+    """Must be gone at the end."""
+    yield tmp_path / "run"
+    assert not (tmp_path / "run").exists()
+
+
+def kill_daemon(cluster: Cluster, host: str) -> None:
+    """SIGKILL the DVM's daemon on a host; it has two processes."""
+    daemons = [process for process in map(psutil.Process, cluster.pids(host)) if process.name() == "prted"]
+    assert daemons
+    for process in daemons:
+        process.kill()
+
+
+def tasks_done(folder: Path) -> int:
+    return int((folder / "done").read_text()) if (folder / "done").exists() else 0
+
+
+def lose(cluster: Cluster, folder: Path, run_folder: Path, world: str, fault: str) -> tuple[dict[str, Any], str]:
+    """Run the batch; after a fifth of it node3 suffers. What the client saw, and the status at the end."""
+    (folder / "site.toml").write_text(PROFILE)
+    (folder / "batch.qasm").write_text(CIRCUIT)
+    serve = ("bash", "-c", SERVE, "serve", folder, BATCH)
+    if world == "slurm":
+        command = (LOGIN, "salloc", "--quiet", "--partition=quantum", "--nodes=2", "--exclusive", *serve)
+    else:
+        command = ("node1", *serve, "--hosts", "node2:2,node3:2", "--profile", folder / "site.toml")
+    process = cluster.popen(*command, QSIMENV_RUN_FOLDER=str(run_folder))
+
+    def has_begun() -> bool:
+        assert process.poll() is None, process.communicate()
+        return tasks_done(folder) >= NUMBER // 5
+
+    try:
+        wait_until(has_begun, 180, lambda: f"{tasks_done(folder)} tasks are done")
+        if fault == "killed":
+            kill_daemon(cluster, "node3")
+        else:
+            cluster.cut("node3")
+        out, err = process.communicate(timeout=240)
+    except BaseException:
+        for member in (process, *psutil.Process(process.pid).children(recursive=True)):
+            member.terminate()
+        raise
+    finally:
+        cluster.mend("node3")
+        if fault == "cut":  # nobody could tidy up there while the cable was out
+            cluster.run("node3", "sh", "-c", "rm -rf /tmp/prted.* /dev/shm/sm_segment.*")
+    assert process.returncode == 0, (out, err)
+    return json.loads(out), err
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, int]]:
+    """What the tasks of the batch give, by seed."""
+    path = tmp_path_factory.mktemp("batch") / "batch.qasm"
+    path.write_text(CIRCUIT)
+    circuit = qs.load(path)
+    return [qs.run(circuit, shots=1000, seed=seed).counts for seed in range(NUMBER)]
+
+
+@pytest.mark.parametrize(("world", "fault"), [("ssh", "killed"), ("slurm", "killed"), ("ssh", "cut")])
+def test_a_batch_survives_a_lost_node(
+    world: str, fault: str, cluster: Cluster, run_folder: Path, tmp_path: Path, expected: list[dict[str, int]]
+) -> None:
+    """A node whose daemon was killed answers again and stays; one that is cut off is left out, and said to be lost."""
+    seen, status = lose(cluster, tmp_path, run_folder, world, fault)
+    assert [record[0] for record in seen["records"]] == seen["ids"]
+    assert {record[1] for record in seen["records"]} == {"DONE"}
+    assert [record[2] for record in seen["records"]] == expected
+    again = [record for record in seen["records"] if record[3] > 1]
+    assert again, "some were running when the node was lost"
+    assert all(record[4] for record in again)
+
+    lost = [] if fault == "killed" else ["node3"]
+    assert seen["before"]["ranks"] == 4
+    assert (seen["after"]["ranks"], seen["after"]["launcher"]["lost"]) == (2 if lost else 4, lost)
+    assert seen["events"][-1] == ["instance-up", {"generation": 2, "ranks": 2 if lost else 4, "lost": lost}]
+    assert ("lost         node3" in status) == bool(lost), status
+    if lost:
+        assert seen["refused"], "what took all ranks and their memory fits no more"
