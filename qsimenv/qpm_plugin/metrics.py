@@ -27,9 +27,9 @@ _FINAL = ("DONE", "CANCELED", "FAILED")
 
 def text(telemetry: dict[str, Any]) -> str:
     """One exposition of everything that ``telemetry`` tells, with its ``# EOF``."""
-    registry = CollectorRegistry()
-    registry.register(_Telemetry(telemetry))
-    exposition: bytes = generate_latest(registry)  # type: ignore[no-untyped-call] # it has no types
+    collectors = CollectorRegistry()
+    collectors.register(_Telemetry(telemetry))
+    exposition: bytes = generate_latest(collectors)  # type: ignore[no-untyped-call] # it has no types
     return exposition.decode()
 
 
