@@ -65,7 +65,7 @@ def _passes(num_qubits: int, precision: Precision, threads: int, team: Team) -> 
         state.fill()
         team.barrier()  # ranks of one node share its memory's bandwidth, so they must sweep at the same time
         seconds.append(_fastest(partial(state.run, plan, encoded)))
-        cost = cost_of(plan, encoded, precision)
+        cost = cost_of(plan, encoded, precision, from_zero=False)  # the state is full
         totals = [sum(sweep.passes.get(kind, 0.0) for sweep in cost.sweeps) / threads for kind in PASS_KINDS]
         rows.append([sum(sweep.bytes for sweep in cost.sweeps), *totals])
     start_s = _start_of_a_sweep(precision)
