@@ -18,5 +18,5 @@ export PATH=$PWD/.venv/bin:$PATH             # where qsimenv is; or: module load
 theta=$(awk -v k="$SLURM_ARRAY_TASK_ID" 'BEGIN { print -0.4 + 0.1 * k }')
 hydrogen="-1.05237*II+0.39794*IZ-0.39794*ZI-0.01128*ZZ+0.18093*XX"
 energy=theta-$SLURM_ARRAY_JOB_ID-$SLURM_ARRAY_TASK_ID.json
-qsimenv run examples/hydrogen.qasm --parameter "theta=$theta" --observable "$hydrogen" --json >"$energy" || exit
+qsimenv run examples/ansatz/hydrogen.qasm --parameter "theta=$theta" --observable "$hydrogen" --json >"$energy" || exit
 echo "theta = $theta: $(cat "$energy")"

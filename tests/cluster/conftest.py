@@ -34,7 +34,7 @@ def compiled() -> None:
     """The kernels are there, as far as one rank needs them: time limits of jobs are not for the compiler."""
     for name in ("adder", "bell", "ghz", "qft", "teleport", "tfim"):
         qs.run(EXAMPLES / f"{name}.qasm", shots=10, seed=1)
-    qs.run(EXAMPLES / "hydrogen.qasm", parameters={"theta": 0.1}, observables=["ZZ"])
+    qs.run(EXAMPLES / "ansatz" / "hydrogen.qasm", parameters={"theta": 0.1}, observables=["ZZ"])
 
 
 @pytest.fixture
