@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+import qsimenv as qs
 from qsimenv.circuit import Assign, Bits, Circuit, IfElse, Literal, Measure, Register, gate
 from qsimenv.errors import InvalidArgumentError
 from qsimenv.task import Observable, Result, Task, decode_hook, encode_hook, observable, task, written_clbits
@@ -234,3 +236,11 @@ def test_a_circuit_is_known_by_its_content() -> None:
     for broken in (b"", b"\xc1", BELL.bytes[:-1], BELL.bytes + b"\0", b"\x93\1\2\3"):
         with pytest.raises(InvalidArgumentError, match="these bytes are not a circuit"):
             Circuit.from_bytes(broken)
+
+
+def test_every_example_runs_as_it_is():
+    """The demo, and `qsimenv submit examples/*.qasm` of the README, take them all."""
+    files = sorted((Path(__file__).parents[2] / "examples").glob("*.qasm"))
+    assert len(files) > 5
+    for file in files:
+        assert qs.Task(qs.load(file), shots=1).circuit.parameters == ()
