@@ -19,7 +19,9 @@ compiled = []
 
 class Listener(event.Listener):
     def on_start(self, happening):
-        compiled.append(happening.data["dispatcher"].py_func.__qualname__ + str(happening.data["args"]))
+        function = happening.data["dispatcher"].py_func
+        if function.__module__.startswith("qsimenv."):  # what Numba brings along is in each process's code
+            compiled.append(function.__qualname__ + str(happening.data["args"]))
 
     def on_end(self, happening):
         pass
