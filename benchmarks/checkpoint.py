@@ -29,7 +29,7 @@ from benchmarks.machine import save
 from qsimenv import comm, engines
 from qsimenv.checkpoints import Checkpointing, Every
 from qsimenv.circuit import Circuit, Gate, gate
-from qsimenv.statevec.planner import plan_from_zero
+from qsimenv.statevec.planning.planner import plan_from_zero
 from qsimenv.statevec.state import block_bits
 from qsimenv.task import task
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from qsimenv.statevec.rates import processor
+from qsimenv.statevec.costs.rates import processor
 
 RESULTS = Path(__file__).parent / "results"
 

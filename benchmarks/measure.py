@@ -26,12 +26,12 @@ from benchmarks.machine import save
 from qsimenv import arrays, comm
 from qsimenv.circuit import gate
 from qsimenv.comm import Team
-from qsimenv.statevec.encode import encode
+from qsimenv.statevec.encoding.encode import encode
 from qsimenv.statevec.engine import set_threads
-from qsimenv.statevec.expectation import expectation_values
-from qsimenv.statevec.layout import identity
-from qsimenv.statevec.planner import make_plan
-from qsimenv.statevec.sampling import Draw, sample
+from qsimenv.statevec.measuring.expectation import expectation_values
+from qsimenv.statevec.measuring.sampling import Draw, sample
+from qsimenv.statevec.planning.layout import identity
+from qsimenv.statevec.planning.planner import make_plan
 from qsimenv.statevec.state import State, block_bits
 from qsimenv.task import Observable, observable
 

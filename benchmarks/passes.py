@@ -21,13 +21,13 @@ import numpy as np
 from benchmarks.machine import save
 from qsimenv import arrays
 from qsimenv.circuit import Gate, gate
-from qsimenv.statevec import encode as form
-from qsimenv.statevec import kernels_numba as kernels
-from qsimenv.statevec.calibrate import peak
-from qsimenv.statevec.encode import REAL_TYPE, EncodedSweep, encode
+from qsimenv.statevec.costs.calibrate import peak
+from qsimenv.statevec.encoding import encode as form
+from qsimenv.statevec.encoding.encode import REAL_TYPE, EncodedSweep, encode
 from qsimenv.statevec.engine import set_threads
-from qsimenv.statevec.layout import identity
-from qsimenv.statevec.planner import make_plan
+from qsimenv.statevec.kernels import sweep_numba as kernels
+from qsimenv.statevec.planning.layout import identity
+from qsimenv.statevec.planning.planner import make_plan
 from qsimenv.statevec.state import block_bits
 from qsimenv.task import Precision
 

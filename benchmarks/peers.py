@@ -29,8 +29,8 @@ from benchmarks.machine import save
 from qsimenv.circuit import Circuit, Gate
 from qsimenv.comm import Team
 from qsimenv.formats.qiskit_out import to_qiskit
-from qsimenv.statevec.calibrate import measure
-from qsimenv.statevec.cost import Machine, cost_of
+from qsimenv.statevec.costs.calibrate import measure
+from qsimenv.statevec.costs.cost import Machine, cost_of
 from qsimenv.statevec.engine import set_threads
 from qsimenv.statevec.simulate import Run, forget_prepared, prepare
 from qsimenv.statevec.state import Work

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 from benchmarks import circuits, mqt
 from benchmarks.machine import save
 from qsimenv.circuit import Circuit, Gate
-from qsimenv.statevec import encode as form
-from qsimenv.statevec.encode import encode
-from qsimenv.statevec.plan import Plan
-from qsimenv.statevec.planner import plan_from_zero
+from qsimenv.statevec.encoding import encode as form
+from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.planning.plan import Plan
+from qsimenv.statevec.planning.planner import plan_from_zero
 from qsimenv.statevec.state import block_bits
 from qsimenv.task import Precision
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qsimenv.circuit import Circuit
     from qsimenv.formats import load
-    from qsimenv.statevec.stored import load_state, save_state
+    from qsimenv.statevec.storing.stored import load_state, save_state
     from qsimenv.task import Result
     from qsimenv.task import task as Task  # noqa: N812 - the public constructor of a Task
 
@@ -27,8 +27,8 @@ _HOME = {
     "Result": ("qsimenv.task", "Result"),
     "Task": ("qsimenv.task", "task"),
     "load": ("qsimenv.formats", "load"),
-    "load_state": ("qsimenv.statevec.stored", "load_state"),
-    "save_state": ("qsimenv.statevec.stored", "save_state"),
+    "load_state": ("qsimenv.statevec.storing.stored", "load_state"),
+    "save_state": ("qsimenv.statevec.storing.stored", "save_state"),
 }
 
 

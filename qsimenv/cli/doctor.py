@@ -14,7 +14,7 @@ from qsimenv.cli.options import json_option
 
 if TYPE_CHECKING:
     from qsimenv.launcher.doctor import Finding
-    from qsimenv.statevec.rates import PassRates
+    from qsimenv.statevec.costs.rates import PassRates
 
 
 @click.command()
@@ -62,7 +62,7 @@ def _measure(as_json: bool) -> None:
 
     from qsimenv import comm
     from qsimenv.cli import show
-    from qsimenv.statevec import calibrate, rates
+    from qsimenv.statevec.costs import calibrate, rates
     from qsimenv.statevec.engine import set_threads
 
     team = comm.world()
@@ -84,7 +84,7 @@ def _measure(as_json: bool) -> None:
 
 
 def _pass_rates(found: PassRates) -> str:
-    from qsimenv.statevec.rates import PASS_KINDS
+    from qsimenv.statevec.costs.rates import PASS_KINDS
 
     passes = ", ".join(f"{kind} {found.seconds(kind) * 1e9:.2f}" for kind in PASS_KINDS)
     return f"{found.flops_per_s / 1e9:.0f} Gflop/s a thread; ns an amplitude: {passes}"
@@ -222,7 +222,7 @@ def _rates() -> Finding:
     """Whether estimates go by measured rates."""
     from qsimenv.errors import QSimEnvError
     from qsimenv.launcher.doctor import Finding
-    from qsimenv.statevec import rates
+    from qsimenv.statevec.costs import rates
 
     try:
         return Finding("rates", True, rates.load().source)

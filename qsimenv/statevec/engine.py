@@ -23,11 +23,11 @@ from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.comm import Team
 from qsimenv.engines import Engine, Watch, power_of_two
 from qsimenv.errors import InvalidArgumentError, NotSupportedError, OutOfMemoryError, QSimEnvError
-from qsimenv.statevec import rates
-from qsimenv.statevec.batch_plan import is_small
-from qsimenv.statevec.cost import Machine, rough_s
-from qsimenv.statevec.shares import ARRAYS, share_out
-from qsimenv.statevec.steps import mixed_qubits
+from qsimenv.statevec.batches.batch_plan import is_small
+from qsimenv.statevec.batches.shares import ARRAYS, share_out
+from qsimenv.statevec.costs import rates
+from qsimenv.statevec.costs.cost import Machine, rough_s
+from qsimenv.statevec.planning.steps import mixed_qubits
 from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Estimate, Precision, Result, Task, decode_hook, encode_hook
 
 NAME = "statevector"
@@ -95,7 +95,7 @@ def gradient(task: Task, team: Team) -> npt.NDArray[np.float64]:
 
     Every rank returns the same. Raises as ``gradient.gradient``, and OutOfMemoryError before anything is run.
     """
-    from qsimenv.statevec import gradient as adjoint
+    from qsimenv.statevec.gradients import gradient as adjoint
 
     power_of_two(team)
     set_threads(team)
@@ -238,7 +238,7 @@ def _wished_threads(environ: Mapping[str, str]) -> int:
 
 def _run_small(task: Task, team: Team) -> Result:
     """A small circuit: every rank runs all rows, or where they are many, its share of them."""
-    from qsimenv.statevec import batch
+    from qsimenv.statevec.batches import batch
 
     began, seed, rows = time.perf_counter(), _agree_on_seed(task.seed, team), _rows(task)
 
@@ -293,7 +293,7 @@ def _run(task: Task, team: Team, watch: Watch, apart: bool = False) -> Result:
     make_run: Callable[..., Run] = Run
     seed = task.seed
     if watch.checkpointing is not None:
-        from qsimenv.statevec import resumable
+        from qsimenv.statevec.storing import resumable
 
         make_run, seed = resumable.restored_or_new(watch.checkpointing, task, prepared.program.is_static, team, work)
     seed = _agree_on_seed(seed, team)
@@ -318,7 +318,7 @@ def _run(task: Task, team: Team, watch: Watch, apart: bool = False) -> Result:
 
 def _run_one(task: Task, run: Any) -> Result:
     """One row of parameter values."""
-    from qsimenv.statevec.expectation import expectation_values
+    from qsimenv.statevec.measuring.expectation import expectation_values
 
     result = Result()
     if not (task.observables or task.save):
@@ -333,7 +333,7 @@ def _run_one(task: Task, run: Any) -> Result:
     if task.save == WHOLE:
         result.statevector = state.amplitudes()
     elif task.save:
-        from qsimenv.statevec.checkpoint import save_in_order
+        from qsimenv.statevec.storing.checkpoint import save_in_order
 
         save_in_order(Path(task.save), state, {"circuit": task.circuit.hash, "name": task.circuit.name})
     return result

@@ -16,7 +16,7 @@ import numpy as np
 
 from qsimenv.comm import Team, Transfer
 from qsimenv.errors import OutOfMemoryError, QSimEnvError
-from qsimenv.statevec import slots_numba as kernels
+from qsimenv.statevec.kernels import slots_numba as kernels
 
 PIECE_BYTES = 2 << 20
 """One message between ranks of one host: it stays in the second-level cache on its way through the buffer."""

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from qsimenv import memory
 from qsimenv.comm import Team
 from qsimenv.errors import NotSupportedError
-from qsimenv.statevec import rates
-from qsimenv.statevec.cost import Machine, PlanCost, SweepCost, cost_of, exchange_s
+from qsimenv.statevec.costs import rates
+from qsimenv.statevec.costs.cost import Machine, PlanCost, SweepCost, cost_of, exchange_s
 from qsimenv.statevec.engine import default_threads, readable, set_threads, usable_ranks
-from qsimenv.statevec.layout import Layout
-from qsimenv.statevec.plan import Plan, Sweep, ranges_text
+from qsimenv.statevec.planning.layout import Layout
+from qsimenv.statevec.planning.plan import Plan, Sweep, ranges_text
 from qsimenv.statevec.simulate import Prepared, Run, prepare
 from qsimenv.statevec.state import Work
 from qsimenv.task import AMPLITUDE_BYTES, Task

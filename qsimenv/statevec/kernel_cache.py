@@ -28,6 +28,7 @@ from numba.core import caching
 import qsimenv.statevec
 from qsimenv import compilation
 
+_PACKAGE = Path(qsimenv.__file__).parent
 _KEPT_FOLDERS = 4
 _WORTH_TELLING_S = 2.0
 
@@ -51,7 +52,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 def kernel_modules() -> tuple[str, ...]:
     """The names of the modules that hold kernels, known by the end of their names."""
-    found = pkgutil.iter_modules(qsimenv.statevec.__path__, "qsimenv.statevec.")
+    found = pkgutil.walk_packages(qsimenv.statevec.__path__, "qsimenv.statevec.")
     return tuple(sorted(module.name for module in found if module.name.endswith("_numba")))
 
 
@@ -200,7 +201,7 @@ def _key(module: str) -> str:
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version_info[:2]}".encode())
     waiting, seen = [module], {module}
     while waiting:
-        source = (Path(__file__).parent / f"{waiting.pop().rpartition('.')[2]}.py").read_bytes()
+        source = (_PACKAGE.parent / f"{waiting.pop().replace('.', '/')}.py").read_bytes()
         digest.update(source)
         constants, others = imported(source)
         digest.update(repr(sorted(constants)).encode())

@@ -16,11 +16,12 @@ import numpy as np
 
 from qsimenv.circuit import Circuit, Gate, Instruction, Measure, Reset, gate
 from qsimenv.comm import Team
-from qsimenv.statevec import pauli_numba, sampling_numba, slots_numba
-from qsimenv.statevec.encode import REAL_TYPE
+from qsimenv.statevec.encoding.encode import REAL_TYPE
 from qsimenv.statevec.engine import StateVectorEngine, gradient
 from qsimenv.statevec.kernel_cache import is_kept, kernels
-from qsimenv.statevec.lanes_numba import HAS_VECTORS
+from qsimenv.statevec.kernels import slots_numba
+from qsimenv.statevec.kernels.lanes_numba import HAS_VECTORS
+from qsimenv.statevec.measuring import pauli_numba, sampling_numba
 from qsimenv.task import Precision, Task, task
 
 _SMALL, _ONE_THREAD, _MANY_THREADS = 4, 14, 19

@@ -18,15 +18,15 @@ import numpy.typing as npt
 from qsimenv.circuit import Assign, Circuit, Gate, Measure, Reset, Variable
 from qsimenv.comm import Team
 from qsimenv.errors import TimedOutError
-from qsimenv.statevec import kernels_numba as kernels
-from qsimenv.statevec import program as code
-from qsimenv.statevec.encode import EncodedSweep, encode, is_constant
-from qsimenv.statevec.layout import Layout, identity
-from qsimenv.statevec.plan import Plan
-from qsimenv.statevec.planner import make_plan, plan_from_zero
-from qsimenv.statevec.program import Program, evaluate
-from qsimenv.statevec.random_numbers import uniforms
-from qsimenv.statevec.sampling import Draw, reordered, sample
+from qsimenv.statevec.encoding.encode import EncodedSweep, encode, is_constant
+from qsimenv.statevec.kernels import sweep_numba as kernels
+from qsimenv.statevec.measuring.random_numbers import uniforms
+from qsimenv.statevec.measuring.sampling import Draw, reordered, sample
+from qsimenv.statevec.planning import program as code
+from qsimenv.statevec.planning.layout import Layout, identity
+from qsimenv.statevec.planning.plan import Plan
+from qsimenv.statevec.planning.planner import make_plan, plan_from_zero
+from qsimenv.statevec.planning.program import Program, evaluate
 from qsimenv.statevec.state import State, Work, block_bits
 from qsimenv.task import Precision
 

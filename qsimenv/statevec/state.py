@@ -16,12 +16,12 @@ import numpy.typing as npt
 from qsimenv import arrays, interrupt
 from qsimenv.comm import Team
 from qsimenv.errors import OutOfMemoryError, QSimEnvError
-from qsimenv.statevec import kernels_numba as kernels
-from qsimenv.statevec.encode import MOST_RUN_BITS, REAL_TYPE, EncodedSweep
+from qsimenv.statevec.encoding.encode import MOST_RUN_BITS, REAL_TYPE, EncodedSweep
+from qsimenv.statevec.encoding.normalform import SMALLEST_SCALE
 from qsimenv.statevec.exchange import FixedBits, keep_own_part, trade_bits
-from qsimenv.statevec.layout import Layout, by_qubits
-from qsimenv.statevec.normalform import SMALLEST_SCALE
-from qsimenv.statevec.plan import Plan
+from qsimenv.statevec.kernels import sweep_numba as kernels
+from qsimenv.statevec.planning.layout import Layout, by_qubits
+from qsimenv.statevec.planning.plan import Plan
 from qsimenv.task import AMPLITUDE_BYTES, Precision
 
 _BLOCK_BITS = 17

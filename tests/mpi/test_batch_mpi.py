@@ -8,7 +8,7 @@ import pytest
 from qsimenv import engines, errors
 from qsimenv.circuit import Circuit, Measure, Register, gate
 from qsimenv.comm import Team
-from qsimenv.statevec import batch_plan
+from qsimenv.statevec.batches import batch_plan
 from qsimenv.task import task
 
 pytestmark = pytest.mark.mpi

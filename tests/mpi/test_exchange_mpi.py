@@ -13,8 +13,9 @@ import pytest
 
 from qsimenv import comm
 from qsimenv.errors import OutOfMemoryError, QSimEnvError
-from qsimenv.statevec import exchange, slots_numba
+from qsimenv.statevec import exchange
 from qsimenv.statevec.exchange import trade_bits
+from qsimenv.statevec.kernels import slots_numba
 
 pytestmark = pytest.mark.mpi
 

@@ -9,8 +9,8 @@ import pytest
 from qsimenv import errors, gates
 from qsimenv.circuit import Circuit, Gate, Measure, gate
 from qsimenv.comm import Team
-from qsimenv.statevec import expectation, pauli_numba
 from qsimenv.statevec.engine import gradient
+from qsimenv.statevec.measuring import expectation, pauli_numba
 from qsimenv.task import Task, task
 
 pytestmark = pytest.mark.mpi

@@ -37,7 +37,9 @@ from qsimenv.circuit import (
     gate,
 )
 from qsimenv.comm import Team
-from qsimenv.statevec import engine, expectation, kernels_numba, sampling, sampling_numba
+from qsimenv.statevec import engine
+from qsimenv.statevec.kernels import sweep_numba
+from qsimenv.statevec.measuring import expectation, sampling, sampling_numba
 from qsimenv.task import Result, Task, task
 
 pytestmark = pytest.mark.mpi
@@ -346,7 +348,7 @@ def test_sampling_in_several_chunks(
 
 
 def test_sampling_by_many_threads(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels_numba, "PARALLEL_FROM", 2)
+    monkeypatch.setattr(sweep_numba, "PARALLEL_FROM", 2)
     monkeypatch.setattr(sampling_numba, "PARALLEL_FROM", 2)
     monkeypatch.setattr(sampling, "FIRST_CHUNK", 4)
     monkeypatch.setattr(sampling, "LARGEST_FIRST_CHUNK", 4)

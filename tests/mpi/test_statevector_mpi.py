@@ -16,12 +16,15 @@ import pytest
 from qsimenv import gates
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
-from qsimenv.statevec import exchange, expectation, kernels_numba, pauli_numba, planner, sampling, sampling_numba
-from qsimenv.statevec.encode import REAL_TYPE, encode
+from qsimenv.statevec import exchange
+from qsimenv.statevec.encoding.encode import REAL_TYPE, encode
 from qsimenv.statevec.exchange import trade_bits
-from qsimenv.statevec.layout import Layout
-from qsimenv.statevec.plan import Plan
-from qsimenv.statevec.planner import make_plan
+from qsimenv.statevec.kernels import sweep_numba
+from qsimenv.statevec.measuring import expectation, pauli_numba, sampling, sampling_numba
+from qsimenv.statevec.planning import planner
+from qsimenv.statevec.planning.layout import Layout
+from qsimenv.statevec.planning.plan import Plan
+from qsimenv.statevec.planning.planner import make_plan
 from qsimenv.statevec.state import State
 from qsimenv.task import Observable, Precision
 
@@ -222,7 +225,7 @@ def test_random_circuits_in_small_blocks(
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_threads_share_the_work(precision: Precision, team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels for many threads, on a state so small that they would not be taken."""
-    monkeypatch.setattr(kernels_numba, "PARALLEL_FROM", 2)
+    monkeypatch.setattr(sweep_numba, "PARALLEL_FROM", 2)
     rng = np.random.default_rng(3)
     for num_qubits, block_bits in ((10, 9), (12, 9), (9, 6)):
         monkeypatch.setattr(planner, "LOW_BITS", 3)

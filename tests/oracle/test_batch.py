@@ -15,8 +15,9 @@ from qsimenv import engines, gates
 from qsimenv.circuit import Circuit, Gate, Instruction, Measure, Register, gate
 from qsimenv.comm import Team
 from qsimenv.errors import InvalidArgumentError
-from qsimenv.statevec import batch_numba, batch_plan, engine
-from qsimenv.statevec.batch_plan import is_small
+from qsimenv.statevec import engine
+from qsimenv.statevec.batches import batch_numba, batch_plan
+from qsimenv.statevec.batches.batch_plan import is_small
 from qsimenv.task import Result
 
 BOUND = {"double": 1e-12, "single": 1e-5}
@@ -152,7 +153,7 @@ def test_many_sets_use_all_threads_and_give_the_same(monkeypatch: pytest.MonkeyP
                       (Register("c", (0, 1, 2)),), ("a",))  # fmt: skip
     values = np.linspace(-3, 3, 1000)[:, np.newaxis]
     few = qs.run(circuit, parameters=values, shots=9, seed=1, observables=["ZZX"])
-    monkeypatch.setattr("qsimenv.statevec.batch._PARALLEL_FROM", 1)
+    monkeypatch.setattr("qsimenv.statevec.batches.batch._PARALLEL_FROM", 1)
     many = qs.run(circuit, parameters=values, shots=9, seed=1, observables=["ZZX"])
     assert np.array_equal(few.samples, many.samples)
     assert np.array_equal(few.expectation_values, many.expectation_values)

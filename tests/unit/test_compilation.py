@@ -132,15 +132,15 @@ def test_old_versions_are_removed_but_a_few(tmp_path: Path) -> None:
 def test_constants_that_kernels_import_belong_to_their_version() -> None:
     source = b"""
 from numpy import pi
-from qsimenv.statevec.encode import FLIP, encode
+from qsimenv.statevec.encoding.encode import FLIP, encode
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.lanes_numba import copy_line
+from qsimenv.statevec.kernels.lanes_numba import copy_line
 """
-    from qsimenv.statevec.encode import FLIP
+    from qsimenv.statevec.encoding.encode import FLIP
 
     constants, modules = kernel_cache.imported(source)
-    assert constants == [("qsimenv.statevec.encode.FLIP", FLIP)]
-    assert modules == {"qsimenv.statevec.lanes_numba"}
+    assert constants == [("qsimenv.statevec.encoding.encode.FLIP", FLIP)]
+    assert modules == {"qsimenv.statevec.kernels.lanes_numba"}
 
 
 def test_each_module_has_a_version_of_its_own() -> None:
@@ -152,7 +152,7 @@ def test_every_kernel_of_every_module_is_kept() -> None:
     import importlib
 
     names = kernel_cache.kernel_modules()
-    assert "qsimenv.statevec.kernels_numba" in names
+    assert "qsimenv.statevec.kernels.sweep_numba" in names
     for name in names:
         for value in vars(importlib.import_module(name)).values():
             if hasattr(value, "py_func") and value.py_func.__module__ == name:

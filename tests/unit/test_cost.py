@@ -13,10 +13,10 @@ from benchmarks.circuits import FAMILIES
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
 from qsimenv.errors import InvalidArgumentError, NotSupportedError, OutOfRangeError
-from qsimenv.statevec import calibrate, rates
-from qsimenv.statevec.cost import Machine, PlanCost, cost_of, rough_s
+from qsimenv.statevec.costs import calibrate, rates
+from qsimenv.statevec.costs.cost import Machine, PlanCost, cost_of, rough_s
+from qsimenv.statevec.costs.rates import ASSUMED
 from qsimenv.statevec.explain import explain, profile
-from qsimenv.statevec.rates import ASSUMED
 from qsimenv.statevec.simulate import prepare
 from qsimenv.task import Precision, Task
 

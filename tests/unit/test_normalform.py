@@ -7,10 +7,10 @@ import pytest
 
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
-from qsimenv.statevec import encode as columns
-from qsimenv.statevec.encode import encode
-from qsimenv.statevec.layout import Layout
-from qsimenv.statevec.planner import make_plan
+from qsimenv.statevec.encoding import encode as columns
+from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.planning.layout import Layout
+from qsimenv.statevec.planning.planner import make_plan
 from qsimenv.statevec.state import State
 from tests.oracle import dense
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from benchmarks.circuits import FAMILIES, hea
 from qsimenv import gates
 from qsimenv.circuit import Gate
-from qsimenv.statevec.layout import identity
-from qsimenv.statevec.parts import Parts
-from qsimenv.statevec.planner import make_plan, plan_from_zero
+from qsimenv.statevec.planning.layout import identity
+from qsimenv.statevec.planning.parts import Parts
+from qsimenv.statevec.planning.planner import make_plan, plan_from_zero
 
 NAMES = ["x", "h", "t", "rx", "rz", "cx", "cz", "cp", "swap", "rzz", "rxx", "ccx", "crx", "cswap", "iswap"]
 NUM_QUBITS = 8

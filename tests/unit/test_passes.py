@@ -9,13 +9,13 @@ import pytest
 
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
-from qsimenv.statevec import encode as columns
-from qsimenv.statevec import passes_numba as passes
-from qsimenv.statevec.affine import inverse_columns, line_map, xor_table
-from qsimenv.statevec.encode import REAL_TYPE, EncodedSweep, encode
-from qsimenv.statevec.lanes_numba import HAS_VECTORS
-from qsimenv.statevec.layout import identity
-from qsimenv.statevec.planner import make_plan
+from qsimenv.statevec.encoding import encode as columns
+from qsimenv.statevec.encoding.affine import inverse_columns, line_map, xor_table
+from qsimenv.statevec.encoding.encode import REAL_TYPE, EncodedSweep, encode
+from qsimenv.statevec.kernels import passes_numba as passes
+from qsimenv.statevec.kernels.lanes_numba import HAS_VECTORS
+from qsimenv.statevec.planning.layout import identity
+from qsimenv.statevec.planning.planner import make_plan
 from qsimenv.statevec.state import State
 from qsimenv.task import Precision
 from tests.oracle import dense

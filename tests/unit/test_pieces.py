@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from qsimenv import gates
 from qsimenv.circuit import Gate, gate
-from qsimenv.statevec.normalform import Quadratic
-from qsimenv.statevec.pieces import Turn, piece_of
-from qsimenv.statevec.plan import Op
-from qsimenv.statevec.steps import mixed_qubits
+from qsimenv.statevec.encoding.normalform import Quadratic
+from qsimenv.statevec.encoding.pieces import Turn, piece_of
+from qsimenv.statevec.planning.plan import Op
+from qsimenv.statevec.planning.steps import mixed_qubits
 
 SETTINGS = settings(max_examples=150, deadline=None, derandomize=True)
 BITS = 5

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from qsimenv import gates
 from qsimenv.circuit import Gate, gate
 from qsimenv.errors import OutOfRangeError
-from qsimenv.statevec import planner
-from qsimenv.statevec.layout import Layout, identity
-from qsimenv.statevec.plan import Plan
-from qsimenv.statevec.planner import LOW_BITS, make_plan, plan_from_zero
-from qsimenv.statevec.steps import mixed_qubits, unmixed_targets
+from qsimenv.statevec.planning import planner
+from qsimenv.statevec.planning.layout import Layout, identity
+from qsimenv.statevec.planning.plan import Plan
+from qsimenv.statevec.planning.planner import LOW_BITS, make_plan, plan_from_zero
+from qsimenv.statevec.planning.steps import mixed_qubits, unmixed_targets
 
 FIXED = [name for name in gates.NAMES if name not in (gates.UNITARY, "mcx", "mcphase")]
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)

@@ -11,11 +11,11 @@ from benchmarks import circuits, mqt
 from benchmarks.plan import EXCHANGES, QUBITS, RANK_BITS, gates_of
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
-from qsimenv.statevec import encode as form
-from qsimenv.statevec.encode import encode
-from qsimenv.statevec.layout import Layout, identity
-from qsimenv.statevec.plan import Plan
-from qsimenv.statevec.planner import make_plan, plan_from_zero
+from qsimenv.statevec.encoding import encode as form
+from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.planning.layout import Layout, identity
+from qsimenv.statevec.planning.plan import Plan
+from qsimenv.statevec.planning.planner import make_plan, plan_from_zero
 from qsimenv.statevec.state import State
 from tests.oracle import dense
 

@@ -27,7 +27,7 @@ from qsimenv.circuit import (
     gate,
 )
 from qsimenv.errors import InvalidArgumentError
-from qsimenv.statevec.program import (
+from qsimenv.statevec.planning.program import (
     Apply,
     Choose,
     CountTurn,

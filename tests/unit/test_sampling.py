@@ -8,9 +8,9 @@ import pytest
 from qsimenv import run
 from qsimenv.circuit import Circuit, Measure, gate
 from qsimenv.errors import InvalidArgumentError
-from qsimenv.statevec import random_numba
-from qsimenv.statevec.random_numbers import uniforms
-from qsimenv.statevec.sampling import FIRST_CHUNK, LARGEST_FIRST_CHUNK, LAST_CHUNK, chunk_sizes, reordered
+from qsimenv.statevec.measuring import random_numba
+from qsimenv.statevec.measuring.random_numbers import uniforms
+from qsimenv.statevec.measuring.sampling import FIRST_CHUNK, LARGEST_FIRST_CHUNK, LAST_CHUNK, chunk_sizes, reordered
 from qsimenv.task import Result
 
 

@@ -1,0 +1,350 @@
+"""Encoding: the sweeps of a plan and parameter values to the flat arrays that a kernel reads.
+
+A row of ``ops`` is one pass over a block in terms of positions *inside the block*; ``coefficients`` and ``tables`` hold
+the numbers. All depend on the precision and on nothing that a rank knows, so every rank reads the same. Columns are
+named below; the kernels import these names, and nothing else is shared between planner and kernels. Blocks of at least
+``NORMAL_FORM_BITS`` bits are brought into normal form first; smaller ones get a row for each op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from qsimenv import gates
+from qsimenv.circuit import Gate
+from qsimenv.statevec.encoding.affine import inverse_columns, line_map, xor_table
+from qsimenv.statevec.encoding.normalform import Affine, Compiler, Factor, Pass, Phases, Plain, Rotations
+from qsimenv.statevec.encoding.phase_rows import phase_rows
+from qsimenv.statevec.encoding.pieces import piece_of, stored_matrix
+from qsimenv.statevec.planning.plan import Op, Plan, Sweep
+from qsimenv.task import Precision
+
+(
+    KIND,
+    NUM_TARGETS,
+    NUM_FIXED,
+    CONTROL_VALUE,
+    OUTER_MASK,
+    OUTER_VALUE,
+    OFFSET,
+    TABLE,
+    NUM_ENTRIES,
+    HAS_LANES,
+    RANK,
+    NEAR_BITS,
+    TILE_BITS,
+    INNER_BITS,
+    OUTER_BITS,
+    BASE,
+) = range(16)
+TARGETS = 16
+FIXED = TARGETS + gates.MAX_UNITARY_TARGETS
+"""First column of the sorted block positions that a pass holds fixed: its targets and its controls inside the block."""
+ROW = 64
+
+GENERAL, REAL, FLIP, PHASE, ROTATE, QUADRATIC, PERMUTE, TWO_TARGETS = range(8)
+"""Kinds: dense complex matrix, real matrix on one target, X on one target, multiplication by one number; the passes of
+the normal form: rotations, quadratic phases, affine permutation; and a dense matrix on two targets without controls."""
+
+# Where the numbers of the normal form's rows lie, in this order.
+#   QUADRATIC  tables from TABLE: (mask, slot) of each of NUM_ENTRIES terms with bits outside the block; places
+#              relative to BASE of the 2**TILE_BITS vectors of a row, of the 2**INNER_BITS rows that share a table, of
+#              the 2**OUTER_BITS groups of such rows. coefficients from OFFSET: the angles of the terms; cos and sin of
+#              a row (2**(lane bits + TILE_BITS) each), the same for each outer bit, and of each row's own factor.
+#   PERMUTE    tables from TABLE: what a target of 0 comes from; (mask, column) of each of NUM_ENTRIES outer terms; the
+#              length of the part for lines with this number; the part for lines: RANK target steps, RANK source steps,
+#              2**RANK patterns, 2**NEAR_BITS near targets, as many near sources, the far targets and sources
+#              (see ``affine.LineMap``); sources by the lowest 8 bits of a target, and by its other bits.
+#   ROTATE     coefficients from OFFSET: four slopes of the targets, four of the lanes.
+
+NORMAL_FORM_BITS = 8
+_MOST_PAIR_BITS = 3
+_ROOM_FOR_SLOPES = 4
+_PAIRS_WITH_LANES = 2
+MOST_RUN_BITS = 9
+"""Runs of so many bits have no gap in scratch order."""
+
+REAL_TYPE: dict[Precision, type[np.floating]] = {"double": np.float64, "single": np.float32}
+
+
+@dataclass(frozen=True)
+class EncodedSweep:
+    """``low_bits``: how many of the lowest bits the block holds without a gap. ``offsets``: where, relative to the
+    block's first amplitude, each run of ``2**low_bits`` amplitudes lies. ``outer``: the local bits not in the block.
+    ``scale``: what the stored numbers have to be multiplied by after the sweep, besides what they had to before.
+    ``mixes``: the local bits, as a mask, that may be set afterwards where they were not before."""
+
+    block_bits: int
+    low_bits: int
+    offsets: npt.NDArray[np.int64]
+    outer: npt.NDArray[np.int64]
+    ops: npt.NDArray[np.int64]
+    coefficients: np.ndarray
+    tables: npt.NDArray[np.int64]
+    scale: complex
+    mixes: int
+
+
+def encode(
+    plan: Plan, values: Sequence[float] | npt.NDArray[np.float64], precision: Precision
+) -> tuple[tuple[EncodedSweep, ...], ...]:
+    """The sweeps of each stage that have anything to do, for parameter ``values`` of shape (P,)."""
+    real_type = REAL_TYPE[precision]
+    return tuple(tuple(_encode_stage(stage.sweeps, plan, values, real_type)) for stage in plan.stages)
+
+
+def _encode_stage(
+    sweeps: Sequence[Sweep],
+    plan: Plan,
+    values: Sequence[float] | npt.NDArray[np.float64],
+    real_type: type[np.floating],
+) -> Iterator[EncodedSweep]:
+    compiler, passes = Compiler(), list[Pass]()
+    for number, sweep in enumerate(sweeps):
+        before = compiler.scale
+        if len(sweep.block) < NORMAL_FORM_BITS:
+            passes = [Plain(op, stored_matrix(plan.gates[op.gate], op, values)) for op in sweep.ops]
+        else:
+            for op in sweep.ops:
+                compiler.take(op, piece_of(plan.gates[op.gate], op, values))
+            passes = compiler.finish() if number == len(sweeps) - 1 else compiler.finish_sweep()
+        if passes or compiler.scale != before:
+            yield _Writer(sweep, plan.start.num_local, real_type).write(passes, compiler.scale / before)
+
+
+def _mixed(each: Pass) -> Iterator[int]:
+    """The index bits that a pass may set where they were not set before."""
+    match each:
+        case Plain(op=op):
+            yield from op.bits if op.kind == "matrix" else ()
+        case Rotations(slopes=slopes):
+            yield from (bit for bit, _ in slopes)
+        case Affine(masks=masks, flips=flips):
+            yield from (bit for bit, _ in masks)
+            yield from (bit for bit in range(flips.bit_length()) if flips >> bit & 1)
+
+
+def is_constant(gate_list: Sequence[Gate]) -> bool:
+    """Whether no gate has a free parameter, so that an encoding can be kept."""
+    return not any(isinstance(angle, str) for gate in gate_list for angle in gate.params)
+
+
+def deposit(numbers: npt.NDArray[np.int64], bits: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Spread each number over an index: its bit k goes to position ``bits[k]``."""
+    index = np.zeros_like(numbers)
+    for k, bit in enumerate(bits):
+        index |= (numbers >> k & 1) << bit
+    return index
+
+
+class _Writer:
+    """Writes the passes of one sweep into its arrays."""
+
+    def __init__(self, sweep: Sweep, num_local: int, real_type: type[np.floating]) -> None:
+        self._block, self._num_local, self._real_type = sweep.block, num_local, real_type
+        self._position = {bit: k for k, bit in enumerate(sweep.block)}
+        self._lane_bits = 4 if real_type is np.float32 else 3
+        self._rows: list[list[int]] = []
+        self._coefficients: list[npt.NDArray[np.float64]] = []
+        self._tables: list[npt.NDArray[np.int64]] = []
+        self._num_coefficients = self._num_tables = 0
+
+    def write(self, passes: Sequence[Pass], scale: complex) -> EncodedSweep:
+        for each in passes:
+            match each:
+                case Plain(op=op, matrix=matrix):
+                    self._plain(op, matrix)
+                case Rotations(slopes=slopes):
+                    self._rotations(slopes)
+                case Phases():
+                    self._phases(each)
+                case Affine():
+                    self._affine(each)
+                case Factor(value=value):
+                    self._controlled_row(PHASE, [], 0, 0)
+                    self._add_coefficients([value, 0.0])
+        block = self._block
+        low_bits = min(next((k for k, bit in enumerate(block) if bit != k), len(block)), MOST_RUN_BITS)
+        return EncodedSweep(
+            len(block),
+            low_bits,
+            deposit(np.arange(1 << (len(block) - low_bits)), block[low_bits:]),
+            np.array([bit for bit in range(self._num_local) if bit not in self._position], dtype=np.int64),
+            np.array(self._rows, dtype=np.int64).reshape(len(self._rows), ROW),
+            np.concatenate([*self._coefficients, np.zeros(1)]).astype(self._real_type),
+            np.concatenate([*self._tables, np.zeros(1, dtype=np.int64)]),
+            scale,
+            sum(1 << bit for bit in {bit for each in passes for bit in _mixed(each)}),
+        )
+
+    def _row(self, kind: int, targets: Sequence[int], fixed: Sequence[int]) -> list[int]:
+        row = [0] * ROW
+        row[KIND], row[NUM_TARGETS], row[NUM_FIXED] = kind, len(targets), len(fixed)
+        row[OFFSET], row[TABLE] = self._num_coefficients, self._num_tables
+        row[TARGETS : TARGETS + len(targets)] = targets
+        row[FIXED : FIXED + len(fixed)] = sorted(fixed)
+        self._rows.append(row)
+        return row
+
+    def _add_coefficients(self, numbers: npt.ArrayLike) -> None:
+        self._coefficients.append(np.asarray(numbers, dtype=np.float64).reshape(-1))
+        self._num_coefficients += self._coefficients[-1].size
+
+    def _add_table(self, numbers: npt.ArrayLike) -> None:
+        self._tables.append(np.asarray(numbers, dtype=np.int64).reshape(-1))
+        self._num_tables += self._tables[-1].size
+
+    # --- ops that stay what they are ---
+
+    def _plain(self, op: Op, matrix: gates.Matrix) -> None:
+        if op.kind != "matrix":
+            for stored, factor in enumerate(np.diagonal(matrix)):
+                if factor != 1:
+                    self._number(op, stored, complex(factor))
+            return
+        if np.array_equal(matrix, np.eye(len(matrix))):
+            return
+        if len(matrix) == 4 and not op.control_mask and len(self._block) >= NORMAL_FORM_BITS:
+            self._two_targets([self._position[bit] for bit in op.bits], matrix)
+            return
+        kind = GENERAL
+        if len(matrix) == 2 and not matrix.imag.any():
+            kind = FLIP if np.array_equal(matrix, [[0, 1], [1, 0]]) else REAL
+        self._controlled_row(kind, [self._position[bit] for bit in op.bits], op.control_mask, op.control_value)
+        self._add_coefficients(np.ascontiguousarray(matrix).view(np.float64))
+
+    def _two_targets(self, targets: Sequence[int], matrix: gates.Matrix) -> None:
+        """See ``lanes_numba.dense``: for output v, pattern m and each lane the entry (row, row ^ m) of the matrix."""
+        if targets[0] > targets[1]:
+            targets, swapped = targets[::-1], [0, 2, 1, 3]
+            matrix = matrix[np.ix_(swapped, swapped)]
+        lanes = tuple(position for position in targets if position < self._lane_bits)
+        row = self._row(TWO_TARGETS, targets, targets[len(lanes) :])
+        row[HAS_LANES] = len(lanes)
+        entries = matrix[_dense_entries(lanes, self._lane_bits)]
+        self._add_coefficients(np.stack([entries.real, entries.imag, entries.real + entries.imag], axis=2))
+
+    def _number(self, op: Op, stored: int, factor: complex) -> None:
+        """Multiply by ``factor`` where the op's bits have the value ``stored`` and its controls theirs."""
+        mask, value = op.control_mask, op.control_value
+        for k, bit in enumerate(op.bits):
+            mask |= 1 << bit
+            value |= (stored >> k & 1) << bit
+        self._controlled_row(PHASE, [], mask, value)
+        self._add_coefficients([factor.real, factor.imag])
+
+    def _controlled_row(self, kind: int, targets: Sequence[int], mask: int, value: int) -> None:
+        """A row under controls over index bits; those of the block become fixed positions."""
+        inner = [bit for bit in self._block if mask >> bit & 1]
+        outer_mask = mask & ~sum(1 << bit for bit in inner)
+        row = self._row(kind, targets, [*targets, *(self._position[bit] for bit in inner)])
+        row[CONTROL_VALUE] = sum((value >> bit & 1) << self._position[bit] for bit in inner)
+        row[OUTER_MASK], row[OUTER_VALUE] = outer_mask, value & outer_mask
+
+    # --- passes of the normal form ---
+
+    def _rotations(self, slopes: Sequence[tuple[int, float]]) -> None:
+        """A row for the lane bits and two more, then rows of up to three bits, as even as can be.
+
+        A tile of sixteen vectors needs fewer loads a bit, but was measured to cost more: its registers spill.
+        """
+        lanes = np.zeros(4)
+        pairs = []
+        for bit, slope in slopes:
+            position = self._position[bit]
+            if position < self._lane_bits:
+                lanes[position] = slope
+            else:
+                pairs.append((position, slope))
+        groups = []
+        if lanes.any():
+            with_lanes, pairs = pairs[:_PAIRS_WITH_LANES], pairs[_PAIRS_WITH_LANES:]
+            groups.append(with_lanes)
+        count = -(-len(pairs) // _MOST_PAIR_BITS)
+        groups += [pairs[len(pairs) * k // count : len(pairs) * (k + 1) // count] for k in range(count)]
+        for number, group in enumerate(groups):
+            targets = [position for position, _ in group]
+            self._row(ROTATE, targets, targets)[HAS_LANES] = int(number == 0 and bool(lanes.any()))
+            self._add_coefficients([*(slope for _, slope in group), *[0.0] * (_ROOM_FOR_SLOPES - len(group)), *lanes])
+
+    def _phases(self, phases: Phases) -> None:
+        position = self._position
+        linear, product = dict[int, float](), dict[tuple[int, int], float]()
+        outside: list[tuple[int, int | None, float]] = []
+        for bit, angle in phases.form.linear.items():
+            if bit in position:
+                linear[position[bit]] = angle
+            else:
+                outside.append((1 << bit, None, angle))
+        for (a, b), angle in phases.form.product.items():
+            inner = [bit for bit in (a, b) if bit in position]
+            if len(inner) == 2:
+                product[position[a], position[b]] = angle
+            elif inner:
+                outside.append((1 << (a + b - inner[0]), position[inner[0]], angle))
+            else:
+                outside.append((1 << a | 1 << b, None, angle))
+        laid = phase_rows(len(self._block), linear, product, outside, self._lane_bits)
+        row = self._row(QUADRATIC, [], [])
+        row[NUM_ENTRIES], row[TILE_BITS] = len(laid.outside), len(laid.rows) - self._lane_bits
+        row[INNER_BITS], row[OUTER_BITS] = len(laid.inner), len(laid.outer)
+        row[BASE] = sum(self._places(laid.common))
+        self._add_table([(mask, slot) for mask, slot, _ in laid.outside])
+        for positions in (laid.rows[self._lane_bits :], laid.inner, laid.outer):
+            self._add_table(_sums(self._places(positions)))
+        self._add_coefficients([angle for _, _, angle in laid.outside])
+        for factors in (laid.row_factors, laid.outer_factors, laid.high_factors):
+            self._add_coefficients(factors)
+
+    def _places(self, positions: Sequence[int]) -> list[int]:
+        """Where the numbers with one of these bits lie in scratch order (``passes_numba.place``)."""
+        return [(1 << k) + (1 << k >> (self._lane_bits + 6) << self._lane_bits) for k in positions]
+
+    def _affine(self, affine: Affine) -> None:
+        position = self._position
+        masks = [1 << k for k in range(len(self._block))]
+        outside: list[tuple[int, int]] = []
+        for target, mask in affine.masks:
+            inner = [bit for bit in self._block if mask >> bit & 1]
+            masks[position[target]] = sum(1 << position[bit] for bit in inner)
+            outer_mask = mask & ~sum(1 << bit for bit in inner)
+            if outer_mask:
+                outside.append((outer_mask, position[target]))
+        columns = inverse_columns(masks)
+        shift = 0
+        for bit in self._block:
+            if affine.flips >> bit & 1:
+                shift ^= columns[position[bit]]
+        lines = line_map(columns, self._lane_bits)
+        row = self._row(PERMUTE, [], [])
+        row[NUM_ENTRIES], row[RANK] = len(outside), len(lines.source_steps)
+        row[NEAR_BITS] = len(lines.near_to).bit_length() - 1
+        self._add_table([shift, *(number for mask, k in outside for number in (mask, columns[k]))])
+        by_lines = [np.array([*lines.target_steps, *lines.source_steps], dtype=np.int64), lines.patterns.reshape(-1)]
+        by_lines += [lines.near_to, lines.near_source, lines.far_to, lines.far_source]
+        self._add_table([1 + sum(len(table) for table in by_lines)])
+        for table in (*by_lines, xor_table(columns[:8]), xor_table(columns[8:])):
+            self._add_table(table)
+
+
+@lru_cache
+def _dense_entries(lanes: tuple[int, ...], lane_bits: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Row and column of a two-target matrix's entries in the order of ``lanes_numba.dense``: output, pattern, lane."""
+    index = np.arange(1 << lane_bits)
+    lane_part = sum(((index >> lane & 1) << k for k, lane in enumerate(lanes)), start=np.zeros_like(index))
+    rows = lane_part | (np.arange(4 >> len(lanes)) << len(lanes))[:, None, None]
+    columns = rows ^ np.arange(4)[:, None]
+    return np.broadcast_to(rows, columns.shape), columns
+
+
+def _sums(numbers: Sequence[int]) -> npt.NDArray[np.int64]:
+    """The sums of all subsets."""
+    sums = np.zeros(1, dtype=np.int64)
+    for number in numbers:
+        sums = np.concatenate([sums, sums + number])
+    return sums

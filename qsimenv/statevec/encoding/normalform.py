@@ -1,0 +1,305 @@
+"""Normal form of a sweep: the ops of a block rewritten as few passes over it.
+
+Four kinds of pass do most of the work: *rotations* ``[[1, p], [-p, 1]]`` on distinct bits (one multiply-add a number,
+several bits in one pass), *phases* ``exp(i q(x))`` with a quadratic form q over the bits of the index, *permutations*
+that are affine over GF(2), and what is left over as it stands. Every one-target gate is a phase, a rotation and a
+phase, times a number that the state carries along; controlled phases and CX chains are phases and permutations.
+
+A compiler holds back what has come so far as ``phases . rotations . phases . permutation`` (the last one acts first)
+and emits it only when the next op does not commute with it. So a layer of RZ and CZ becomes one pass, CX-RZ-CX a
+phase, a CX chain one permutation.
+"""
+
+from __future__ import annotations
+
+import cmath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qsimenv.gates import Matrix
+from qsimenv.statevec.encoding.pieces import NOTHING, Dense, Flip, Phase, Piece, Turn
+from qsimenv.statevec.planning.plan import Op
+
+SMALLEST_SCALE = 2.0**-30
+"""A scale below this is multiplied in."""
+
+
+class Quadratic:
+    """``constant + sum_a linear[a] x_a + sum_{a<b} product[a, b] x_a x_b`` radians, over bits of the stored index."""
+
+    def __init__(self) -> None:
+        self.constant = 0.0
+        self.linear: dict[int, float] = {}
+        self._partners: dict[int, dict[int, float]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is left but the constant."""
+        return bool(self.linear) or any(self._partners.values())
+
+    @property
+    def product(self) -> dict[tuple[int, int], float]:
+        """The angle of each pair of bits, the lower one first."""
+        return {
+            (bit, other): angle
+            for bit, partners in self._partners.items()
+            for other, angle in partners.items()
+            if bit < other
+        }
+
+    def add(self, angle: float, bit: int) -> None:
+        _add(self.linear, bit, angle)
+
+    def add_product(self, angle: float, first: int, second: int) -> None:
+        _add(self._partners.setdefault(first, {}), second, angle)
+        _add(self._partners.setdefault(second, {}), first, angle)
+
+    def take_out(self, bit: int, stay: Mapping[int, float]) -> Quadratic | None:
+        """The terms with ``bit``, taken out; None, and nothing is, where one of them also has a bit of ``stay``."""
+        partners = self._partners.get(bit, {})
+        if not stay.keys().isdisjoint(partners):
+            return None
+        taken = Quadratic()
+        if bit in self.linear:
+            taken.linear[bit] = self.linear.pop(bit)
+        for other, angle in self._pop_partners(bit).items():
+            taken.add_product(angle, bit, other)
+        return taken
+
+    def add_form(self, other: Quadratic) -> None:
+        self.constant += other.constant
+        for bit, angle in other.linear.items():
+            self.add(angle, bit)
+        for (first, second), angle in other.product.items():
+            self.add_product(angle, first, second)
+
+    def flip(self, bit: int) -> None:
+        """Put ``1 - x`` for the bit."""
+        angle = self.linear.pop(bit, 0.0)
+        if angle:
+            self.constant += angle
+            self.linear[bit] = -angle
+        partners = self._partners.get(bit, {})
+        for other, value in partners.items():
+            self.add(value, other)
+            partners[other] = self._partners[other][bit] = -value
+
+    def can_add_control(self, target: int, control: int) -> bool:
+        """Whether ``x_target -> x_target xor x_control`` leaves it quadratic."""
+        return self._partners.get(target, {}).keys() <= {control}
+
+    def add_control(self, target: int, control: int) -> None:
+        """Put ``x_target xor x_control`` for the target: ``t + c - 2 t c``, and ``t c -> c - t c``."""
+        shared = self._pop_partners(target).get(control, 0.0)
+        angle = self.linear.get(target, 0.0)
+        if angle or shared:
+            self.add(angle + shared, control)
+            self.add_product(-2 * angle - shared, target, control)
+
+    def _pop_partners(self, bit: int) -> dict[int, float]:
+        partners = self._partners.pop(bit, {})
+        for other in partners:
+            del self._partners[other][bit]
+        return partners
+
+
+def _add(angles: dict[int, float], key: int, angle: float) -> None:
+    total = angles.get(key, 0.0) + angle
+    if abs(total) > NOTHING:
+        angles[key] = total
+    else:
+        angles.pop(key, None)
+
+
+@dataclass(frozen=True)
+class Rotations:
+    """``[[1, p], [-p, 1]]`` on each bit; the factors that make them unitary are in the scale."""
+
+    slopes: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Phases:
+    form: Quadratic
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A new index, bit by bit: bit t becomes the parity of ``index & masks[t]``, flipped where ``flips`` has t."""
+
+    masks: tuple[tuple[int, int], ...]
+    flips: int
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An op that has no place in the form, with its matrix (or diagonal) in stored bits."""
+
+    op: Op
+    matrix: npt.NDArray[np.complex128]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Multiply every number."""
+
+    value: float
+
+
+Pass = Rotations | Phases | Affine | Plain | Factor
+
+
+class Compiler:
+    """Takes the ops of the sweeps of a stage one after the other and gives the passes of each sweep.
+
+    ``finish_sweep`` emits all that is bound to the block; phases may wait for a later sweep, ``finish`` emits them too.
+    ``scale`` is what the stored numbers have to be multiplied by.
+    """
+
+    def __init__(self) -> None:
+        self.scale: complex = 1.0
+        self._passes: list[Pass] = []
+        self._rows: dict[int, int] = {}
+        self._flips = 0
+        self._before = Quadratic()
+        self._slopes: dict[int, float] = {}
+        self._phases = Quadratic()
+
+    def take(self, op: Op, piece: Piece) -> None:
+        """The next op, and what it is."""
+        match piece:
+            case Turn():
+                self._turn(op.bits[0], piece)
+            case Phase(angles=angles):
+                self._phase(op, angles)
+            case Flip():
+                control = op.control_mask.bit_length() - 1
+                self._controlled_flip(op.bits[0], control, op.control_value >> control & 1)
+            case Dense(matrix=matrix):
+                self._plain(op, matrix)
+
+    def finish_sweep(self) -> list[Pass]:
+        """The passes since the last sweep; permutation and rotations are emitted, phases are held back."""
+        self._emit_moves()
+        passes, self._passes = self._passes, []
+        return passes
+
+    def finish(self) -> list[Pass]:
+        """As above, with the phases."""
+        self._emit()
+        return self.finish_sweep()
+
+    # --- ops ---
+
+    def _plain(self, op: Op, matrix: Matrix) -> None:
+        if not np.array_equal(matrix, np.eye(len(matrix))):
+            self._emit()
+            self._passes.append(Plain(op, matrix))
+
+    def _phase(self, op: Op, angles: Sequence[float]) -> None:
+        """A diagonal over at most two bits is a quadratic form: its four angles give the coefficients."""
+        bits, form = op.bits, self._phases
+        if op.kind == "parity":  # a + b - 2 a b
+            angles = (angles[0], angles[1], angles[1], angles[0])
+        elif op.control_mask:
+            controls = _bits_of(op.control_mask)
+            if len(bits) + len(controls) > 2:
+                self._plain(op, np.diag(np.exp(1j * np.array(angles))))
+                return
+            wanted = sum((op.control_value >> bit & 1) << k for k, bit in enumerate(controls)) << len(bits)
+            table = [0.0] * (1 << len(bits) + len(controls))
+            table[wanted : wanted + len(angles)] = angles
+            bits, angles = (*bits, *controls), table
+        elif len(bits) > 2:
+            self._plain(op, np.diag(np.exp(1j * np.array(angles))))
+            return
+        form.constant += angles[0]
+        for k, bit in enumerate(bits):
+            form.add(angles[1 << k] - angles[0], bit)
+        if len(bits) == 2:
+            form.add_product(angles[3] - angles[1] - angles[2] + angles[0], *bits)
+
+    def _turn(self, bit: int, turn: Turn) -> None:
+        if turn.flip:
+            if turn.steep and not self._rows and not self._flips:  # an X would be a pass of its own
+                turn = turn.steep
+            else:
+                self._flip(bit)
+        self._phases.constant += turn.constant
+        if turn.slope:
+            if turn.before:
+                self._phases.add(turn.before, bit)
+            self._rotate(bit, turn.slope)
+            self._shrink(turn.factor)
+        if turn.after:
+            self._phases.add(turn.after, bit)
+
+    def _shrink(self, factor: float) -> None:
+        """Leave a factor in the scale; multiply it in before the stored numbers grow out of range."""
+        self.scale *= factor
+        if abs(self.scale) < SMALLEST_SCALE:
+            self._emit()
+            self._passes.append(Factor(abs(self.scale)))
+            self.scale /= abs(self.scale)
+
+    def _flip(self, bit: int) -> None:
+        """X is moved to the front: past phases and rotations it only changes signs."""
+        self._phases.flip(bit)
+        self._before.flip(bit)
+        if bit in self._slopes:
+            self._slopes[bit] = -self._slopes[bit]
+        self._rows.setdefault(bit, 1 << bit)
+        self._flips ^= 1 << bit
+
+    def _rotate(self, bit: int, slope: float) -> None:
+        if bit in self._slopes:
+            self._emit_moves()
+        moved = self._phases.take_out(bit, self._slopes)
+        if moved is None:
+            self._emit_moves()
+            moved = self._phases.take_out(bit, {})
+            assert moved is not None  # noqa: S101 - nothing had to stay
+        self._before.add_form(moved)
+        self._slopes[bit] = slope
+
+    def _controlled_flip(self, target: int, control: int, value: int) -> None:
+        if target in self._slopes or control in self._slopes or not self._before.can_add_control(target, control):
+            self._emit_moves()
+        if not self._phases.can_add_control(target, control):
+            self._emit()
+        for form in (self._phases, self._before):
+            form.add_control(target, control)
+            if not value:
+                form.flip(target)
+        source = self._rows.get(control, 1 << control)
+        self._rows[target] = self._rows.get(target, 1 << target) ^ source
+        flip = (self._flips >> control & 1) ^ 1 ^ value
+        self._flips ^= flip << target
+
+    # --- emission ---
+
+    def _emit(self) -> None:
+        self._emit_moves()
+        self._emit_phases(self._phases)
+        self._phases = Quadratic()
+
+    def _emit_moves(self) -> None:
+        """All but the phases that come last."""
+        masks = tuple((bit, mask) for bit, mask in sorted(self._rows.items()) if mask != 1 << bit)
+        if masks or self._flips:
+            self._passes.append(Affine(masks, self._flips))
+        self._emit_phases(self._before)
+        if self._slopes:
+            self._passes.append(Rotations(tuple(sorted(self._slopes.items()))))
+        self._rows, self._flips, self._before, self._slopes = {}, 0, Quadratic(), {}
+
+    def _emit_phases(self, form: Quadratic) -> None:
+        self.scale *= cmath.exp(1j * form.constant)
+        if form:
+            self._passes.append(Phases(form))
+
+
+def _bits_of(mask: int) -> list[int]:
+    return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]

@@ -1,0 +1,142 @@
+"""Pieces: an op of a plan as the numbers that the normal form works with. Kept by gate, angles and stored bits.
+
+``encode`` asks for the piece of each op: a turn about some axis (``Turn``), the angles of a diagonal, a bit that is
+flipped under a control, or a dense matrix. All are in stored bits.
+"""
+
+from __future__ import annotations
+
+import cmath
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from qsimenv import gates
+from qsimenv.circuit import Gate
+from qsimenv.statevec.planning.plan import Op
+from qsimenv.statevec.planning.steps import Form, form_of
+
+NOTHING = 1e-15
+"""A rotation or an angle smaller than this is none."""
+_STEEPEST = 1 / 32
+"""A rotation by nearly half a turn is an X and a small one: slopes let the stored numbers grow."""
+
+
+class Turn(NamedTuple):
+    """A one-bit gate: X if ``flip``, a phase, ``[[1, slope], [-slope, 1]]``, a phase; times ``factor`` and a phase.
+
+    ``constant``, ``before`` and ``after`` are radians, the latter two where the bit is 1. No slope: no rotation.
+    ``steep`` is the same gate without the X, with a slope above 1, where that is not too steep.
+    """
+
+    flip: bool
+    constant: float
+    before: float
+    slope: float
+    factor: float
+    after: float
+    steep: Turn | None = None
+
+
+class Phase(NamedTuple):
+    """A diagonal of phases; ``angles`` in radians, one for each value of the op's bits (two for a parity)."""
+
+    angles: tuple[float, ...]
+
+
+class Flip(NamedTuple):
+    """X on one bit."""
+
+
+class Dense(NamedTuple):
+    """Any other matrix on the op's bits."""
+
+    matrix: gates.Matrix
+
+
+Piece = Turn | Phase | Flip | Dense
+_FLIP = Flip()
+
+
+def piece_of(gate: Gate, op: Op, values: Sequence[float] | npt.NDArray[np.float64]) -> Piece:
+    """What an op of the gate is, for parameter ``values`` of shape (P,)."""
+    form = form_of(gate)
+    angles = gate.angles(values) if gate.params else ()
+    if op.kind != "matrix":
+        return _phase(form.base, angles, gate.matrix, op.flips, op.kind == "parity")
+    if len(op.bits) == 1 and not op.control_mask:
+        return _turn(form, angles, gate.matrix, op.flips)
+    if form.is_cx:
+        return _FLIP
+    return Dense(_part(form, angles, gate.matrix, op.flips, op.unmixed_value))
+
+
+def stored_matrix(gate: Gate, op: Op, values: Sequence[float] | npt.NDArray[np.float64]) -> gates.Matrix:
+    """The matrix of an op on its bits, diagonal or not."""
+    form = form_of(gate)
+    angles = gate.angles(values) if gate.params else ()
+    if op.kind == "matrix":
+        return _part(form, angles, gate.matrix, op.flips, op.unmixed_value)
+    diagonal = _diagonal(form.base, angles, gate.matrix, op.flips, op.kind == "parity")
+    return np.diag(diagonal[[0, 1, 1, 0]] if op.kind == "parity" else diagonal)
+
+
+def _matrix(base: str, angles: tuple[float, ...], data: bytes) -> gates.Matrix:
+    if base == gates.UNITARY:
+        entries = np.frombuffer(data, dtype="<c16")
+        return entries.reshape(math.isqrt(len(entries)), -1)
+    return gates.BASE[base].matrix(*angles)
+
+
+@lru_cache(maxsize=1 << 15)
+def _part(form: Form, angles: tuple[float, ...], data: bytes, flips: int, unmixed_value: int) -> gates.Matrix:
+    """The part of a gate's matrix for one value of the targets that it does not mix."""
+    matrix = _matrix(form.base, angles, data)
+    if not form.still and not flips:
+        return matrix
+    fixed = sum((unmixed_value >> j & 1) << (k - form.num_controls) for j, k in enumerate(form.still))
+    chosen = np.full(1 << len(form.mixed), fixed)
+    for j, k in enumerate(form.mixed):
+        chosen |= ((np.arange(len(chosen)) ^ flips) >> j & 1) << (k - form.num_controls)
+    part: gates.Matrix = matrix[np.ix_(chosen, chosen)]
+    return part
+
+
+@lru_cache(maxsize=1 << 15)
+def _diagonal(
+    base: str, angles: tuple[float, ...], data: bytes, flips: int, parity: bool
+) -> npt.NDArray[np.complex128]:
+    diagonal = np.diagonal(_matrix(base, angles, data))
+    return diagonal[np.arange(len(diagonal)) ^ flips] if flips else diagonal
+
+
+@lru_cache(maxsize=1 << 15)
+def _phase(base: str, angles: tuple[float, ...], data: bytes, flips: int, parity: bool) -> Phase:
+    return Phase(tuple([cmath.phase(each) for each in _diagonal(base, angles, data, flips, parity).tolist()]))
+
+
+@lru_cache(maxsize=1 << 15)
+def _turn(form: Form, angles: tuple[float, ...], data: bytes, flips: int) -> Turn:
+    (a, b), (c, d) = _part(form, angles, data, flips, 0).tolist()
+    if abs(a) >= abs(b):
+        return _turn_by(a, b, d)
+    steep = _turn_by(a, b, d) if abs(a) > _STEEPEST * abs(b) else None
+    return _turn_by(b, a, c)._replace(flip=True, steep=steep)
+
+
+def _turn_by(a: complex, b: complex, d: complex) -> Turn:
+    """The turn with the matrix ``((a, b), (c, d))``; it is unitary, so that c follows."""
+    constant, after, ratio = cmath.phase(a), cmath.phase(d / a), b / a
+    slope, before = abs(ratio), 0.0
+    if slope < NOTHING:
+        return Turn(False, constant, 0.0, 0.0, 1.0, after)
+    lean = cmath.phase(ratio)
+    if abs(abs(lean) - math.pi) < NOTHING:  # a real rotation the other way round
+        slope = -slope
+    elif abs(math.remainder(lean, math.tau)) >= NOTHING:
+        before = lean
+    return Turn(False, constant, before, slope, abs(a), after - before)

@@ -1,0 +1,1 @@
+"""Gradients of expectation values by the adjoint method."""

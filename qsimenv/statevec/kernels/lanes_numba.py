@@ -1,0 +1,425 @@
+"""Explicit vector code for ``sweep_numba``: rotations on several bits in one pass through the registers.
+
+Numba's vectoriser cannot be relied on to keep sixteen vectors in registers, so these intrinsics write the LLVM code
+themselves: load a tile of ``2**k`` vectors, turn it on its lane bits by shuffles and on its k other bits by pairs,
+store it. One fused multiply-add a number and bit; loads and stores are shared by all bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANE_BITS = {4: 4, 8: 3}
+"""By item size: the bits of the index inside one 64-byte vector."""
+
+SKEW_LINE_BITS = 6
+"""In a scratch plane one line is left out after every ``2**6``: see ``passes_numba.place``."""
+
+HAS_VECTORS: bool = binding.get_host_cpu_features().get("avx512f", False)
+"""Whether the processor has the instructions that ``permutation`` is written with."""
+
+_INDEX = ir.IntType(64)
+_MASK = ir.IntType(32)
+
+
+def _splat(builder: ir.IRBuilder, kind: ir.VectorType, scalar: Any) -> Any:
+    undefined = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(_MASK, 0))
+    zeros = ir.Constant(ir.VectorType(_MASK, kind.count), [0] * kind.count)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _fma(builder: ir.IRBuilder, kind: ir.VectorType, a: Any, b: Any, c: Any) -> Any:
+    suffix = "f32" if isinstance(kind.element, ir.FloatType) else "f64"
+    name = f"llvm.fma.v{kind.count}{suffix}"
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(kind, [kind, kind, kind]), name)
+    return builder.call(function, [a, b, c])
+
+
+def _turn_lanes(builder: ir.IRBuilder, kind: ir.VectorType, tile: list[Any], bit: int, slope: Any) -> list[Any]:
+    """Every vector of the tile, turned on one of its lane bits."""
+    width = kind.count
+    partner = ir.Constant(ir.VectorType(_MASK, width), [lane ^ (1 << bit) for lane in range(width)])
+    signs = ir.Constant(kind, [-1.0 if lane >> bit & 1 else 1.0 for lane in range(width)])
+    slopes = builder.fmul(_splat(builder, kind, slope), signs)
+    undefined = ir.Constant(kind, ir.Undefined)
+    return [_fma(builder, kind, slopes, builder.shuffle_vector(x, undefined, partner), x) for x in tile]
+
+
+def _turn_pairs(builder: ir.IRBuilder, kind: ir.VectorType, tile: list[Any], bit: int, slope: Any) -> list[Any]:
+    """The tile, turned on bit ``bit`` of the vectors' numbers."""
+    up = _splat(builder, kind, slope)
+    down = builder.fneg(up)
+    turned = list(tile)
+    for number, x in enumerate(tile):
+        if not number >> bit & 1:
+            y = tile[number | 1 << bit]
+            turned[number] = _fma(builder, kind, up, y, x)
+            turned[number | 1 << bit] = _fma(builder, kind, down, x, y)
+    return turned
+
+
+def rotation(pair_bits: int, with_lanes: bool) -> Callable[..., Any]:
+    """An intrinsic ``turn(plane, start, distances, slopes, lane_slopes)`` that turns one tile of a plane in place.
+
+    ``distances`` and ``slopes`` are tuples of ``pair_bits`` items: how far apart the two vectors of a pair are, and the
+    slope on that bit; ``lane_slopes`` is a tuple of one slope a lane bit (not looked at without ``with_lanes``).
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def turn(typing: Any, plane: Any, start: Any, distances: Any, slopes: Any, lane_slopes: Any) -> Any:
+        signature = types.void(plane, start, distances, slopes, lane_slopes)
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            plane, start, distances = arguments[:3]
+            kind, tile, pointers = _load(context, builder, signature.args[0], plane, start, distances, pair_bits)
+            if with_lanes:
+                for bit in range(LANE_BITS[signature.args[0].dtype.bitwidth // 8]):
+                    slope = builder.extract_value(arguments[4], bit)
+                    tile = _turn_lanes(builder, kind, tile, bit, slope)
+            for bit in range(pair_bits):
+                tile = _turn_pairs(builder, kind, tile, bit, builder.extract_value(arguments[3], bit))
+            for pointer, x in zip(pointers, tile, strict=True):
+                builder.store(x, pointer).align = _item_bytes(kind)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return turn  # type: ignore[no-any-return]
+
+
+def dense(lanes: tuple[int, ...], pair_bits: int) -> Callable[..., Any]:
+    """An intrinsic ``apply(re, im, starts, distances, coefficients, at)``: a dense complex matrix on two tiles.
+
+    Its targets are the lane bits ``lanes``, then ``pair_bits`` bits above them. For output vector v and every pattern
+    m over the targets, ``coefficients`` holds from ``at`` on a vector of real parts, one of imaginary parts and one of
+    their sums, lane by lane: what the input at ``index ^ m`` is multiplied by. Three real products make a complex one
+    (Gauss): a quarter fewer multiply-adds for more additions, which have units of their own.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def apply(typing: Any, re: Any, im: Any, starts: Any, distances: Any, coefficients: Any, at: Any) -> Any:
+        signature = types.void(re, im, starts, distances, coefficients, at)
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            re_plane, im_plane, starts, distances, table, at = arguments
+            tiles = []
+            for number in range(2):
+                start = builder.extract_value(starts, number)
+                kind, reals, to_re = _load(context, builder, signature.args[0], re_plane, start, distances, pair_bits)
+                _, imags, to_im = _load(context, builder, signature.args[1], im_plane, start, distances, pair_bits)
+                tiles.append((reals, imags, to_re, to_im))
+            numbers = _data(context, builder, signature.args[4], table)
+            place = at
+            for output in range(1 << pair_bits):
+                sums = [[ir.Constant(kind, [0.0] * kind.count)] * 3 for _ in tiles]
+                for pattern in range(1 << (len(lanes) + pair_bits)):
+                    lane_mask = sum((pattern >> k & 1) << lane for k, lane in enumerate(lanes))
+                    other = output ^ (pattern >> len(lanes))
+                    factors = []
+                    for _ in range(3):
+                        factor, place = _vector_at(builder, kind, numbers, place)
+                        factors.append(factor)
+                    for tile, (reals, imags, _, _) in enumerate(tiles):
+                        x, y = (_shuffled(builder, kind, plane[other], lane_mask) for plane in (reals, imags))
+                        inputs = (x, y, builder.fadd(x, y))
+                        sums[tile] = [
+                            _fma(builder, kind, *each) for each in zip(factors, inputs, sums[tile], strict=True)
+                        ]
+                for (_, _, to_re, to_im), (p, q, r) in zip(tiles, sums, strict=True):
+                    for result, pointer in ((builder.fsub(p, q), to_re), (builder.fsub(r, builder.fadd(p, q)), to_im)):
+                        builder.store(result, pointer[output]).align = _item_bytes(kind)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return apply  # type: ignore[no-any-return]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_line(typing: Any, source: Any, start: Any, target: Any, to: Any) -> Any:
+    """Copy one 64-byte vector: ``target[to:] = source[start:]``."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        kind = _kind_of(signature.args[0])
+        read, write = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
+        _store_at(builder, _load_at(builder, kind, read, arguments[1]), write, arguments[3])
+        return context.get_dummy_value()
+
+    return types.void(source, start, target, to), generate
+
+
+def _copy(back: bool) -> Callable[..., Any]:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def copy(typing: Any, source: Any, start: Any, target: Any, to: Any, count: Any, ahead: Any) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            start, to, count, ahead = (arguments[k] for k in (1, 3, 4, 5))
+            kind = _kind_of(signature.args[0])
+            read, write = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
+            far = write if back else read
+            with cgutils.for_range(builder, count) as loop:
+                step = builder.mul(loop.index, ir.Constant(_INDEX, kind.count))
+                _prefetch(builder, builder.gep(far, [builder.add(ahead, step)]), to_write=back)
+                x = _load_at(builder, kind, read, builder.add(start, step))
+                _store_at(builder, x, write, builder.add(to, step))
+            return context.get_dummy_value()
+
+        return types.void(source, start, target, to, count, ahead), generate
+
+    return copy  # type: ignore[no-any-return]
+
+
+copy_lines, copy_lines_back = _copy(back=False), _copy(back=True)
+"""Copy ``count`` 64-byte vectors, ``target[to:] = source[start:]``; meanwhile fetch what will be needed next.
+
+That is from ``ahead`` on, in ``source``; for ``copy_lines_back`` in ``target``, which will be written.
+"""
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def multiply_row(
+    typing: Any, re: Any, im: Any, base: Any, offsets: Any, at: Any, width: Any, factors: Any, row: Any, half: Any,
+    c: Any, s: Any,
+) -> Any:  # fmt: skip
+    """The vectors at ``base + offsets[at…]`` times ``(factors[row…] + i factors[row + half…]) (c + i s)``."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        base, at, width, row, half, c, s = (arguments[k] for k in (2, 4, 5, 7, 8, 9, 10))
+        kind = _kind_of(signature.args[0])
+        re, im, offsets, factors = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 1, 3, 6))
+        c, s = _splat(builder, kind, c), _splat(builder, kind, s)
+        minus = builder.fneg(s)
+        with cgutils.for_range(builder, width) as loop:
+            offset = builder.load(builder.gep(offsets, [builder.add(at, loop.index)]))
+            place = builder.add(base, offset)
+            entry = builder.add(row, builder.mul(loop.index, ir.Constant(_INDEX, kind.count)))
+            p, q = (_load_at(builder, kind, factors, k) for k in (entry, builder.add(entry, half)))
+            u = _fma(builder, kind, minus, q, builder.fmul(c, p))
+            v = _fma(builder, kind, s, p, builder.fmul(c, q))
+            x, y = (_load_at(builder, kind, plane, place) for plane in (re, im))
+            _store_at(builder, _fma(builder, kind, builder.fneg(v), y, builder.fmul(u, x)), re, place)
+            _store_at(builder, _fma(builder, kind, v, x, builder.fmul(u, y)), im, place)
+        return context.get_dummy_value()
+
+    return types.void(re, im, base, offsets, at, width, factors, row, half, c, s), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def multiply_tables(typing: Any, room: Any, to: Any, start: Any, factors: Any, at: Any, size: Any) -> Any:
+    """``room[to…] = room[start…] * factors[at…]``, complex; each as ``size`` real parts, then imaginary parts."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        to, start, at, size = (arguments[k] for k in (1, 2, 4, 5))
+        kind = _kind_of(signature.args[0])
+        room, factors = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 3))
+        with cgutils.for_range(builder, builder.udiv(size, ir.Constant(_INDEX, kind.count))) as loop:
+            real = builder.mul(loop.index, ir.Constant(_INDEX, kind.count))
+            imag = builder.add(real, size)
+            x, y = (_load_at(builder, kind, room, builder.add(start, k)) for k in (real, imag))
+            c, s = (_load_at(builder, kind, factors, builder.add(at, k)) for k in (real, imag))
+            u = _fma(builder, kind, builder.fneg(s), y, builder.fmul(c, x))
+            v = _fma(builder, kind, s, x, builder.fmul(c, y))
+            _store_at(builder, u, room, builder.add(to, real))
+            _store_at(builder, v, room, builder.add(to, imag))
+        return context.get_dummy_value()
+
+    return types.void(room, to, start, factors, at, size), generate
+
+
+def permutation(rank: int) -> Callable[..., Any]:
+    """An intrinsic ``move(source, target, tables, near, count, to, start, steps, patterns)`` for AVX-512.
+
+    Moves whole vectors, ``2**rank`` of them at a time: target line ``to ^ tables[near + k]`` and its partners come from
+    the line of ``start ^ tables[near + count + k]`` and its partners, for k below ``count``. ``to`` counts lines,
+    ``start`` numbers: its lane part is exclusively-or-ed to the lanes that are picked. ``steps`` are the places in
+    ``tables`` of the partners (rank of the targets, then rank of the sources, in lines); ``patterns`` of what each of
+    the vectors picks, lane by lane: the lane, and above it the number of the source among the partners.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def move(
+        typing: Any, source: Any, target: Any, tables: Any, near: Any, count: Any, to: Any, start: Any, steps: Any,
+        patterns: Any,
+    ) -> Any:  # fmt: skip
+        signature = types.void(source, target, tables, near, count, to, start, steps, patterns)
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            near, count, to, start, steps, patterns = arguments[3:]
+            kind = _kind_of(signature.args[0])
+            source, target, tables = (_data(context, builder, signature.args[k], arguments[k]) for k in range(3))
+            picks = [_picks(builder, kind, tables, patterns, number) for number in range(1 << rank)]
+            step = [
+                builder.load(builder.gep(tables, [builder.add(steps, ir.Constant(_INDEX, k))])) for k in range(2 * rank)
+            ]
+            lanes = kind.count.bit_length() - 1
+            with cgutils.for_range(builder, count) as loop:
+                entry = builder.add(near, loop.index)
+                line_to = builder.xor(to, builder.load(builder.gep(tables, [entry])))
+                number = builder.xor(start, builder.load(builder.gep(tables, [builder.add(entry, count)])))
+                line_from = builder.lshr(number, ir.Constant(_INDEX, lanes))
+                mask = _splat(
+                    builder,
+                    picks[0].type,
+                    builder.trunc(builder.and_(number, ir.Constant(_INDEX, kind.count - 1)), picks[0].type.element),
+                )
+                partners = [
+                    _load_at(builder, kind, source, _line_place(builder, line, lanes))
+                    for line in _cosets(builder, line_from, step[rank:])
+                ]
+                for line, pick in zip(_cosets(builder, line_to, step[:rank]), picks, strict=True):
+                    x = _gathered(builder, kind, partners, builder.xor(pick, mask))
+                    _store_at(builder, x, target, _line_place(builder, line, lanes))
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return move  # type: ignore[no-any-return]
+
+
+def _cosets(builder: ir.IRBuilder, line: Any, steps: Sequence[Any]) -> list[Any]:
+    """A line and its partners, numbered by the steps taken."""
+    lines = [line]
+    for step in steps:
+        lines += [builder.xor(other, step) for other in lines]
+    return lines
+
+
+def _line_place(builder: ir.IRBuilder, line: Any, lanes: int) -> Any:
+    """Where a line lies in a scratch plane; see ``passes_numba.place``."""
+    skipped = builder.lshr(line, ir.Constant(_INDEX, SKEW_LINE_BITS))
+    return builder.shl(builder.add(line, skipped), ir.Constant(_INDEX, lanes))
+
+
+def _picks(builder: ir.IRBuilder, kind: ir.VectorType, tables: Any, patterns: Any, number: int) -> Any:
+    """Row ``number`` of the patterns as a vector of indices."""
+    wide = ir.VectorType(_INDEX, kind.count)
+    place = builder.add(patterns, ir.Constant(_INDEX, number * kind.count))
+    row = _load_at(builder, wide, tables, place)
+    return builder.trunc(row, ir.VectorType(_MASK, kind.count)) if kind.count == 16 else row
+
+
+def _gathered(builder: ir.IRBuilder, kind: ir.VectorType, partners: Sequence[Any], pick: Any) -> Any:
+    """Lane by lane the number that ``pick`` names among the partners' lanes: two by two, then one half or the other."""
+    found = [
+        _two_sources(builder, kind, partners[k], partners[min(k + 1, len(partners) - 1)], pick)
+        for k in range(0, len(partners), 2)
+    ]
+    bit = 2 * kind.count
+    while len(found) > 1:
+        named = builder.and_(pick, ir.Constant(pick.type, [bit] * kind.count))
+        is_second = builder.icmp_signed("!=", named, ir.Constant(pick.type, [0] * kind.count))
+        found = [builder.select(is_second, found[k + 1], found[k]) for k in range(0, len(found), 2)]
+        bit *= 2
+    return found[0]
+
+
+def _two_sources(builder: ir.IRBuilder, kind: ir.VectorType, first: Any, second: Any, pick: Any) -> Any:
+    """VPERMI2PS or VPERMI2PD."""
+    name = "llvm.x86.avx512.vpermi2var." + ("ps.512" if kind.count == 16 else "pd.512")
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(kind, [kind, pick.type, kind]), name)
+    return builder.call(function, [first, pick, second])
+
+
+def _prefetch(builder: ir.IRBuilder, pointer: Any, to_write: bool) -> None:
+    name, byte = "llvm.prefetch.p0", ir.IntType(8).as_pointer()
+    function = builder.module.globals.get(name)
+    if function is None:
+        function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [byte, _MASK, _MASK, _MASK]), name)
+    nearest, data = 3, 1
+    builder.call(
+        function, [builder.bitcast(pointer, byte), *(ir.Constant(_MASK, k) for k in (int(to_write), nearest, data))]
+    )
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def stream_line(typing: Any, source: Any, start: Any, target: Any, to: Any) -> Any:
+    """``copy_line`` past the caches: for a target that is read again much later. ``target[to:]`` is 64-byte aligned."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        source, start, target, to = arguments
+        _, (x,), _ = _load(context, builder, signature.args[0], source, start, None, 0)
+        data = context.make_array(signature.args[2])(context, builder, target).data
+        store = builder.store(x, builder.bitcast(builder.gep(data, [to]), x.type.as_pointer()))
+        store.align = 64
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_MASK, 1)]))
+        return context.get_dummy_value()
+
+    return types.void(source, start, target, to), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def finish_streaming(typing: Any) -> Any:
+    """Make what ``stream_line`` wrote visible to other threads and processes before anything that follows."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def _shuffled(builder: ir.IRBuilder, kind: ir.VectorType, x: Any, lane_mask: int) -> Any:
+    """The vector with lane l taken from lane ``l ^ lane_mask``."""
+    if not lane_mask:
+        return x
+    order = ir.Constant(ir.VectorType(_MASK, kind.count), [lane ^ lane_mask for lane in range(kind.count)])
+    return builder.shuffle_vector(x, ir.Constant(kind, ir.Undefined), order)
+
+
+def _vector_at(builder: ir.IRBuilder, kind: ir.VectorType, numbers: Any, place: Any) -> tuple[Any, Any]:
+    """The vector at ``place`` of an array, and the place after it."""
+    return _load_at(builder, kind, numbers, place), builder.add(place, ir.Constant(_INDEX, kind.count))
+
+
+def _item_bytes(kind: ir.VectorType) -> int:
+    return 4 if isinstance(kind.element, ir.FloatType) else 8
+
+
+def _load(
+    context: Any, builder: ir.IRBuilder, array: Any, plane: Any, start: Any, distances: Any, pair_bits: int
+) -> tuple[ir.VectorType, list[Any], list[Any]]:
+    """The kind of vector, the vectors of a tile, and where they came from."""
+    kind, data = _kind_of(array), _data(context, builder, array, plane)
+    steps = [builder.extract_value(distances, bit) for bit in range(pair_bits)]
+    tile, pointers = [], []
+    for number in range(1 << pair_bits):
+        place = start
+        for bit in range(pair_bits):
+            if number >> bit & 1:
+                place = builder.add(place, steps[bit])
+        pointers.append(builder.bitcast(builder.gep(data, [place]), kind.as_pointer()))
+        tile.append(builder.load(pointers[-1]))
+        tile[-1].align = _item_bytes(kind)
+    return kind, tile, pointers
+
+
+def _kind_of(array: Any) -> ir.VectorType:
+    """The vector of 64 bytes of an array's items."""
+    item_bytes = array.dtype.bitwidth // 8
+    return ir.VectorType(ir.FloatType() if item_bytes == 4 else ir.DoubleType(), 64 // item_bytes)
+
+
+def _data(context: Any, builder: ir.IRBuilder, kind: Any, array: Any) -> Any:
+    """A pointer to the first item."""
+    return context.make_array(kind)(context, builder, array).data
+
+
+def _load_at(builder: ir.IRBuilder, kind: ir.VectorType, data: Any, place: Any) -> Any:
+    x = builder.load(builder.bitcast(builder.gep(data, [place]), kind.as_pointer()))
+    x.align = _item_bytes(kind)
+    return x
+
+
+def _store_at(builder: ir.IRBuilder, x: Any, data: Any, place: Any) -> None:
+    pointer = builder.bitcast(builder.gep(data, [place]), x.type.as_pointer())
+    builder.store(x, pointer).align = _item_bytes(x.type)

@@ -1,0 +1,291 @@
+"""The passes of the normal form on one block: rotations, quadratic phases, affine permutations.
+
+``sweep_numba`` calls them for the rows that ``encode`` makes of ``normalform``'s passes. All work on a block in the
+second-level cache, in *scratch order*: one line of 64 bytes is left out after every 4 KiB, so that numbers a power of
+two apart do not meet in the same few sets of the caches. ``place`` says where a number lies.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from qsimenv.statevec.encoding.encode import (
+    BASE,
+    FIXED,
+    HAS_LANES,
+    INNER_BITS,
+    NEAR_BITS,
+    NUM_ENTRIES,
+    NUM_TARGETS,
+    OFFSET,
+    OUTER_BITS,
+    RANK,
+    TABLE,
+    TARGETS,
+    TILE_BITS,
+)
+from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernels.lanes_numba import (
+    HAS_VECTORS,
+    dense,
+    multiply_row,
+    multiply_tables,
+    permutation,
+    rotation,
+)
+
+_options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+
+_lanes_only, _lanes_1, _lanes_2 = (rotation(k, with_lanes=True) for k in range(3))
+_pairs_1, _pairs_2, _pairs_3 = (rotation(k, with_lanes=False) for k in range(1, 4))
+
+
+_dense_pairs = dense((), 2)
+_dense_0, _dense_1, _dense_2, _dense_3 = (dense((lane,), 1) for lane in range(4))
+_dense_01, _dense_02, _dense_12 = dense((0, 1), 0), dense((0, 2), 0), dense((1, 2), 0)
+_dense_03, _dense_13, _dense_23 = dense((0, 3), 0), dense((1, 3), 0), dense((2, 3), 0)
+
+
+_move_0, _move_1, _move_2, _move_3, _move_4 = (permutation(rank) for rank in range(5))
+
+
+@njit(inline="always", **_options)
+def place(number, itemsize):
+    """Where a number of a block lies in scratch order. Additive: what disjoint sets of bits add to it adds up."""
+    lane_bits = 4 if itemsize == 4 else 3
+    return number + ((number >> (lane_bits + 6)) << lane_bits)
+
+
+@njit(inline="always", **_options)
+def _tile_start(number, ops, row, count, itemsize):
+    """Make room in a vector's number for the bits of the tile; where that lies in scratch order."""
+    for k in range(count):
+        position = ops[row, FIXED + k]
+        number = ((number >> position) << (position + 1)) | (number & ((1 << position) - 1))
+    return place(number, itemsize)
+
+
+@njit(**_options)
+def rotate(re, im, bits, ops, row, coefficients):
+    """Turn up to three bits above the lanes, or up to two and (HAS_LANES) every lane bit, in one pass."""
+    lane_bits = 4 if re.itemsize == 4 else 3
+    count, at = ops[row, NUM_TARGETS], ops[row, OFFSET]
+    tiles = 1 << (bits - count - lane_bits)
+    c = coefficients
+    lanes = (c[at + 4], c[at + 5], c[at + 6], c[at + 7])
+    d0, d1 = place(1 << ops[row, TARGETS], re.itemsize), place(1 << ops[row, TARGETS + 1], re.itemsize)
+    d2 = place(1 << ops[row, TARGETS + 2], re.itemsize)
+    s0, s1, s2 = c[at], c[at + 1], c[at + 2]
+    if ops[row, HAS_LANES]:
+        if count == 0:
+            for tile in range(tiles):
+                _lanes_only(re, place(tile << lane_bits, re.itemsize), (), (), lanes)
+                _lanes_only(im, place(tile << lane_bits, re.itemsize), (), (), lanes)
+        elif count == 1:
+            for tile in range(tiles):
+                start = _tile_start(tile << lane_bits, ops, row, 1, re.itemsize)
+                _lanes_1(re, start, (d0,), (s0,), lanes)
+                _lanes_1(im, start, (d0,), (s0,), lanes)
+        else:
+            for tile in range(tiles):
+                start = _tile_start(tile << lane_bits, ops, row, 2, re.itemsize)
+                _lanes_2(re, start, (d0, d1), (s0, s1), lanes)
+                _lanes_2(im, start, (d0, d1), (s0, s1), lanes)
+    elif count == 1:
+        for tile in range(tiles):
+            start = _tile_start(tile << lane_bits, ops, row, 1, re.itemsize)
+            _pairs_1(re, start, (d0,), (s0,), lanes)
+            _pairs_1(im, start, (d0,), (s0,), lanes)
+    elif count == 2:
+        for tile in range(tiles):
+            start = _tile_start(tile << lane_bits, ops, row, 2, re.itemsize)
+            _pairs_2(re, start, (d0, d1), (s0, s1), lanes)
+            _pairs_2(im, start, (d0, d1), (s0, s1), lanes)
+    else:
+        for tile in range(tiles):
+            start = _tile_start(tile << lane_bits, ops, row, 3, re.itemsize)
+            _pairs_3(re, start, (d0, d1, d2), (s0, s1, s2), lanes)
+            _pairs_3(im, start, (d0, d1, d2), (s0, s1, s2), lanes)
+
+
+@njit(**_options)
+def two_targets(re, im, bits, ops, row, coefficients):
+    """A dense complex matrix on two bits of the block, HAS_LANES of which (the lower ones) are lane bits."""
+    lane_bits = 4 if re.itemsize == 4 else 3
+    lanes, at = ops[row, HAS_LANES], ops[row, OFFSET]
+    low, high = ops[row, TARGETS], ops[row, TARGETS + 1]
+    pairs = 1 << (bits - lane_bits - 3 + lanes)
+    far = place(1 << high, re.itemsize)
+    near = place(1 << low, re.itemsize)
+    for pair in range(pairs):
+        starts = (
+            _tile_start(2 * pair << lane_bits, ops, row, 2 - lanes, re.itemsize),
+            _tile_start(2 * pair + 1 << lane_bits, ops, row, 2 - lanes, re.itemsize),
+        )
+        if lanes == 0:
+            _dense_pairs(re, im, starts, (near, far), coefficients, at)
+        elif lanes == 1:
+            if low == 0:
+                _dense_0(re, im, starts, (far,), coefficients, at)
+            elif low == 1:
+                _dense_1(re, im, starts, (far,), coefficients, at)
+            elif low == 2:
+                _dense_2(re, im, starts, (far,), coefficients, at)
+            else:
+                _dense_3(re, im, starts, (far,), coefficients, at)
+        elif high == 1:
+            _dense_01(re, im, starts, (), coefficients, at)
+        elif high == 2 and low == 0:
+            _dense_02(re, im, starts, (), coefficients, at)
+        elif high == 2:
+            _dense_12(re, im, starts, (), coefficients, at)
+        elif low == 0:
+            _dense_03(re, im, starts, (), coefficients, at)
+        elif low == 1:
+            _dense_13(re, im, starts, (), coefficients, at)
+        else:
+            _dense_23(re, im, starts, (), coefficients, at)
+
+
+@njit(**_options)
+def permute(source, target, bits, ops, row, tables, index):
+    """An affine permutation of a plane of the block into another; ``encode`` has the tables' layout.
+
+    What goes to number t comes from ``map(t) ^ shift``, where ``shift`` hangs on the bits outside the block.
+    """
+    at = ops[row, TABLE]
+    shift = tables[at]
+    for entry in range(ops[row, NUM_ENTRIES]):
+        if _is_odd(index & tables[at + 1 + 2 * entry]):
+            shift ^= tables[at + 2 + 2 * entry]
+    at += 1 + 2 * ops[row, NUM_ENTRIES]
+    if HAS_VECTORS:
+        move_lines(source, target, bits, ops, row, tables, at, shift)
+    else:
+        move_numbers(source, target, bits, ops, row, tables, at, shift)
+
+
+@njit(**_options)
+def move_numbers(source, target, bits, ops, row, tables, at, shift):
+    """One number after the other, for any map on any machine."""
+    low = min(bits, 8)
+    at += tables[at]
+    for high in range(1 << (bits - low)):
+        start, to = tables[at + (1 << low) + high] ^ shift, place(high << low, source.itemsize)
+        for number in range(1 << low):
+            target[to + number] = source[place(start ^ tables[at + number], source.itemsize)]
+
+
+@njit(**_options)
+def move_lines(source, target, bits, ops, row, tables, at, shift):
+    """Line by line, with the lanes rearranged in registers."""
+    lane_bits = 4 if source.itemsize == 4 else 3
+    rank, near_bits = ops[row, RANK], ops[row, NEAR_BITS]
+    steps = at + 1
+    patterns = steps + 2 * rank
+    near = patterns + (1 << (rank + lane_bits))
+    far = near + (2 << near_bits)
+    count = 1 << (bits - lane_bits - rank - near_bits)
+    for a in range(count):
+        to, start = tables[far + a], tables[far + count + a] ^ shift
+        if rank == 0:
+            _move_0(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
+        elif rank == 1:
+            _move_1(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
+        elif rank == 2:
+            _move_2(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
+        elif rank == 3:
+            _move_3(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
+        else:
+            _move_4(source, target, tables, near, 1 << near_bits, to, start, steps, patterns)
+
+
+@njit(inline="always", **_options)
+def _is_odd(number):
+    odd = False
+    while number:
+        odd = not odd
+        number &= number - 1
+    return odd
+
+
+@njit(**_options)
+def table_room(bits):
+    """Numbers of room that ``apply_phases`` needs for tables beside a block."""
+    high = max(bits - 8, 0)
+    return 512 * (high + 1) + (2 << high)
+
+
+@njit(**_options)
+def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
+    """Multiply by ``exp(i q(x))``, row by row; ``phase_rows`` has the method, ``encode`` the layout."""
+    lane_bits = 4 if re.itemsize == 4 else 3
+    tile_bits, inner, outer = ops[row, TILE_BITS], ops[row, INNER_BITS], ops[row, OUTER_BITS]
+    width, high = 1 << (lane_bits + tile_bits), 1 << (inner + outer)
+    entries = ops[row, NUM_ENTRIES]
+    row_at = ops[row, OFFSET] + entries
+    outer_at = row_at + 2 * width
+    high_at = outer_at + 2 * width * outer
+    factors = room[2 * width * (outer + 1) :]
+    room[: 2 * width] = coefficients[row_at : row_at + 2 * width]
+    factors[: 2 * high] = coefficients[high_at : high_at + 2 * high]
+    if entries:
+        _turn_by_outside(ops, row, coefficients, tables, index, room, width, factors, high, bits)
+    vectors_at = ops[row, TABLE] + 2 * entries
+    inner_at = vectors_at + (1 << tile_bits)
+    starts_at = inner_at + (1 << inner)
+    for number in range(1 << outer):
+        table = 0
+        if number:
+            bit = _lowest_bit(number)
+            before = number & (number - 1)
+            table, parent = 1 + bit, 1 + _lowest_bit(before) if before else 0
+            multiply_tables(
+                room, 2 * width * table, 2 * width * parent, coefficients, outer_at + 2 * width * bit, width
+            )
+        for k in range(1 << inner):
+            base = ops[row, BASE] + tables[starts_at + number] + tables[inner_at + k]
+            c, s = factors[number << inner | k], factors[high + (number << inner | k)]
+            multiply_row(re, im, base, tables, vectors_at, 1 << tile_bits, room, 2 * width * table, width, c, s)
+
+
+@njit(**_options)
+def _turn_by_outside(ops, row, coefficients, tables, index, room, width, factors, high, bits):
+    """What the bits outside the block add: a constant, and an angle for each bit of the block."""
+    angles = np.zeros(bits + 1)
+    at, values = ops[row, TABLE], ops[row, OFFSET]
+    for entry in range(ops[row, NUM_ENTRIES]):
+        mask = tables[at + 2 * entry]
+        if index & mask == mask:
+            angles[tables[at + 2 * entry + 1]] += coefficients[values + entry]
+    row_bits = _lowest_bit(width)
+    _turn(room, width, 0.0, angles, 1, row_bits)
+    _turn(factors, high, angles[0], angles, 1 + row_bits, _lowest_bit(high))
+
+
+@njit(**_options)
+def _turn(table, size, constant, angles, first, count):
+    """Multiply a table of ``size`` factors, cos before sin, by ``exp(i (constant + angles of the number's bits))``."""
+    c, s = np.empty(size, table.dtype), np.empty(size, table.dtype)
+    c[0], s[0] = math.cos(constant), math.sin(constant)
+    for bit in range(count):
+        p, q = math.cos(angles[first + bit]), math.sin(angles[first + bit])
+        half = 1 << bit
+        for k in range(half):
+            c[half + k] = c[k] * p - s[k] * q
+            s[half + k] = c[k] * q + s[k] * p
+    for k in range(size):
+        x, y = table[k], table[size + k]
+        table[k] = x * c[k] - y * s[k]
+        table[size + k] = x * s[k] + y * c[k]
+
+
+@njit(inline="always", **_options)
+def _lowest_bit(number):
+    """The position of the lowest bit set."""
+    position = 0
+    while not number >> position & 1:
+        position += 1
+    return position

@@ -1,0 +1,248 @@
+"""Kernels for the CPU: Numba on split planes.
+
+They know neither qubits nor ranks: two planes of real numbers, positions, masks, coefficients. ``kernels_cupy`` has the
+same names and signatures. Compiled code is kept on disk; ``parallel`` versions split the work over threads, the plain
+ones serve states too small for that. Nothing here allocates anything that grows with the state.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from numba import get_num_threads, prange
+
+from qsimenv import arrays
+from qsimenv.statevec.encoding.encode import (
+    FLIP,
+    KIND,
+    NUM_TARGETS,
+    OUTER_MASK,
+    OUTER_VALUE,
+    PERMUTE,
+    PHASE,
+    QUADRATIC,
+    REAL,
+    ROTATE,
+    TWO_TARGETS,
+)
+from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernels.lanes_numba import copy_lines, copy_lines_back
+from qsimenv.statevec.kernels.passes_numba import apply_phases, permute, place, rotate, table_room, two_targets
+from qsimenv.statevec.kernels.plain_numba import flip, many_targets, one_target, phase, real
+
+PARALLEL_FROM = 1 << 15
+"""Amplitudes from which starting threads pays."""
+_AHEAD_BYTES = 4096
+"""How far ahead of a copy memory is fetched."""
+_PAD = 144
+"""Numbers between the planes of a block: equal positions in two of them differ in the low address bits."""
+
+_FAST = {"contract", "nsz", "arcp"}
+_options = {"nogil": True, "error_model": "numpy", "fastmath": _FAST}
+
+
+@njit(**_options)
+def _apply(x, y, z, room, bits, ops, coefficients, tables, index):
+    """All passes over one block whose first amplitude has the (global) index ``index``.
+
+    The block lies in the planes ``x`` and ``y``, ``z`` is to spare; returns the planes in their roles at the end.
+    """
+    for row in range(ops.shape[0]):
+        if (index & ops[row, OUTER_MASK]) != ops[row, OUTER_VALUE]:
+            continue
+        kind = ops[row, KIND]
+        if kind == ROTATE:
+            rotate(x, y, bits, ops, row, coefficients)
+        elif kind == QUADRATIC:
+            apply_phases(x, y, bits, ops, row, coefficients, tables, index, room)
+        elif kind == PERMUTE:
+            permute(x, z, bits, ops, row, tables, index)
+            permute(y, x, bits, ops, row, tables, index)
+            x, y, z = z, x, y
+        elif kind == TWO_TARGETS:
+            two_targets(x, y, bits, ops, row, coefficients)
+        elif kind == PHASE:
+            phase(x, y, bits, ops, row, coefficients)
+        elif kind == FLIP:
+            flip(x, y, bits, ops, row)
+        elif kind == REAL:
+            real(x, y, bits, ops, row, coefficients)
+        elif ops[row, NUM_TARGETS] == 1:
+            one_target(x, y, bits, ops, row, coefficients)
+        else:
+            many_targets(x, y, bits, ops, row, coefficients)
+    return x, y, z
+
+
+@njit(**_options)
+def _block_start(number, outer):
+    index = 0
+    for k in range(outer.shape[0]):
+        index |= ((number >> k) & 1) << outer[k]
+    return index
+
+
+@njit(**_options)
+def _gather(plane, start, offsets, run, empty, block):
+    """Copy a block's runs from memory into scratch order; those with a bit of ``empty`` hold nothing but zeros."""
+    count, item = offsets.shape[0], plane.itemsize
+    ahead = max(1, _AHEAD_BYTES // (run * item))
+    for k in range(count):
+        to = place(k * run, item)
+        if offsets[k] & empty:
+            block[to : to + run] = 0
+        elif run * item < 64:
+            for i in range(run):
+                block[to + i] = plane[start + offsets[k] + i]
+        else:
+            after = start + offsets[min(k + ahead, count - 1)]
+            copy_lines(plane, start + offsets[k], block, to, run * item // 64, after)
+
+
+@njit(**_options)
+def _scatter(block, plane, start, offsets, run, empty):
+    """The reverse; runs that still hold nothing but zeros are not written."""
+    count, item = offsets.shape[0], plane.itemsize
+    ahead = max(1, _AHEAD_BYTES // (run * item))
+    for k in range(count):
+        at = place(k * run, item)
+        if offsets[k] & empty:
+            continue
+        if run * item < 64:
+            for i in range(run):
+                plane[start + offsets[k] + i] = block[at + i]
+        else:
+            after = start + offsets[min(k + ahead, count - 1)]
+            copy_lines_back(block, at, plane, start + offsets[k], run * item // 64, after)
+
+
+@njit(**_options)
+def _sweep_range(
+    re, im, first, last, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after, scratch
+):
+    """Blocks ``first`` to ``last``, one after the other, each by way of ``scratch``."""
+    run = 1 << low_bits
+    plane = place(1 << bits, re.itemsize) + _PAD
+    x, y, z = scratch[:plane], scratch[plane : 2 * plane], scratch[2 * plane : 3 * plane]
+    room = scratch[3 * plane :]
+    for number in range(first, last):
+        start = _block_start(number, outer)
+        _gather(re, start, offsets, run, before, x)
+        _gather(im, start, offsets, run, before, y)
+        x, y, z = _apply(x, y, z, room, bits, ops, coefficients, tables, rank_index | start)
+        _scatter(x, re, start, offsets, run, after)
+        _scatter(y, im, start, offsets, run, after)
+
+
+@njit(parallel=True, **_options)
+def _sweep_parallel(
+    re, im, blocks, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after, scratch
+):
+    threads = scratch.shape[0]
+    for thread in prange(threads):
+        first, last = blocks * thread // threads, blocks * (thread + 1) // threads
+        _sweep_range(
+            re,
+            im,
+            first,
+            last,
+            bits,
+            low_bits,
+            offsets,
+            outer,
+            ops,
+            coefficients,
+            tables,
+            rank_index,
+            before,
+            after,
+            scratch[thread],
+        )
+
+
+def num_threads() -> int:
+    """Among how many threads a sweep is divided."""
+    return int(get_num_threads())
+
+
+_kept = threading.local()
+"""The scratch of the last sweep: fresh memory is slow, and every state of a thread can use the same."""
+
+
+def _scratch_for(bits, real_type):
+    """Room for three planes of a block and some tables for each thread, aligned: shape (threads, numbers)."""
+    itemsize = np.dtype(real_type).itemsize
+    numbers = 3 * (place(1 << bits, itemsize) + _PAD) + table_room(bits)
+    shape = (get_num_threads(), -(-numbers // 1024) * 1024 + 64 * 9)
+    kept = getattr(_kept, "bytes", None)
+    if kept is None or kept.size < shape[0] * shape[1] * itemsize:
+        _kept.bytes = kept = arrays.scratch(shape[0] * shape[1] * itemsize)
+    return kept[: shape[0] * shape[1] * itemsize].view(real_type).reshape(shape)
+
+
+def sweep(re, im, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before=0, after=0):
+    """All ops of one encoded sweep on ``re`` and ``im``, in place. ``rank_index`` is the rank's part of the index.
+
+    Where an index has a bit of ``before`` there are only zeros, which are not read; where it has one of ``after``,
+    there will be only zeros, and nothing is written. ``outer`` must not hold a bit of ``before``.
+    """
+    blocks = 1 << len(outer)
+    scratch = _scratch_for(block_bits, re.dtype)
+    arguments = (block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after)
+    if blocks == 1 or len(re) < PARALLEL_FROM or len(scratch) == 1:
+        _sweep_range(re, im, 0, blocks, *arguments, scratch[0])
+    else:
+        _sweep_parallel(re, im, blocks, *arguments, scratch)
+
+
+# --- measurement ---
+
+
+@njit(parallel=True, **_options)
+def _weights_parallel(re, im, bit):
+    zero, one = 0.0, 0.0
+    for i in prange(re.shape[0]):
+        weight = np.float64(re[i]) * re[i] + np.float64(im[i]) * im[i]
+        here = (i >> bit) & 1
+        one += weight * here
+        zero += weight * (1 - here)
+    return zero, one
+
+
+@njit(**_options)
+def _weights(re, im, bit):
+    zero, one = 0.0, 0.0
+    for i in range(re.shape[0]):
+        weight = np.float64(re[i]) * re[i] + np.float64(im[i]) * im[i]
+        if (i >> bit) & 1:
+            one += weight
+        else:
+            zero += weight
+    return zero, one
+
+
+def weights(re, im, bit):
+    """The weight (squared norm) of the amplitudes whose index has 0, and 1, at ``bit``; above the index all have 0."""
+    return (_weights_parallel if len(re) >= PARALLEL_FROM else _weights)(re, im, bit)
+
+
+@njit(parallel=True, **_options)
+def _collapse_parallel(re, im, bit, value, scale):
+    for i in prange(re.shape[0]):
+        factor = scale if (i >> bit) & 1 == value else 0 * scale
+        re[i] *= factor
+        im[i] *= factor
+
+
+@njit(**_options)
+def _collapse(re, im, bit, value, scale):
+    for i in range(re.shape[0]):
+        factor = scale if (i >> bit) & 1 == value else 0 * scale
+        re[i] *= factor
+        im[i] *= factor
+
+
+def collapse(re, im, bit, value, scale):
+    """Keep the amplitudes whose index has ``value`` at ``bit``, times ``scale``; zero the others."""
+    (_collapse_parallel if len(re) >= PARALLEL_FROM else _collapse)(re, im, bit, value, re.dtype.type(scale))

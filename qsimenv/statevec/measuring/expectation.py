@@ -1,0 +1,114 @@
+"""Expectation values of sums of Pauli strings, exactly.
+
+``pauli_groups`` says which strings share a reading of the state, ``pauli_numba`` reads it. Where strings flip rank
+bits, two ranks trade halves of their states in pieces of bounded size, and each looks at half of the pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from qsimenv.statevec.exchange import PIECE_BYTES
+from qsimenv.statevec.measuring import pauli_numba as kernels
+from qsimenv.statevec.measuring.pauli_groups import Integers, Strings, collect, collect_imaginary
+from qsimenv.statevec.state import State
+from qsimenv.task import Observable
+
+Floats = npt.NDArray[np.float64]
+
+
+def expectation_values(state: State, observables: Sequence[Observable]) -> Floats:
+    """One real number an observable, shape (observables,). *Collective.*
+
+    Cost: one reading of the state for all strings without X and Y, and one for each distinct set of flipped qubits, or
+    fewer; half an exchange for each two sets of flipped rank qubits.
+    """
+    strings = collect(observables, state.layout)
+    sums = np.zeros(len(strings.x_masks))
+    num_local = state.layout.num_local
+    for terms in strings.split(max(num_local - 1, 0)):
+        if strings.x_masks[terms.start] >> num_local == 0:
+            _add_own(state, strings, terms, sums)
+        else:
+            _add_traded(state, strings, terms, sums)
+    return strings.values(state.team.sum(sums), len(observables)) * abs(state.scale) ** 2
+
+
+def _add_own(state: State, strings: Strings, terms: range, sums: Floats) -> None:
+    """Strings that flip no rank bit."""
+    for some in strings.split(kernels.near_bits(len(state.re)), terms):
+        _add(state, strings, some, sums, (state.re, state.im), 0, paired=True)
+
+
+def _add_traded(state: State, strings: Strings, terms: range, sums: Floats) -> None:
+    """Strings that flip the same rank bits, and the top local bit or not.
+
+    The lower of two ranks takes the pairs in which its own index has a zero at the top local bit.
+    """
+    num_local, half = state.layout.num_local, len(state.re) // 2
+    x = int(strings.x_masks[terms.start])
+    partner = state.team.rank ^ (x >> num_local)
+    if not half:  # one amplitude: both look at the pair
+        other = np.empty((2, 1), dtype=state.re.dtype)
+        for plane, into in zip((state.re, state.im), other, strict=True):
+            state.team.exchange(partner, plane, into)
+        _add(state, strings, terms, sums, (other[0], other[1]), 0, paired=True)
+        return
+    flips_top = x >> (num_local - 1) & 1
+    lower = state.team.rank < partner
+    outgoing, incoming = (half, flips_top * half) if lower else (flips_top * half, half)
+    size = min(half, PIECE_BYTES // state.re.itemsize)
+    other = np.empty((2, size), dtype=state.re.dtype)
+    for start in range(0, half, size):
+        for plane, into in zip((state.re, state.im), other, strict=True):
+            state.team.exchange(partner, plane[outgoing + start : outgoing + start + size], into)
+        for some in strings.split(kernels.near_bits(size), terms):
+            _add(state, strings, some, sums, (other[0], other[1]), incoming + start, paired=False)
+    state.work.bytes_exchanged += state.re.nbytes
+
+
+def imaginary_parts(state: State, other: State, x_masks: Integers, z_masks: Integers) -> Floats:
+    """Twice the imaginary part of ``<other| P |state>`` for strings P, given by masks over qubits. *Collective.*
+
+    Both states are in one layout. Cost as for ``expectation_values``, with two states to read and whole exchanges.
+    """
+    strings = collect_imaginary(x_masks, z_masks, state.layout)
+    sums = np.zeros(len(strings.x_masks))
+    num_local = state.layout.num_local
+    for terms in strings.split(num_local):
+        if strings.x_masks[terms.start] >> num_local == 0:
+            for some in strings.split(kernels.near_bits(len(state.re)), terms):
+                _add(state, strings, some, sums, (other.re, other.im), 0, paired=False)
+        else:
+            _add_from_partner(state, other, strings, terms, sums)
+    factor = float(
+        (np.conj(other.scale) * state.scale).real
+    )  # both went through the same sweeps: their phases are equal
+    return strings.values(state.team.sum(sums), len(x_masks)) * factor
+
+
+def _add_from_partner(state: State, other: State, strings: Strings, terms: range, sums: Floats) -> None:
+    partner = state.team.rank ^ (int(strings.x_masks[terms.start]) >> state.layout.num_local)
+    size = min(len(state.re), PIECE_BYTES // state.re.itemsize)
+    planes = np.empty((2, size), dtype=state.re.dtype)
+    for start in range(0, len(state.re), size):
+        for plane, into in zip((other.re, other.im), planes, strict=True):
+            state.team.exchange(partner, plane[start : start + size], into)
+        for some in strings.split(kernels.near_bits(size), terms):
+            _add(state, strings, some, sums, (planes[0], planes[1]), start, paired=False)
+    state.work.bytes_exchanged += 2 * state.re.nbytes
+
+
+def _add(
+    state: State, strings: Strings, terms: range, sums: Floats, other: tuple[np.ndarray, np.ndarray], offset: int,
+    *, paired: bool,
+) -> None:  # fmt: skip
+    masks = strings.masks(terms)
+    masks[:, kernels.X_MASK] &= len(state.re) - 1
+    z_masks = strings.z_masks[terms.start : terms.stop]
+    sums[terms.start : terms.stop] += kernels.pauli_sums(
+        state.re, state.im, *other, offset, state.rank_index, masks, z_masks, paired
+    )

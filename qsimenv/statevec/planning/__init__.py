@@ -1,0 +1,1 @@
+"""From gates to a plan: programs, steps, stages of sweeps. Values and pure functions; nothing here touches a state."""

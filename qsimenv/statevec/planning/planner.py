@@ -1,0 +1,234 @@
+"""Planner: from a run of gates to stages of sweeps. Pure; ``simulate`` and ``explain`` call it.
+
+Two levels do the same thing: which qubits are local in a stage, and which bits are in the block of a sweep. At both
+only what a gate *mixes* matters (``steps``), and at both a short row of sets is searched for (``cover_numba``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from qsimenv.circuit import Gate
+from qsimenv.errors import OutOfRangeError
+from qsimenv.statevec.planning.cover_numba import Cover, by_layer, cover
+from qsimenv.statevec.planning.layout import Layout, identity
+from qsimenv.statevec.planning.plan import Op, Plan, Stage, Sweep
+from qsimenv.statevec.planning.steps import Step, Steps, mixed_qubits, steps_of
+
+LOW_BITS = 7
+"""Every block holds the lowest bits of the index, so that memory is read in runs of whole cache lines."""
+
+Members = npt.NDArray[np.int32]
+
+_MOST_VISITS = 1 << 20
+"""Steps looked at to choose one block, at about 2 ns each; a small state gets less, in proportion to its sweeps."""
+_MOST_QUBITS = 62
+"""Masks of wires and indices of amplitudes are signed numbers of 64 bits."""
+_FIRST_STEPS = 2048
+"""So many steps are looked at to choose the wires for the lowest bits."""
+
+
+def make_plan(gate_list: Sequence[Gate], start: Layout, block_bits: int) -> Plan:
+    """The plan for ``gate_list`` on a state in layout ``start``, with blocks of at most ``block_bits`` bits.
+
+    Raises OutOfRangeError for more than 62 qubits, and where a gate mixes more of them than are local or fit a block.
+    Cost: some microseconds a gate, and a search of a few milliseconds a sweep at most, far less for a small state.
+    """
+    return _Planner(gate_list, len(start.bits), start.num_local, block_bits).plan(start)
+
+
+def plan_from_zero(gate_list: Sequence[Gate], num_qubits: int, num_local: int, block_bits: int) -> Plan:
+    """The same for a state that is |0…0>: it looks the same in all layouts, so that the first one is free to choose."""
+    return _Planner(gate_list, num_qubits, num_local, block_bits).plan(None)
+
+
+class _Planner:
+    """The circuit and the sizes that a plan is made for."""
+
+    def __init__(self, gate_list: Sequence[Gate], num_qubits: int, num_local: int, block_bits: int) -> None:
+        if num_qubits > _MOST_QUBITS:
+            raise OutOfRangeError(
+                f"plan: {num_qubits} qubits found, an index has room for {_MOST_QUBITS}; use another engine"
+            )
+        self._gates, self._num_qubits, self._num_local = tuple(gate_list), num_qubits, num_local
+        self._size = min(block_bits, num_local)
+        self._num_low = min(LOW_BITS, self._size)
+        # A block that is not all of the rank's memory has its lowest bits taken already.
+        _check_reach(self._gates, num_local if num_local <= block_bits else block_bits - LOW_BITS)
+        self._steps: Steps = steps_of(self._gates, num_qubits)
+        self._visits = min(_MOST_VISITS, 1 << num_local >> 5)
+
+    def plan(self, start: Layout | None) -> Plan:
+        """The plan from a layout, or from one of the planner's choice. Inside, layouts place wires, not qubits."""
+        stages = self._stages(start)
+        before = _mask(start.local_qubits) if start else None
+        sets = _completed(stages.sets, before, self._num_qubits, self._num_local)
+        layout = first = start or self._first_layout(sets, stages.members)
+        made = list[Stage]()
+        for wires, members in zip(sets, stages.members, strict=True):
+            exchange = _exchange(layout, wires)
+            layout = layout.exchanged(exchange)
+            sweeps = tuple(self._sweeps(members, layout))
+            if exchange or sweeps:
+                made.append(Stage(exchange, sweeps))
+        return Plan(self._gates, first, self._end(layout), tuple(made))
+
+    # --- stages ---
+
+    def _stages(self, start: Layout | None) -> Cover:
+        steps, everything = self._steps, (1 << self._num_qubits) - 1
+        members = np.arange(len(steps.steps), dtype=np.int32)
+        first = _mask(start.local_qubits) if start else -1
+        if self._num_local == self._num_qubits:
+            return Cover([everything], [members], 0)
+        return cover(
+            steps.mixed, steps.used, members, everything, 0, self._num_local, first, True, visits=16 * self._visits
+        )
+
+    def _first_layout(self, sets: Sequence[int], members: Sequence[Members]) -> Layout:
+        """Lowest what suits the first sweeps, highest in the rank what leaves it first."""
+        if not sets:
+            return identity(self._num_qubits, self._num_local)
+        local, staying = sets[0], sets[0]
+        for later in sets[1:]:
+            staying &= later
+        low, block = self._best_low(staying if staying.bit_count() >= self._num_low else local, local, members[0])
+        leaves = [next((k for k, wires in enumerate(sets) if not wires >> w & 1), len(sets)) for w in self._wires()]
+        order = sorted(
+            self._wires(),
+            key=lambda w: (not local >> w & 1, not low >> w & 1, -leaves[w], not block >> w & 1, w),
+        )
+        bits = [0] * self._num_qubits
+        for bit, wire in enumerate(order):
+            bits[wire] = bit
+        return Layout(tuple(bits), self._num_local)
+
+    def _wires(self) -> range:
+        return range(self._num_qubits)
+
+    def _best_low(self, candidates: int, local: int, members: Members) -> tuple[int, int]:
+        """The wires for the lowest bits, which every block has, and the first block with them."""
+        steps = self._steps
+        if self._num_local <= self._size:
+            return 0, local
+        members = members[:_FIRST_STEPS]
+        first_use = {wire: place for place in reversed(range(len(members))) for wire in self._mixed_by(members[place])}
+        order = [wire for wire in sorted(first_use, key=first_use.__getitem__) if candidates >> wire & 1]
+        order += [wire for wire in self._wires() if candidates >> wire & 1 and wire not in first_use]
+        best = None
+        for offset in range(len(order) - self._num_low + 1):
+            low = _mask(order[offset : offset + self._num_low])
+            made = cover(steps.mixed, steps.used, members, local, low, self._size)
+            if best is None or made.score < best[0]:
+                best = made.score, low, made.sets[0] if made.sets else low
+        assert best is not None  # noqa: S101 - there are at least as many wires as low bits
+        return best[1], best[2]
+
+    def _mixed_by(self, step: int) -> tuple[int, ...]:
+        each = self._steps.steps[step]
+        return tuple(each.wires[k] for k in each.mixed)
+
+    def _end(self, layout: Layout) -> Layout:
+        """The layout of the qubits, from that of the wires."""
+        turned = sum(1 << layout.bits[wire] for wire in self._wires() if self._steps.flips >> wire & 1)
+        bits = tuple(layout.bits[wire] for wire in self._steps.wire_of)
+        return Layout(bits, self._num_local, layout.flips ^ turned)
+
+    # --- sweeps ---
+
+    def _sweeps(self, members: Members, layout: Layout) -> Iterator[Sweep]:
+        steps = self._steps
+        if not len(members):
+            return
+        low = _mask(layout.qubits[: self._num_low])
+        local = _mask(layout.local_qubits)
+        blocks = cover(steps.mixed, steps.used, members, local, low, self._size, visits=self._visits)
+        for wires, inside in zip(blocks.sets, blocks.members, strict=True):
+            ops: list[Op] = []
+            for number in by_layer(steps.mixed, steps.used, steps.affine, inside).tolist():
+                _add_ops(ops, steps.steps[number], self._gates, layout)
+            yield Sweep(_block(wires, layout, self._size), tuple(ops))
+
+
+def _check_reach(gate_list: Sequence[Gate], reach: int) -> None:
+    for gate in gate_list:
+        if len(mixed_qubits(gate)) > reach:
+            raise OutOfRangeError(
+                f"plan: gate {gate.name} mixes {len(mixed_qubits(gate))} qubits, "
+                f"{reach} are within reach of a rank; use fewer ranks"
+            )
+
+
+def _completed(sets: Sequence[int], before: int | None, num_wires: int, size: int) -> list[int]:
+    """The sets filled up to their size: with what was there before and, as long as it is there, is needed next."""
+    completed = []
+    for number, wires in enumerate(sets):
+        candidates = (before if before is not None else (1 << num_wires) - 1) & ~wires
+        for later in (*sets[number + 1 :], -1):
+            for wire in _members(candidates & later & ~wires):
+                if wires.bit_count() < size:
+                    wires |= 1 << wire  # noqa: PLW2901 - grows
+        completed.append(wires)
+        before = wires
+    return completed
+
+
+def _exchange(layout: Layout, wanted: int) -> tuple[tuple[int, int], ...]:
+    """The (local bit, rank bit) pairs to trade so that the wires ``wanted`` are local; the highest bits go first."""
+    incoming = [wire for wire in _members(wanted) if not layout.is_local(wire)]
+    outgoing = sorted((layout.bits[wire] for wire in layout.local_qubits if not wanted >> wire & 1), reverse=True)
+    return tuple((bit, layout.bits[wire]) for bit, wire in zip(outgoing, incoming, strict=True))
+
+
+def _block(wires: int, layout: Layout, size: int) -> tuple[int, ...]:
+    """The bits of some wires, filled up from the lowest."""
+    chosen = {layout.bits[wire] for wire in _members(wires)}
+    spare = (bit for bit in range(layout.num_local) if bit not in chosen)
+    while len(chosen) < size:
+        chosen.add(next(spare))
+    return tuple(sorted(chosen))
+
+
+def _add_ops(ops: list[Op], step: Step, gate_list: Sequence[Gate], layout: Layout) -> None:
+    """The pieces of one step on the bits of ``layout``: one for each value of the targets that it does not mix."""
+    bits = tuple([layout.bits[wire] for wire in step.wires])
+    flips = step.flips
+    if layout.flips:
+        for k, bit in enumerate(bits):
+            flips ^= (layout.flips >> bit & 1) << (0 if step.parity else k)
+    if step.parity:
+        ops.append(Op(step.gate, "parity", bits, flips, 0, 0))
+        return
+    gate = gate_list[step.gate]
+    first = min((*step.mixed, *step.still), default=len(bits))
+    mask = value = 0
+    if first:
+        wanted = gate.control_value ^ flips
+        for k in range(first):
+            mask |= 1 << bits[k]
+            value |= (wanted >> k & 1) << bits[k]
+    if not step.mixed:
+        ops.append(Op(step.gate, "diagonal", bits[first:], flips >> first, mask, value))
+        return
+    targets = bits if len(step.mixed) == len(bits) else tuple([bits[k] for k in step.mixed])
+    turned = flips and sum((flips >> k & 1) << j for j, k in enumerate(step.mixed))
+    for number in range(1 << len(step.still)):
+        inner_mask, inner_value = mask, value
+        for j, k in enumerate(step.still):
+            inner_mask |= 1 << bits[k]
+            inner_value |= ((number >> j ^ flips >> k) & 1) << bits[k]
+        ops.append(Op(step.gate, "matrix", targets, turned, inner_mask, inner_value, number))
+
+
+def _mask(numbers: Iterable[int]) -> int:
+    mask = 0
+    for number in numbers:
+        mask |= 1 << number
+    return mask
+
+
+def _members(mask: int) -> list[int]:
+    return [number for number in range(mask.bit_length()) if mask >> number & 1]

@@ -1,0 +1,1 @@
+"""States on disk: shards, checkpoints, and runs that go on from them."""
