@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "qsimenv"
 
-# The first entry that a module's name starts with gives its layer. Files of one package and layer may import each other.
+# The first entry that fits the start of a name gives its layer. Files of one package and layer may import each other.
 LAYERS = (
     ("qsimenv.errors", 0.0),
     ("qsimenv.formula", 0.1),
