@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 
-ALL = (
-    "memory",
-    "plan",
-    "passes",
-    "small",
-    "measure",
-    "gradient",
-    "ranks",
-    "scaling",
-    "checkpoint",
-    "service",
-    "hostile",
-    "schedule",
-    "startup",
-    "peers",
-)
+from benchmarks import run, titles
 
 
 def main() -> None:
-    names = sys.argv[1:2] or list(ALL)
+    known = titles()
+    names = sys.argv[1:2] or list(known)
     for name in names:
-        if name not in ALL:
-            sys.exit(f"benchmarks: {name!r} found, one of {', '.join(ALL)} needed")
-        import_module(f"benchmarks.{name}").main(sys.argv[2:])
+        if name not in known:
+            sys.exit(f"benchmarks: {name!r} found, one of {', '.join(known)} needed")
+        run(name, sys.argv[2:], "python -m benchmarks")
 
 
 main()

@@ -29,6 +29,7 @@ _COMMANDS = {
     "results": ("tasks", "Fetch the results of submitted circuits."),
     "log": ("log", "Show what became of tasks, one line each, also after the environment has ended."),
     "report": ("report", "Write a page with plots: utilisation, waiting times, throughput, failures."),
+    "bench": ("bench", "Measure this machine and this program, with what is wanted beside each figure."),
     "setup-job": ("job", "Write a batch script for Slurm from a few answers."),
     "doctor": ("doctor", "Check what this machine offers and say what to do about what is missing."),
 }
