@@ -99,40 +99,6 @@ def eight_clients(qpm: QPM, clients: int = 8, number: int = 1500) -> dict[str, f
     return {"seconds": seconds, "per_second": clients * number / seconds}
 
 
-def backlog(qpm: QPM, number: int = 100_000) -> dict[str, float]:
-    """So many tasks wait, because somebody else has reserved the ranks; then the controller is killed."""
-    path = default_run_folder("bench") / FILE_NAME
-    with connect(path) as holder:
-        holder.reserve(2, 3600.0)
-        tasks = [qs.Task(ghz(3), shots=100, seed=seed) for seed in range(number)]
-        began = time.perf_counter()
-        ids = [task_id for first in range(0, number, 1000) for task_id in qpm.async_run(tasks[first : first + 1000])]
-        submitted = time.perf_counter() - began
-        latencies = []
-        for task_id in ids[:: number // 200]:
-            asked = time.perf_counter()
-            qpm.status([task_id])
-            latencies.append(time.perf_counter() - asked)
-        controller = psutil.Process(qpm.describe()["controller"]["pid"])
-        memory = controller.memory_info().rss
-    controller.kill()
-    began = time.perf_counter()
-    assert qpm.status(ids[:1])[0].task_id == ids[0]
-    answered = time.perf_counter() - began
-    qpm.read_cq(task_ids=ids[:1], timeout_s=60)
-    working = time.perf_counter() - began
-    records = qpm.read_cq(task_ids=ids, timeout_s=600)
-    assert all(record.state == TaskState.DONE for record in records)
-    return {
-        "submitted_per_second": number / submitted,
-        "controller_mib": memory / 2**20,
-        "status_median_ms": 1e3 * statistics.median(latencies),
-        "status_longest_ms": 1e3 * max(latencies),
-        "answers_after_kill_s": answered,
-        "works_after_kill_s": working,
-    }
-
-
 def wide_among_small(qpm: QPM, num_qubits: int = 27, number: int = 1000) -> dict[str, Any]:
     """A state that is worth both ranks, with small tasks queued before and behind it."""
     small = [qs.Task(ghz(3), shots=100, seed=seed) for seed in range(number)]
@@ -219,7 +185,6 @@ MEASUREMENTS: dict[str, tuple[Callable[[QPM], dict[str, Any]], str]] = {
     "wide_among_small": (wide_among_small, "27 qubits among 1,000 small ones (promise: 2 ranks, none lost)"),
     "single_submissions": (single_submissions, "one client, one task a request (promise: 4,000 submitted a second)"),
     "eight_clients": (eight_clients, "eight clients (promise: 3,000 circuits a second)"),
-    "backlog": (backlog, "100,000 queued (promise: 5,000/s, under 600 MiB, status under 5 ms, up again in 10 s)"),
     "idle": (idle, "percent of a core while waiting for 10 s (promise: under 2 a worker)"),
 }
 
