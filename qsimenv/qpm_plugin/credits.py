@@ -47,8 +47,8 @@ class Credits:
     def wait_bound_s(self, others: int, longest_s: float) -> float:
         """How long the next task of an application with credits waits at most beside so many other applications.
 
-        ``longest_s``: the longest task of any of them. Its own tasks end after that long, and then nobody has more
-        credits left. Each of the others that has as many may start one task before it, and the ranks that it needs are
-        free when the task on them ends. Infinite without credits.
+        ``longest_s``: the longest task, or bundle of small ones, of any of them. Its own tasks end after that long, and
+        then nobody has more credits left. Each of the others that has as many may start one task before it, and the
+        ranks that it needs are free when the task on them ends. Infinite without credits.
         """
         return (2 + others) * longest_s if self.seconds else float("inf")

@@ -19,8 +19,13 @@ from qsimenv.qpm_plugin.credits import Credits
 
 BUNDLE_TASKS = 32
 BUNDLE_SECONDS = 0.02
-SMALL_SECONDS = 0.005
+SMALL_SECONDS = 0.1
 """One-rank tasks estimated below this travel together, as many as a rank does in BUNDLE_SECONDS."""
+BUNDLES_A_SECOND = 4000
+"""What a controller starts without being short of time. The more ranks there are, the longer are the bundles that keep
+it below that, while the queue is long: a rank falls free as often as before, so that nobody waits for longer."""
+_BUNDLES_A_RANK = 16
+"""A longer bundle holds at most this share of a rank's part of the queue: towards its end all ranks have work."""
 ALONE_ATTEMPTS = 2
 """A task that was running at this many deaths of instances runs next with nothing beside it: is it to blame?"""
 
@@ -37,11 +42,14 @@ class Item(NamedTuple):
     pinned: tuple[int, ...] = ()
     application: str = ""
     priority: int = 0
+    is_timed: bool = False
+    """Whether its time runs from its launch: it does not wait behind others on its ranks."""
 
     @property
     def lane(self) -> Lane:
         """The queue in which it waits; what shares a lane fits where the others of it fit."""
-        small = self.width == 1 and self.seconds < SMALL_SECONDS and not self.attempts and not self.pinned
+        free_to_wait = not (self.attempts or self.pinned or self.is_timed)
+        small = self.width == 1 and self.seconds < SMALL_SECONDS and free_to_wait
         alone = self.attempts >= ALONE_ATTEMPTS
         application = self.application or self.client
         return Lane(self.client, self.width, small, alone, self.pinned, application, self.priority)
@@ -257,11 +265,16 @@ class Schedule:
 
     def _bundle(self, lane: Lane, idle: int) -> list[tuple[str, float]]:
         """The lane's first task, and where tasks are small its fair share of those behind it; with their seconds."""
-        most = min(BUNDLE_TASKS, -(-len(self.lanes[lane]) // idle)) if lane.small else 1
+        queue = self.lanes[lane]
+        most, limit_s = 1, 0.0
+        if lane.small:
+            most = min(BUNDLE_TASKS, -(-len(queue) // idle))
+            share_s = len(queue) * self.waiting[queue[0][1]].seconds / (self.size * _BUNDLES_A_RANK)
+            limit_s = max(BUNDLE_SECONDS, min(self.size / BUNDLES_A_SECOND, share_s))
         taken: list[tuple[str, float]] = []
         total = 0.0
-        while len(taken) < most and total < BUNDLE_SECONDS and self._first(lane) is not None:
-            task_id = heapq.heappop(self.lanes[lane])[1]
+        while not taken or (len(taken) < most and total < limit_s and self._first(lane) is not None):
+            task_id = heapq.heappop(queue)[1]
             seconds = self.waiting.pop(task_id).seconds
             total += seconds
             taken.append((task_id, seconds))

@@ -24,7 +24,7 @@ from qsimenv.qpm_plugin.admission import Admission
 from qsimenv.qpm_plugin.api import DeviceState, ErrorInfo, Reservation, TaskRecord, TaskState, Times
 from qsimenv.qpm_plugin.ledger import Ledger
 from qsimenv.qpm_plugin.reads import Asker, Outside, Reads
-from qsimenv.qpm_plugin.scheduler import SMALL_SECONDS, Item, Schedule
+from qsimenv.qpm_plugin.scheduler import Item, Schedule
 from qsimenv.qpm_plugin.tasks import KEPT_RESULTS, PAGE_RECORDS, Entry, TaskTable
 from qsimenv.task import Estimate
 
@@ -471,13 +471,13 @@ class Service:
 def _item(entry: Entry) -> Item:
     estimate: Estimate = entry.estimate
     width = len(entry.pinned) or estimate.ranks
-    limited = entry.job is not None and entry.job.task.time_limit_s is not None
-    seconds = max(estimate.seconds, SMALL_SECONDS) if limited else estimate.seconds  # its clock runs from the launch
+    is_timed = entry.job is not None and entry.job.task.time_limit_s is not None
     asked = entry.job.task if entry.job is not None else None
     application, priority = (asked.application, asked.priority) if asked is not None else ("", 0)
     return Item(
-        entry.task_id, entry.order, entry.client, width, seconds, entry.deaths, entry.pinned, application, priority
-    )
+        entry.task_id, entry.order, entry.client, width, estimate.seconds, entry.deaths, entry.pinned, application,
+        priority, is_timed,
+    )  # fmt: skip
 
 
 def _reservation(name: str, ranks: int, expires: float) -> Reservation:

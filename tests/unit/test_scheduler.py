@@ -8,7 +8,7 @@ import time
 import pytest
 
 from qsimenv.errors import NotFoundError, OutOfRangeError
-from qsimenv.qpm_plugin.scheduler import BUNDLE_TASKS, Item, Placement, Schedule
+from qsimenv.qpm_plugin.scheduler import BUNDLE_TASKS, BUNDLES_A_SECOND, Item, Placement, Schedule
 
 
 def schedule(size: int, *items: Item) -> Schedule:
@@ -137,6 +137,23 @@ def test_a_bundle_is_bounded_in_number_and_seconds():
     assert len(made.next_launches()[0].task_ids) == BUNDLE_TASKS
     made = schedule(1, *(Item(f"t{k}", k, "a", 1, seconds=4e-3) for k in range(1000)))
     assert len(made.next_launches()[0].task_ids) == 5
+
+
+def test_bundles_are_longer_on_many_ranks_and_get_shorter_as_the_queue_does():
+    made = schedule(BUNDLES_A_SECOND // 4, *(Item(f"t{k}", k, "a", 1, seconds=0.05) for k in range(110_000)))
+    lengths = [len(bundle.task_ids) for bundle in made.next_launches()]
+    assert lengths == [5] * made.size  # a quarter of a second each
+    while made.waiting:
+        for task_id in list(next(iter(made.running.values())).left):  # whose bundle began first
+            made.finish(task_id)
+        lengths += [len(bundle.task_ids) for bundle in made.next_launches()]
+    assert sum(lengths) == 110_000
+    assert lengths[-made.size // 2 :] == [1] * (made.size // 2)
+
+
+def test_what_is_timed_from_its_launch_waits_behind_nobody_on_its_rank():
+    made = schedule(1, *(Item(f"t{k}", k, "a", 1, seconds=1e-6, is_timed=True) for k in range(10)))
+    assert [bundle.task_ids for bundle in made.next_launches()] == [("t0",)]
 
 
 def test_a_pinned_task_waits_for_its_ranks():
