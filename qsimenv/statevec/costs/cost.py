@@ -27,10 +27,11 @@ _MIXED_A_SWEEP = 30
 
 @dataclass(frozen=True)
 class Machine:
-    """What a team runs on: ``rates`` of its nodes, threads a rank, and ranks that share a node's memory."""
+    """What a team runs on: ``rates`` of its nodes, threads a rank (a half: two ranks share a core), and ranks that share
+    a node's memory."""
 
     rates: Rates
-    threads: int
+    threads: float
     ranks_per_node: int = 1
 
 
