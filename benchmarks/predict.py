@@ -22,7 +22,7 @@ from benchmarks.circuits import FAMILIES
 from benchmarks.machine import save
 from benchmarks.on_ranks import final_state, launch
 from benchmarks.prediction import (
-    Links,
+    HERE,
     Prediction,
     Site,
     StageTimes,
@@ -31,23 +31,12 @@ from benchmarks.prediction import (
     machines,
     predict,
     read_site,
+    site_here,
 )
-from qsimenv import comm, formats, memory
+from qsimenv import comm, formats
 from qsimenv.circuit import Circuit
-from qsimenv.statevec.costs import rates
 
-HERE = "here"
 _REPEATS = 5
-
-
-def site_here(ranks: int) -> Site:
-    """This machine with so many ranks on it, at the rates that were measured, or at assumed ones, which say so."""
-    found, cores = rates.load(), len(os.sched_getaffinity(0))
-    links = Links(found.exchange_bytes_per_s, float("inf"), found.exchange_s)
-    crowded = (f"{ranks} ranks share {cores} cores",) if ranks > cores else ()
-    assumptions = ("every pair of ranks exchanges at the rate of one pair", *crowded)
-    free = memory.free_bytes() / ranks
-    return Site(HERE, found, links, ranks, free, threads=cores / ranks, assumptions=assumptions)
 
 
 def circuit_of(name: str, num_qubits: int) -> Circuit:

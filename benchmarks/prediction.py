@@ -1,12 +1,13 @@
 """How long a circuit should take on a machine that need not be at hand: the planner's own plan, and rates.
 
 ``predict`` and ``scaling`` call it. Pure but for the reading of a file: plans are made without running. Sweeps cost
-what ``costs.cost`` says of them; an exchange costs what its bytes take inside a node and between nodes, one after the
-other, as a rank trades with its partners in turn.
+what ``costs.cost`` says of them. An exchange costs what its bytes take inside a node and between nodes, one after the
+other, as a rank trades with its partners in turn, and what it takes to put them in their places in memory.
 """
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from pathlib import Path
 
 import msgspec
 
+from qsimenv import memory
 from qsimenv.circuit import Circuit, Gate
 from qsimenv.errors import InvalidArgumentError, NotFoundError
+from qsimenv.statevec.costs import rates as measured
 from qsimenv.statevec.costs.cost import Machine, cost_of
 from qsimenv.statevec.costs.rates import PASS_KINDS, PassRates, Rates
 from qsimenv.statevec.encoding.encode import encode
@@ -27,6 +30,7 @@ from qsimenv.statevec.state import block_bits
 from qsimenv.task import AMPLITUDE_BYTES, Precision
 
 MACHINES = Path(__file__).parent / "machines"
+HERE = "here"
 BUFFERS = 1.125
 """Times the state: what a rank needs with the buffers of an exchange (``exchange`` keeps them below an eighth)."""
 
@@ -74,7 +78,8 @@ class Traffic:
     def seconds(self, site: Site) -> float:
         links = site.links
         between_s = self.between_bytes * site.ranks_per_node / links.between_bytes_per_s
-        return self.inside_bytes / links.inside_bytes_per_s + between_s + self.partners * links.message_s
+        sent_s = self.inside_bytes / links.inside_bytes_per_s + between_s + self.partners * links.message_s
+        return sent_s + 2 * self.bytes * site.ranks_per_node / site.rates.memory_bytes_per_s
 
 
 @dataclass(frozen=True)
@@ -230,6 +235,19 @@ def read_site(name: str) -> Site:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise InvalidArgumentError(f"predict: {path}: {error}; see {MACHINES / 'frontier.toml'}") from None
     return _site(path.stem, given)
+
+
+def site_here(ranks: int, threads: int | None = None) -> Site:
+    """This machine with so many ranks on it, at the rates that were measured, or at assumed ones, which say so.
+
+    ``threads`` a rank; None: as many as the cores allow.
+    """
+    found, cores = measured.load(), len(os.sched_getaffinity(0))
+    links = Links(found.exchange_bytes_per_s, float("inf"), found.exchange_s)
+    crowded = (f"{ranks} ranks share {cores} cores",) if ranks > cores else ()
+    assumptions = ("every pair of ranks exchanges at the rate of one pair", *crowded)
+    free = memory.free_bytes() / ranks
+    return Site(HERE, found, links, ranks, free, threads=min(threads or cores, cores / ranks), assumptions=assumptions)
 
 
 def _site(name: str, given: _File) -> Site:

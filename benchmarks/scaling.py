@@ -3,9 +3,10 @@
     python -m benchmarks scaling [--ranks 1 2 4] [--strong-qubits 24] [--weak-qubits 22] [--family hea ...]
 
 Strong: one circuit, ever more ranks. Weak: one qubit more each time the ranks double, so that each holds as much as
-before. Every figure is the fastest of a few runs in double precision; the bytes that a rank sent stand beside those
-that its plan foresees. More ranks than cores share them, which the result says. The plot needs matplotlib:
-pip install '.[bench]'.
+before. Every figure is the fastest of a few runs in double precision; beside it stands what the planner predicts
+(``prediction``) from the rates of this machine (`mpirun -n 2 qsimenv doctor --measure`), and beside the bytes that a
+rank sent those that its plan foresees. More ranks than cores share them, which the result says. The plot needs
+matplotlib: pip install '.[bench]'.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any
 from benchmarks.circuits import FAMILIES
 from benchmarks.machine import RESULTS, save
 from benchmarks.on_ranks import final_state, launch
+from benchmarks.prediction import predict, site_here
 from qsimenv import comm
-from qsimenv.statevec.simulate import prepare
-from qsimenv.task import AMPLITUDE_BYTES
+from qsimenv.task import Precision
 
-PRECISION = "double"
+PRECISION: Precision = "double"
 
 
 def on_rank(options: argparse.Namespace) -> None:
@@ -38,13 +39,10 @@ def on_rank(options: argparse.Namespace) -> None:
             circuit = FAMILIES[family](num_qubits)
             final_state(circuit, team, PRECISION)
             seconds, work = min((final_state(circuit, team, PRECISION) for _ in range(3)), key=lambda run: run[0])
-            prepared = prepare(circuit, num_qubits - doublings, PRECISION)
-            plan = prepared.plan(0, prepared.start())
             row = {
                 "family": family, "kind": kind, "qubits": num_qubits, "ranks": team.size, "seconds": seconds,
                 "exchange_s": work.seconds.get("exchange", 0.0), "exchanges": work.exchanges, "sweeps": work.sweeps,
                 "bytes_sent_a_rank": work.bytes_exchanged,
-                "planned_bytes_a_rank": plan.bytes_exchanged(AMPLITUDE_BYTES[PRECISION], from_zero=True),
             }  # fmt: skip
             if team.rank == 0:
                 print(json.dumps(row), flush=True)
@@ -60,42 +58,83 @@ def with_efficiency(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def with_prediction(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Beside each row what the planner predicts for it."""
+    for row in rows:
+        made = predict(FAMILIES[row["family"]](row["qubits"]), site_here(row["ranks"], threads=1), 1, PRECISION)
+        row["predicted_s"] = made.seconds
+        row["predicted_exchange_s"] = made.exchange_s
+        row["planned_bytes_a_rank"] = sum(stage.traffic.bytes for stage in made.stages)
+    return rows
+
+
 def plot(rows: list[dict[str, Any]], cores: int) -> None:
-    """``results/scaling.png``: time over ranks for both kinds, and the share of the exchange."""
+    """``results/scaling.png``: time beside its prediction and efficiency of both kinds, the share of the exchange, and
+    the bytes that a rank sends for each qubit."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(14, 8), constrained_layout=True)
+    ranks = sorted({row["ranks"] for row in rows})
+    for (time, efficiency, _), kind in zip(axes, ("strong", "weak"), strict=True):
+        _lines(time, rows, kind, "seconds", "o-")
+        _lines(time, rows, kind, "predicted_s", "x:")
+        time.set(title=f"{kind} scaling: time (dotted: predicted)", ylabel="seconds", yscale="log")
+        _lines(efficiency, rows, kind, "efficiency", "o-")
+        efficiency.set(title=f"{kind} scaling: efficiency", ylabel="of the ideal", ylim=(0, None))
+        efficiency.axhline(1, color="0.5", linestyle="--", linewidth=1)
+        for each in (time, efficiency):
+            _axis_of_ranks(each, ranks, cores)
+    axes[0][0].legend(fontsize="small", ncols=2)
+    share = [{**row, "share": 100 * row["exchange_s"] / row["seconds"]} for row in rows]
+    _bars(axes[0][2], share, "strong", "share")
+    axes[0][2].set(title="strong scaling: share of the exchange", xlabel="ranks", ylabel="% of the time")
+    sent = [{**row, "mib": row["bytes_sent_a_rank"] / row["qubits"] / 2**20} for row in rows]
+    _bars(axes[1][2], sent, "weak", "mib")
+    axes[1][2].set(title="weak scaling: bytes per qubit", xlabel="ranks", ylabel="MiB sent by a rank / qubits")
+    figure.savefig(RESULTS / "scaling.png", dpi=110)
+
+
+def _of(rows: list[dict[str, Any]], kind: str) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a kind by family, by ranks."""
+    chosen = sorted((row for row in rows if row["kind"] == kind), key=lambda row: row["ranks"])
+    return {
+        family: [row for row in chosen if row["family"] == family]
+        for family in dict.fromkeys(row["family"] for row in rows)
+    }
+
+
+def _lines(axes: Any, rows: list[dict[str, Any]], kind: str, what: str, style: str) -> None:
+    for number, (family, mine) in enumerate(_of(rows, kind).items()):
+        axes.plot(
+            [row["ranks"] for row in mine], [row[what] for row in mine], style, color=f"C{number}", markersize=5,
+            label=family if style == "o-" else None,
+        )  # fmt: skip
+
+
+def _bars(axes: Any, rows: list[dict[str, Any]], kind: str, what: str) -> None:
+    families = _of(rows, kind)
+    width = 0.8 / len(families)
+    for number, (family, mine) in enumerate(families.items()):
+        places = [place + width * (number + 0.5) - 0.4 for place in range(len(mine))]
+        axes.bar(places, [row[what] for row in mine], width=0.9 * width, color=f"C{number}", label=family)
+    ranks = [str(row["ranks"]) for row in next(iter(families.values()))]
+    axes.set_xticks(range(len(ranks)), ranks)
+    axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
+
+
+def _axis_of_ranks(axes: Any, ranks: list[int], cores: int) -> None:
+    """Doublings side by side; grey where ranks share cores."""
     from matplotlib import ticker
 
-    figure, (strong, weak, share) = plt.subplots(1, 3, figsize=(13, 4), constrained_layout=True)
-    ranks = sorted({row["ranks"] for row in rows})
-    families = list(dict.fromkeys(row["family"] for row in rows))
-    for number, family in enumerate(families):
-        for axes, kind in ((strong, "strong"), (weak, "weak")):
-            mine = sorted(
-                (row for row in rows if (row["family"], row["kind"]) == (family, kind)), key=lambda row: row["ranks"]
-            )
-            axes.plot([row["ranks"] for row in mine], [row["seconds"] for row in mine], "o-", label=family)
-            if kind == "strong":
-                shares = [100 * row["exchange_s"] / row["seconds"] for row in mine]
-                places = [place + 0.13 * number for place in range(len(mine))]
-                share.bar(places, shares, width=0.12, label=family)
-    for axes, title in ((strong, "strong scaling"), (weak, "weak scaling")):
-        axes.set(title=title, xlabel="ranks, one thread each", ylabel="seconds", xscale="log", yscale="log")
-        axes.set_xticks(ranks, [str(count) for count in ranks])
-        axes.xaxis.set_minor_locator(ticker.NullLocator())
-        axes.yaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(2, 1)))
-        axes.axvspan(cores * 1.19, max(*ranks, cores) * 1.19, color="0.93", zorder=0, label="more ranks than cores")
-        axes.set_xlim(ranks[0] / 1.19, ranks[-1] * 1.19)
-    fastest = min(row["seconds"] for row in rows if row["kind"] == "strong" and row["ranks"] == ranks[0])
-    strong.plot(ranks, [fastest * ranks[0] / count for count in ranks], "k:", label="ideal")
-    strong.legend(fontsize="small")
-    share.set(title="share of the exchange (strong)", xlabel="ranks", ylabel="% of the time")
-    share.set_xticks(
-        [place + 0.065 * (len(families) - 1) for place in range(len(ranks))], [str(count) for count in ranks]
-    )
-    figure.savefig(RESULTS / "scaling.png", dpi=110)
+    axes.set(xlabel="ranks, one thread each", xscale="log")
+    axes.set_xticks(ranks, [str(count) for count in ranks])
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.yaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(2, 1)))
+    axes.axvspan(cores * 1.19, max(*ranks, cores) * 1.19, color="0.93", zorder=0, label="more ranks than cores")
+    axes.set_xlim(ranks[0] / 1.19, ranks[-1] * 1.19)
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
@@ -112,15 +151,17 @@ def main(arguments: list[str]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for ranks in options.ranks:
         rows += launch("benchmarks", ranks, ["scaling", *arguments, "--on-rank"])
-    for row in with_efficiency(rows):
+    for row in with_prediction(with_efficiency(rows)):
         share, sent, planned = row["exchange_s"] / row["seconds"], row["bytes_sent_a_rank"], row["planned_bytes_a_rank"]
         print(
             f"{row['family']:5} {row['kind']:6} {row['ranks']} rank(s), {row['qubits']} qubits: "
-            f"{row['seconds']:.3f} s, efficiency {row['efficiency']:.2f}, exchange {100 * share:.0f} %, "
+            f"{row['seconds']:.3f} s (predicted {row['predicted_s']:.3f}), efficiency {row['efficiency']:.2f}, "
+            f"exchange {100 * share:.0f} %, "
             f"sent {sent >> 20} MiB a rank (planned {planned >> 20})"
         )
     cores = len(os.sched_getaffinity(0))
-    figures = {"precision": PRECISION, "threads_a_rank": 1, "cores": cores, "rows": rows}
+    source = site_here(1).rates.source
+    figures = {"precision": PRECISION, "threads_a_rank": 1, "cores": cores, "rates": source, "rows": rows}
     save("scaling", figures)
     if util.find_spec("matplotlib"):
         plot(rows, cores)
