@@ -75,19 +75,23 @@ def plot(rows: list[dict[str, Any]], cores: int) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     figure, axes = plt.subplots(2, 3, figsize=(14, 8), constrained_layout=True)
     ranks = sorted({row["ranks"] for row in rows})
     for (time, efficiency, _), kind in zip(axes, ("strong", "weak"), strict=True):
-        _lines(time, rows, kind, "seconds", "o-")
-        _lines(time, rows, kind, "predicted_s", "x:")
-        time.set(title=f"{kind} scaling: time (dotted: predicted)", ylabel="seconds", yscale="log")
+        _lines(time, rows, kind, "seconds", "o-", scale=1e3)
+        _lines(time, rows, kind, "predicted_s", "x:", scale=1e3)
+        time.set(title=f"{kind} scaling: time (dotted: predicted)", ylabel="ms", yscale="log")
+        time.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        time.yaxis.set_minor_locator(ticker.NullLocator())
+        time.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         _lines(efficiency, rows, kind, "efficiency", "o-")
         efficiency.set(title=f"{kind} scaling: efficiency", ylabel="of the ideal", ylim=(0, None))
         efficiency.axhline(1, color="0.5", linestyle="--", linewidth=1)
         for each in (time, efficiency):
             _axis_of_ranks(each, ranks, cores)
-    axes[0][0].legend(fontsize="small", ncols=2)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
     share = [{**row, "share": 100 * row["exchange_s"] / row["seconds"]} for row in rows]
     _bars(axes[0][2], share, "strong", "share")
     axes[0][2].set(title="strong scaling: share of the exchange", xlabel="ranks", ylabel="% of the time")
@@ -106,12 +110,11 @@ def _of(rows: list[dict[str, Any]], kind: str) -> dict[str, list[dict[str, Any]]
     }
 
 
-def _lines(axes: Any, rows: list[dict[str, Any]], kind: str, what: str, style: str) -> None:
+def _lines(axes: Any, rows: list[dict[str, Any]], kind: str, what: str, style: str, scale: float = 1) -> None:
     for number, (family, mine) in enumerate(_of(rows, kind).items()):
-        axes.plot(
-            [row["ranks"] for row in mine], [row[what] for row in mine], style, color=f"C{number}", markersize=5,
-            label=family if style == "o-" else None,
-        )  # fmt: skip
+        ranks, heights = [row["ranks"] for row in mine], [scale * row[what] for row in mine]
+        label = family if style == "o-" else None
+        axes.plot(ranks, heights, style, color=f"C{number}", markersize=5, label=label)
 
 
 def _bars(axes: Any, rows: list[dict[str, Any]], kind: str, what: str) -> None:
@@ -122,7 +125,7 @@ def _bars(axes: Any, rows: list[dict[str, Any]], kind: str, what: str) -> None:
         axes.bar(places, [row[what] for row in mine], width=0.9 * width, color=f"C{number}", label=family)
     ranks = [str(row["ranks"]) for row in next(iter(families.values()))]
     axes.set_xticks(range(len(ranks)), ranks)
-    axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
+    axes.set_ylim(0, axes.get_ylim()[1])
 
 
 def _axis_of_ranks(axes: Any, ranks: list[int], cores: int) -> None:
@@ -132,7 +135,6 @@ def _axis_of_ranks(axes: Any, ranks: list[int], cores: int) -> None:
     axes.set(xlabel="ranks, one thread each", xscale="log")
     axes.set_xticks(ranks, [str(count) for count in ranks])
     axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.yaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(2, 1)))
     axes.axvspan(cores * 1.19, max(*ranks, cores) * 1.19, color="0.93", zorder=0, label="more ranks than cores")
     axes.set_xlim(ranks[0] / 1.19, ranks[-1] * 1.19)
 

@@ -7,8 +7,12 @@ one is the engine's business; who makes a ``Checkpointing`` and gives it to a ru
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
+import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,9 +25,11 @@ from qsimenv.comm import Team
 from qsimenv.errors import BadStateError, InvalidArgumentError, NotFoundError, QSimEnvError
 
 FILE_NAME = "state.h5"
+LOCK_NAME = "in-use"
 KEPT = 2
 _SECONDS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
 _NAME = re.compile(r"checkpoint-(\d{6,})")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @dataclass(frozen=True)
@@ -101,10 +107,86 @@ class Checkpointing:
 
 @contextmanager
 def logged(folder: str | Path, often: str, team: Team) -> Iterator[Checkpointing]:
-    """Checkpoints whose words go to the log; removed at the end of a block that comes to its end. *Collective.*"""
-    yield Checkpointing(Path(folder), every(often), tell=logging.getLogger("qsimenv").warning)
+    """Checkpoints whose words go to the log; removed at the end of a block that comes to its end. *Collective.*
+
+    Raises like ``claimed``.
+    """
+    tell = logging.getLogger("qsimenv").warning
+    with claimed(Path(folder), team, tell):
+        yield Checkpointing(Path(folder), every(often), tell)
+        if team.rank == 0:
+            discard(Path(folder))
+
+
+@contextmanager
+def claimed(folder: Path, team: Team, tell: Callable[[str], None]) -> Iterator[None]:
+    """The folder belongs to this run for the block; made where it is not there, and removed where it stays empty.
+
+    Rank 0 holds a lock of the system on a file in it, which ends with the process, however it ends: what a dead run
+    leaves is no obstacle. Where a file system knows no locks ``tell`` gets a line. *Collective.* Raises, on every rank,
+    InvalidArgumentError for a folder that cannot be written, BadStateError for one that another run holds.
+    """
+    error: QSimEnvError | None = None
     if team.rank == 0:
-        discard(Path(folder))
+        try:
+            descriptor = _claim(folder, tell)
+        except QSimEnvError as found:
+            error = found
+    team.agree(error)
+    try:
+        yield
+    finally:
+        if team.rank == 0:
+            with suppress(OSError):
+                (folder / LOCK_NAME).unlink()  # while it is locked, so that nobody waits for a file that is gone
+            os.close(descriptor)
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _claim(folder: Path, tell: Callable[[str], None]) -> int:
+    """The open and locked file."""
+    file = folder / LOCK_NAME
+    try:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                _lock(descriptor, file, tell)
+                if _is_still(descriptor, file):
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # its owner ended, and removed it, after it was opened here
+    except OSError as found:
+        raise InvalidArgumentError(
+            f"checkpoint: {folder} cannot be written ({found.strerror}); give another folder"
+        ) from None
+
+
+def _lock(descriptor: int, file: Path, tell: Callable[[str], None]) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+        raise BadStateError(
+            f"checkpoint: {file.parent} is in use by {owner}; wait for its end, or give another folder"
+        ) from None
+    except OSError as found:
+        if found.errno not in _NO_LOCKS:
+            raise
+        tell(f"checkpoint {file.parent}: this file system knows no locks; see to it that no other run writes there")
+
+
+def _is_still(descriptor: int, file: Path) -> bool:
+    """Whether the open file is the one that has the name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def discard(folder: Path) -> None:

@@ -79,17 +79,27 @@ def run(file: str, **options: Any) -> None:
     if options["threads"]:
         os.environ["OMP_NUM_THREADS"] = str(options["threads"])
     team = comm.world()
-    try:
-        result = _run_here(file, options, team)
-    except QSimEnvError:
-        raise
-    except BaseException as error:
-        if team.size > 1:
-            team.abort(f"qsimenv run: rank {team.rank} failed: {type(error).__name__}: {error}")
-        raise
-    if team.rank == 0 and result is not None:
-        _finish(result, options)
-        _discard_checkpoints(options)
+    with _claimed(options, team):
+        try:
+            result = _run_here(file, options, team)
+        except QSimEnvError:
+            raise
+        except BaseException as error:
+            if team.size > 1:
+                team.abort(f"qsimenv run: rank {team.rank} failed: {type(error).__name__}: {error}")
+            raise
+        if team.rank == 0 and result is not None:
+            _finish(result, options)
+            _discard_checkpoints(options)
+
+
+def _claimed(options: dict[str, Any], team: Any) -> AbstractContextManager[None]:
+    """The folder of checkpoints is this run's as long as it takes, and refused before it begins."""
+    if options["checkpoint"] is None or options["explain"] or options["profile"]:
+        return nullcontext()
+    from qsimenv.checkpoints import claimed
+
+    return claimed(options["checkpoint"], team, _tell)
 
 
 def _discard_checkpoints(options: dict[str, Any]) -> None:
@@ -97,6 +107,10 @@ def _discard_checkpoints(options: dict[str, Any]) -> None:
         from qsimenv.checkpoints import discard
 
         discard(options["checkpoint"])
+
+
+def _tell(line: str) -> None:
+    click.echo(f"qsimenv: {line}", err=True)
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -144,9 +158,7 @@ def _checkpointing(options: dict[str, Any]) -> Iterator[Checkpointing | None]:
     often = every(options["checkpoint_every"] or DEFAULT_EVERY)
     before = {number: signal.signal(number, lambda found, _: asked.append(found)) for number in STOP_SIGNALS}
     try:
-        yield Checkpointing(
-            options["checkpoint"], often, lambda line: click.echo(f"qsimenv: {line}", err=True), lambda: bool(asked)
-        )
+        yield Checkpointing(options["checkpoint"], often, _tell, lambda: bool(asked))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

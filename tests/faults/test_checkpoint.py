@@ -138,6 +138,12 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
     )  # fmt: skip
     try:
         wait_until((folder / "checkpoint-000002" / FILE_NAME).exists, 100, "no second checkpoint was written")
+        process.send_signal(signal.SIGSTOP)  # it is there as long as the second one asks
+        second = run_and_end([*COMMAND, *words, "--checkpoint", str(folder)], 200)
+        process.send_signal(signal.SIGCONT)
+        assert (second.returncode, second.stdout) == (2, "")
+        in_use = rf"qsimenv: checkpoint: {folder} is in use by process {process.pid} on .*; wait for its end, or .*"
+        assert [bool(re.fullmatch(in_use, line)) for line in told(second.stderr)] == [True]
         process.send_signal(number)
         out, error = process.communicate(timeout=100)
     finally:
@@ -150,6 +156,14 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
     going_on = r"qsimenv: checkpoint .*: going on after \d+ sweeps"
     assert [bool(re.fullmatch(going_on, line)) for line in told(done.stderr)] == [True]
     assert not folder.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["run", str(tmp_path / "no-such.qasm"), "--checkpoint", str(tmp_path / "file" / "c")]
+    done = run_and_end([*COMMAND, *words], 100)
+    wanted = f"qsimenv: checkpoint: {tmp_path}/file/c cannot be written (Not a directory); give another folder"
+    assert (done.returncode, done.stdout, told(done.stderr)) == (2, "", [wanted])
 
 
 def test_a_checkpoint_of_another_circuit_is_refused(tmp_path: Path) -> None:

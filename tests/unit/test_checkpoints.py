@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from qsimenv import checkpoints
-from qsimenv.checkpoints import FILE_NAME, Checkpointing, Every, every
+from qsimenv.checkpoints import FILE_NAME, LOCK_NAME, Checkpointing, Every, claimed, every
 from qsimenv.comm import Team
 from qsimenv.errors import BadStateError, InvalidArgumentError, NotFoundError
 
@@ -77,6 +80,65 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadStateError, match="file/c cannot be written"):
         Checkpointing(tmp_path / "file" / "c", Every(sweeps=1)).make_room(Team())
+
+
+CLAIM = """
+import sys
+from pathlib import Path
+from qsimenv.checkpoints import claimed
+from qsimenv.comm import Team
+with claimed(Path(sys.argv[1]), Team(), print):
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_one_runs_alone_and_vanishes_where_it_stays_empty(tmp_path: Path, words: list[str]) -> None:
+    folder = tmp_path / "deep" / "c"
+    with claimed(folder, Team(), words.append):
+        owner = (folder / LOCK_NAME).read_text()
+        assert owner.startswith("process ")
+        with (
+            pytest.raises(BadStateError, match=f"deep/c is in use by {owner}; wait for its end, or give another"),
+            claimed(folder, Team(), words.append),
+        ):
+            pytest.fail("two runs have it")
+    assert not folder.exists()
+    with claimed(folder, Team(), words.append):
+        (folder / "checkpoint-000001").mkdir()
+    assert [each.name for each in folder.iterdir()] == ["checkpoint-000001"]
+    assert not words
+
+
+def test_what_a_killed_run_leaves_is_no_obstacle(tmp_path: Path, words: list[str]) -> None:
+    """And a live one is, whatever is written in its file."""
+    owner = subprocess.Popen(
+        [sys.executable, "-c", CLAIM, str(tmp_path / "c")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"claimed\n"
+        with (
+            pytest.raises(BadStateError, match=f"in use by process {owner.pid} on "),
+            claimed(tmp_path / "c", Team(), words.append),
+        ):
+            pytest.fail("two runs have it")
+    finally:
+        owner.send_signal(signal.SIGKILL)
+        owner.communicate()
+    assert (tmp_path / "c" / LOCK_NAME).exists()
+    with claimed(tmp_path / "c", Team(), words.append):
+        pass
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(InvalidArgumentError, match=r"file/c cannot be written \(Not a directory\); give another folder"),
+        claimed(tmp_path / "file" / "c", Team(), words.append),
+    ):
+        pytest.fail("the run began")
 
 
 def test_how_often() -> None:

@@ -27,8 +27,8 @@ _MIXED_A_SWEEP = 30
 
 @dataclass(frozen=True)
 class Machine:
-    """What a team runs on: ``rates`` of its nodes, threads a rank (a half: two ranks share a core), and ranks that share
-    a node's memory."""
+    """What a team runs on: ``rates`` of its nodes, threads a rank (a half where two ranks share a core), and ranks that
+    share a node's memory."""
 
     rates: Rates
     threads: float
