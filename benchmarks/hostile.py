@@ -5,7 +5,8 @@
 Frames are made from valid ones (bytes flipped, cut, spliced, lengths and depths blown up) or are plain garbage. They go
 to the controller's door for clients under the right key, to its door for workers under the workers' key, and, as raw
 bytes or under wrong keys, to both. Meanwhile a client runs one small task after the other. What is kept: its round
-trips, how much the controller grew, whether anything died. Sends to this machine alone, and stops by itself.
+trips, before and meanwhile, how much the controller grew, whether anything died. Sends to this machine alone, and stops
+by itself.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ import zmq
 
 import qsimenv as qs
 from benchmarks.machine import save
+from benchmarks.table import Row, show
 from qsimenv.circuit import Circuit, Measure, gate
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.connection import Connection, new_keys
 
+UNDISTURBED = 200
+"""So many round trips come before the attack, to compare with."""
 GROWTH_PROMISE_MIB = 64
 MEDIAN_PROMISE_MS = 5.0
 _BLOWN_UP = (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff")
@@ -184,6 +188,12 @@ class RoundTrips:
         if self._error is not None:
             raise self._error
 
+    def first_median(self, count: int) -> float:
+        """Wait for so many, or for the end of the client; their median."""
+        while len(self.seconds) < count and self._thread.is_alive():
+            time.sleep(0.05)
+        return statistics.median(self.seconds)
+
     def _run(self) -> None:
         task = qs.Task(circuit=bell(), shots=100, seed=7)
         wanted = qs.run(task.circuit, shots=100, seed=7).counts
@@ -203,6 +213,7 @@ def attack(connection: Connection, frames: int, connect: Callable[[], Any]) -> d
     """All attacks one after the other, most frames at the clients' door; the controller is ``connection.pid``."""
     controller = psutil.Process(connection.pid)
     with RoundTrips(connect) as trips:
+        undisturbed = trips.first_median(UNDISTURBED)
         attack_clients_door(connection, min(2000, frames))  # what is allocated once
         before, began = controller.memory_info().rss, time.monotonic()
         trips.seconds.clear()
@@ -218,6 +229,7 @@ def attack(connection: Connection, frames: int, connect: Callable[[], Any]) -> d
         "frames_per_s": round(frames / seconds),
         "replies": replies,
         "answers_to_wrong_keys": strangers,
+        "round_trip_before_ms": round(1e3 * undisturbed, 2),
         "round_trips": len(trips.seconds),
         "round_trip_median_ms": round(1e3 * statistics.median(trips.seconds), 2),
         "round_trip_longest_ms": round(1e3 * max(trips.seconds), 1),
@@ -240,7 +252,13 @@ def main(arguments: list[str]) -> dict[str, Any]:
             figures = attack(connection, options.frames, lambda: connect(run_folder / FILE_NAME))
         finally:
             environment.stop(run_folder=run_folder)
-    print(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in figures.items()))
-    print(f"promises: growth below {GROWTH_PROMISE_MIB} MiB, median below {MEDIAN_PROMISE_MS} ms")
+    show(f"{options.frames:,} hostile frames", [
+        Row("round trip meanwhile, median", figures["round_trip_median_ms"], "ms", at_most=MEDIAN_PROMISE_MS),
+        Row("round trip before, median", figures["round_trip_before_ms"], "ms"),
+        Row("round trip meanwhile, longest", figures["round_trip_longest_ms"], "ms"),
+        Row("the controller has grown by", figures["growth_mib"], "MiB", at_most=GROWTH_PROMISE_MIB),
+        Row("answers to strangers", figures["answers_to_wrong_keys"], at_most=0),
+        Row("frames", figures["frames_per_s"], "1/s"),
+    ])  # fmt: skip
     save("hostile", figures)
     return figures

@@ -234,22 +234,23 @@ class Controller:
 
     # --- clients ---
 
-    def _from_client(self, link_id: bytes, frame: bytes) -> None:
+    def _from_client(self, link_id: bytes, frame: bytes) -> bool:
+        """Answer a request, sooner or later; False for one that makes no sense, or came before."""
         self._counters["requests"] += 1
         try:
             request = m.decode_request(frame)
         except QSimEnvError as error:
             self._counters["refused"] += 1
             self._clients.send(link_id, m.encode(m.Reply(0, m.Failed(error.code, error.message))))
-            return
+            return False
         link = self._link(link_id)
         again = isinstance(request.body, m.Abandon | m.Subscribe)
         if request.number == link.number and not again:
             for answer in link.frames:
                 self._clients.send(link_id, answer)
-            return
+            return False
         if request.number < link.number:
-            return
+            return False
         if not isinstance(request.body, m.Abandon):
             link.number, link.frames = request.number, []
         asker = Asker(link_id, request.number, request.client)
@@ -263,6 +264,7 @@ class Controller:
             body = m.Failed(QSimEnvError.code, f"{type(request.body).__name__}: {type(error).__name__}: {error}")
         if body is not None:
             self._answers.append(_Answer(asker, [body], None))  # the port settles when it has read all that came
+        return True
 
     def _carry_out(self, asker: Asker, body: m.RequestBody) -> m.ReplyBody | None:
         match body:
@@ -437,7 +439,8 @@ class Controller:
     def _tell(self, worker: Worker, message: m.ToWorker) -> None:
         self._workers.send(worker.identity, m.encode(message))
 
-    def _from_worker(self, identity: bytes, frame: bytes) -> None:
+    def _from_worker(self, identity: bytes, frame: bytes) -> bool:
+        """Hear what a worker says; False where that makes no sense."""
         self._counters["worker_messages"] += 1
         try:
             message = m.decode_from_worker(frame)
@@ -445,24 +448,25 @@ class Controller:
             self._counters["refused"] += 1
             if self._supervisor.knows(identity):
                 self._kill_soon(f"a worker's message cannot be read ({error})")
-            return
+            return False
         try:
-            self._hear(identity, message)
+            return self._hear(identity, message)
         except Exception:  # noqa: BLE001 - as above
             _log.exception("a worker's message failed in a way nobody foresaw")
             self._kill_soon("a worker's message could not be dealt with")
+            return False
 
     def _kill_soon(self, reason: str, explained: bool = False) -> None:
         """What a worker had to say is lost; a new instance will do its tasks again."""
         self._killing = asyncio.ensure_future(self._supervisor.kill(reason, explained))
 
-    def _hear(self, identity: bytes, message: m.FromWorker) -> None:
+    def _hear(self, identity: bytes, message: m.FromWorker) -> bool:
+        """False for what comes from nobody that is a worker now."""
         if isinstance(message, m.Hello):
-            self._supervisor.greet(identity, message)
-            return
+            return self._supervisor.greet(identity, message)
         worker = self._supervisor.worker(message.generation, message.rank)
         if worker is None or worker.identity != identity:
-            return
+            return False
         match message:
             case m.Answers(answers=answers):
                 for answer in answers:
@@ -472,6 +476,7 @@ class Controller:
             case m.Broken(answer=answer):
                 self._service.broke(answer)
                 self._kill_soon(f"rank {message.rank} failed while others waited for it", explained=True)
+        return True
 
     def _up(self) -> None:
         instance = self._supervisor.instance

@@ -138,19 +138,25 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
-    def greet(self, identity: bytes, hello: Hello) -> None:
-        """A worker is there, under the identity that it was told to take; the last one makes the instance up."""
+    def greet(self, identity: bytes, hello: Hello) -> bool:
+        """A worker is there, under the identity that it was told to take; the last one makes the instance up.
+
+        False for one that nobody launched, or another generation's.
+        """
         instance = self.instance
         if hello.generation != instance.generation or identity != worker_identity(hello.generation, hello.rank):
-            return
+            return False
         instance.workers[hello.rank] = Worker(identity, hello, free_bytes=hello.free_bytes)
         if len(instance.workers) == hello.size and not instance.up.is_set():
             instance.up.set()
             self._on_up()
+        return True
 
     def knows(self, identity: bytes) -> bool:
         """Whether a worker of the instance talks under that identity."""
-        return any(worker.identity == identity for worker in self.instance.workers.values())
+        rank = identity.rpartition(b":")[2]
+        worker = self.instance.workers.get(int(rank)) if rank.isdigit() else None
+        return worker is not None and worker.identity == identity
 
     def worker(self, generation: int, rank: int) -> Worker | None:
         """The worker that says so, heard just now; None where it belongs to another generation."""

@@ -19,6 +19,8 @@ from qsimenv.qpm_plugin.messages import MAX_FRAME_BYTES
 
 _READ_AT_ONCE = 100
 """Frames taken before the other door, and the timers, get their turn."""
+_REFUSED_AT_ONCE = 10
+"""Of frames that make no sense so many end a turn: who sends them waits, and nobody else does."""
 _log = logging.getLogger("qsimenv.controller")
 
 
@@ -44,7 +46,8 @@ class _OneKey:
 
 
 class Port:
-    """A ROUTER socket with CURVE at ``tcp://host:*``. ``receive(sender, frame)`` and ``drained()`` must not raise."""
+    """A ROUTER socket with CURVE at ``tcp://host:*``. ``receive(sender, frame)``, which says whether it made any sense
+    of it, and ``drained()`` must not raise. ZeroMQ takes frames from its connections in turn, one from each."""
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class Port:
         host: str,
         domain: str,
         secret_key: str,
-        receive: Callable[[bytes, bytes], None],
+        receive: Callable[[bytes, bytes], bool],
         drained: Callable[[], None],
     ) -> None:
         self._receive, self._drained = receive, drained
@@ -118,6 +121,7 @@ class Port:
 
     def _drain(self) -> None:
         self._scheduled = False
+        refused = 0
         for _ in range(_READ_AT_ONCE):
             if self._socket.closed:
                 return
@@ -127,9 +131,12 @@ class Port:
                 break
             if len(frames) == 2:
                 self.received_bytes += len(frames[1])
-                self._receive(frames[0], frames[1])
+                refused += not self._receive(frames[0], frames[1])
             else:
                 self._refuse(len(frames))
+                refused += 1
+            if refused == _REFUSED_AT_ONCE:
+                break
         self._drained()
         if not self._socket.closed:
             self._look_again()
