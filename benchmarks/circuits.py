@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
-from qsimenv.circuit import Circuit, Gate, gate
+from qsimenv.circuit import Circuit, Gate, Measure, gate
 
 
 def ghz(n: int) -> Circuit:
@@ -73,6 +74,13 @@ def qv(n: int, depth: int = 8) -> Circuit:
 FAMILIES: dict[str, Callable[[int], Circuit]] = {
     "ghz": ghz, "qft": qft, "hea": hea, "tfim": tfim, "qaoa": qaoa, "qv": qv,
 }  # fmt: skip
+
+
+def measured(circuit: Circuit) -> Circuit:
+    """The same, with all qubits measured at the end."""
+    n = circuit.num_qubits
+    instructions = (*circuit.instructions, *(Measure(qubit, qubit) for qubit in range(n)))
+    return msgspec.structs.replace(circuit, num_clbits=n, instructions=instructions)
 
 
 def _chain(n: int) -> list[Gate]:

@@ -27,11 +27,12 @@ from typing import Any
 import psutil
 
 import qsimenv as qs
+from benchmarks.circuits import hea, measured
 from benchmarks.crowd_workers import FREE_BYTES
 from benchmarks.machine import save
 from benchmarks.table import Row, show
 from qsimenv import engines
-from qsimenv.circuit import Circuit, Measure, gate
+from qsimenv.circuit import Circuit
 from qsimenv.qpm_plugin import QPM, TaskState
 from qsimenv.qpm_plugin.client import connect
 from qsimenv.qpm_plugin.connection import FILE_NAME
@@ -95,18 +96,10 @@ async def control(path: Path, ranks: int, task_s: float) -> None:
 def circuit_of(seconds: float, ranks: int) -> Circuit:
     """A circuit whose estimate is nearest to so many seconds on one rank."""
 
-    def layered(layers: int) -> Circuit:
-        gates = [
-            gate(name, qubit, params=[0.1 * (qubit + layer + 1)])
-            for layer in range(layers) for name in ("rx", "ry") for qubit in range(_NUM_QUBITS)
-        ]  # fmt: skip
-        measures = [Measure(qubit, qubit) for qubit in range(_NUM_QUBITS)]
-        return Circuit(_NUM_QUBITS, _NUM_QUBITS, (*gates, *measures))
-
     def distance(circuit: Circuit) -> float:
         return abs(engines.evaluate(qs.Task(circuit, shots=10, seed=1), ranks, FREE_BYTES).seconds - seconds)
 
-    return min((layered(layers) for layers in range(1, 40)), key=distance)
+    return min((measured(hea(_NUM_QUBITS, layers)) for layers in range(1, 40)), key=distance)
 
 
 class Submission(threading.Thread):
@@ -172,9 +165,9 @@ def measure(path: Path, ranks: int, task_s: float, seconds: float) -> dict[str, 
 
 def main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, default=1000)
-    parser.add_argument("--task-ms", type=float, default=50.0)
-    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--ranks", type=int, default=1000, help="imitated workers  [default: 1000]")
+    parser.add_argument("--task-ms", type=float, default=50.0, help="how long each task lasts  [default: 50]")
+    parser.add_argument("--seconds", type=float, default=15.0, help="how long to watch  [default: 15]")
     options = parser.parse_args(arguments)
     with TemporaryDirectory(prefix="qsimenv-bench-") as scratch:
         path = Path(scratch) / FILE_NAME

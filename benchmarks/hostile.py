@@ -243,7 +243,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     from qsimenv.qpm_plugin.connection import FILE_NAME
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=1_000_000)
+    parser.add_argument("--frames", type=int, default=1_000_000, help="how many in all  [default: 1000000]")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         run_folder = Path(folder) / "run"

@@ -22,9 +22,9 @@ from typing import Any
 import psutil
 
 import qsimenv as qs
+from benchmarks.circuits import ghz, measured
 from benchmarks.machine import save
 from benchmarks.table import Row, show
-from qsimenv.circuit import Circuit, Measure, gate
 from qsimenv.launcher import environment
 from qsimenv.qpm_plugin import QPM, TaskState
 from qsimenv.qpm_plugin.client import connect
@@ -32,18 +32,14 @@ from qsimenv.qpm_plugin.connection import FILE_NAME
 
 AT_ONCE = 1000
 LOOKS = 500
+CIRCUIT = measured(ghz(3))
 SEEDS = 64
 """The tasks differ by their seeds, which come again after so many: as many counts are known beforehand."""
 
 
-def ghz(num_qubits: int) -> Circuit:
-    gates = [gate("h", 0), *(gate("cx", qubit, qubit + 1) for qubit in range(num_qubits - 1))]
-    return Circuit(num_qubits, num_qubits, (*gates, *(Measure(qubit, qubit) for qubit in range(num_qubits))))
-
-
 def submit(qpm: QPM, number: int) -> tuple[list[str], list[float]]:
     """Let so many tasks wait; their ids, and when each request had been answered, from the beginning on."""
-    tasks = [qs.Task(ghz(3), shots=100, seed=order % SEEDS) for order in range(number)]
+    tasks = [qs.Task(CIRCUIT, shots=100, seed=order % SEEDS) for order in range(number)]
     ids: list[str] = []
     times = [time.perf_counter()]
     for first in range(0, number, AT_ONCE):
@@ -72,7 +68,7 @@ def look(qpm: QPM, ids: list[str]) -> list[float]:
 
 def check(records: list[Any], ids: list[str]) -> None:
     """Each task has ended once, with the counts of its seed."""
-    wanted = [qs.run(ghz(3), shots=100, seed=seed).counts for seed in range(SEEDS)]
+    wanted = [qs.run(CIRCUIT, shots=100, seed=seed).counts for seed in range(SEEDS)]
     assert [record.task_id for record in records] == ids
     assert len(set(ids)) == len(ids)
     assert all(record.result.counts == wanted[order % SEEDS] for order, record in enumerate(records))

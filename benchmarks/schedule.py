@@ -5,13 +5,15 @@
 The very scheduler of the service, driven by simulated time. Applications follow the three patterns of the paper from
 which the system comes (section 4): many quantum tasks and hardly any classical work; long classical work with a few
 quantum tasks in between; both in equal shares. What is kept: how much of the ranks' time is used while anything waits,
-and for each application how long its next task waits while it has credits, beside its bound.
+and for each application how long its next task waits while it has credits, beside its bound. `sharing` does the same on
+two real ranks.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+import math
 import random
 import statistics
 import time
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from benchmarks.machine import save
+from benchmarks.table import Row, show
 from qsimenv.qpm_plugin.credits import CREDIT_SECONDS, Credits
 from qsimenv.qpm_plugin.scheduler import Item, Schedule
 
@@ -168,24 +171,26 @@ class Simulation:
         }
 
 
+def _rows(found: dict[str, Any]) -> Iterator[Row]:
+    bound = found["bound_s"]
+    yield Row("ranks' time used while tasks wait", 100 * found["utilisation"], "%", at_least=95)
+    for name, each in found["applications"].items():
+        most = bound if math.isfinite(bound) else None
+        yield Row(f"next task of {name} waits, longest", each["next_task_wait_longest_s"], "s", at_most=most)
+    for name, each in found["applications"].items():
+        yield Row(f"a task of {name} waits, median", each["wait_median_s"] or 0.0, "s")
+    yield Row("scheduling a task", found["scheduling_us_a_task"], "µs")
+
+
 def main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--ranks", type=int, default=10_000, help="simulated ranks  [default: 10000]")
+    parser.add_argument("--seconds", type=float, default=60.0, help="simulated seconds  [default: 60]")
     options = parser.parse_args(arguments)
     figures: dict[str, Any] = {"ranks": options.ranks, "seconds": options.seconds}
     for title, credit_seconds in (("with credits", CREDIT_SECONDS), ("without", 0.0)):
         found = Simulation(options.ranks, credit_seconds).run(options.seconds)
         figures[title] = found
-        print(
-            f"{title}: {found['tasks']} tasks, {100 * found['utilisation']:.1f} % of the ranks used while tasks wait,"
-        )
-        print(f"  bound {found['bound_s']:.3g} s, {found['scheduling_us_a_task']} us a task")
-        for name, each in found["applications"].items():
-            print(
-                f"  {name:12} {each['tasks_started']:7} started, waited {each['wait_median_s']} s (median), "
-                f"{each['wait_longest_s']} s (longest); its next task at most {each['next_task_wait_longest_s']} s",
-                flush=True,
-            )
+        show(f"{options.ranks:,} simulated ranks {title}, {found['tasks']:,} tasks", list(_rows(found)))
     save("schedule", figures)
     return figures
