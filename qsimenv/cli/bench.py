@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from qsimenv.cli.show import console, fields
 from qsimenv.errors import InvalidArgumentError, NotFoundError
 
 ROOT = Path(__file__).parents[2]
@@ -45,9 +46,10 @@ def bench(json_path: Path | None, name: str | None, arguments: tuple[str, ...]) 
     benchmarks = _package()
     titles: dict[str, str] = benchmarks.titles()
     if name is None:
-        width = max(map(len, titles))
-        for known, title in titles.items():
-            click.echo(f"{known:{width}}  {title}" if sys.stdout.isatty() else f"{known}\t{title}")
+        if sys.stdout.isatty():
+            fields(console(), titles.items())
+        else:
+            click.echo("\n".join(map("\t".join, titles.items())))
         return
     if name not in titles:
         raise InvalidArgumentError(f"bench: {name!r} found, one of {', '.join(titles)} needed")
