@@ -13,9 +13,10 @@ from qsimenv.statevec.encoding import encode as columns
 from qsimenv.statevec.encoding.affine import inverse_columns, line_map, xor_table
 from qsimenv.statevec.encoding.encode import REAL_TYPE, EncodedSweep, encode
 from qsimenv.statevec.kernels import passes_numba as passes
+from qsimenv.statevec.kernels import sweep_numba
 from qsimenv.statevec.kernels.lanes_numba import HAS_VECTORS
 from qsimenv.statevec.planning.layout import identity
-from qsimenv.statevec.planning.planner import make_plan
+from qsimenv.statevec.planning.planner import make_plan, plan_from_zero
 from qsimenv.statevec.state import State
 from qsimenv.task import Precision
 from tests.oracle import dense
@@ -180,3 +181,19 @@ def test_zeros_that_nobody_wrote(precision: Precision) -> None:
         gates += [gate("cp", some[1], some[2], params=[math.pi / 3]), gate("rxx", *some[:2], params=[0.7])]
         for block_bits in (BITS, BITS - 2):
             check(gates, precision, block_bits)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_stores_past_the_caches(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that is written past the caches is the one that is written through them, whatever was zero before."""
+    n = 20  # planes from 4 MiB on are aligned
+    circuit = Circuit(n, 0, tuple([gate("h", q) for q in range(n)] + [gate("cx", q, q + 1) for q in range(n - 1)]))
+    plan = plan_from_zero(circuit.instructions, n, n, 13)  # type: ignore[arg-type]
+    planes = []
+    for at_least in (1 << 40, 0):
+        monkeypatch.setattr(sweep_numba, "STREAM_FROM_BYTES", at_least)
+        state = State.zero(plan.start, Team(), precision)
+        assert sweep_numba._is_streamed(state._re, state._unset) == (at_least == 0)
+        state.run(plan, encode(plan, (), precision))
+        planes.append((state.re.copy(), state.im.copy()))
+    np.testing.assert_array_equal(planes[0], planes[1])

@@ -342,24 +342,33 @@ def _prefetch(builder: ir.IRBuilder, pointer: Any, to_write: bool) -> None:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def stream_line(typing: Any, source: Any, start: Any, target: Any, to: Any) -> Any:
-    """``copy_line`` past the caches: for a target that is read again much later. ``target[to:]`` is 64-byte aligned."""
+def stream_lines(typing: Any, source: Any, start: Any, target: Any, to: Any, count: Any) -> Any:
+    """Copy ``count`` 64-byte vectors past the caches: to memory that is read again much later.
+
+    A plain store fetches the line that it will overwrite, which doubles what travels. ``target[to:]`` is 64-byte
+    aligned; ``finish_streaming`` comes before anybody else reads it.
+    """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-        source, start, target, to = arguments
-        _, (x,), _ = _load(context, builder, signature.args[0], source, start, None, 0)
-        data = context.make_array(signature.args[2])(context, builder, target).data
-        store = builder.store(x, builder.bitcast(builder.gep(data, [to]), x.type.as_pointer()))
-        store.align = 64
-        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_MASK, 1)]))
+        start, to, count = (arguments[k] for k in (1, 3, 4))
+        kind = _kind_of(signature.args[0])
+        read, write = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
+        past_caches = builder.module.add_metadata([ir.Constant(_MASK, 1)])
+        with cgutils.for_range(builder, count) as loop:
+            step = builder.mul(loop.index, ir.Constant(_INDEX, kind.count))
+            x = _load_at(builder, kind, read, builder.add(start, step))
+            pointer = builder.bitcast(builder.gep(write, [builder.add(to, step)]), kind.as_pointer())
+            store = builder.store(x, pointer)
+            store.align = 64
+            store.set_metadata("nontemporal", past_caches)
         return context.get_dummy_value()
 
-    return types.void(source, start, target, to), generate
+    return types.void(source, start, target, to, count), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def finish_streaming(typing: Any) -> Any:
-    """Make what ``stream_line`` wrote visible to other threads and processes before anything that follows."""
+    """Make what ``stream_lines`` wrote visible to other threads and processes before anything that follows."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         builder.fence("seq_cst")

@@ -10,7 +10,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.kernels.lanes_numba import copy_line, finish_streaming, stream_line
+from qsimenv.statevec.kernels.lanes_numba import copy_line, finish_streaming, stream_lines
 
 CHUNK = 1 << 14
 """Amplitudes that one thread copies at a time; a piece of several chunks is shared by the threads."""
@@ -56,8 +56,7 @@ def _unpack_range(plane, positions, offsets, value, start, piece, first, last, s
     for k in range(first, last, step):
         place = _spread(start + k, positions) | value
         if streaming:
-            for i in range(0, step, line):
-                stream_line(piece, k + i, plane, place + i)
+            stream_lines(piece, k, plane, place, step // line)
         else:
             for i in range(0, step, line):
                 copy_line(piece, k + i, plane, place + i)

@@ -27,9 +27,10 @@ from qsimenv.statevec.encoding.encode import (
     TWO_TARGETS,
 )
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.kernels.lanes_numba import copy_lines, copy_lines_back
+from qsimenv.statevec.kernels.lanes_numba import copy_lines, copy_lines_back, finish_streaming, stream_lines
 from qsimenv.statevec.kernels.passes_numba import apply_phases, permute, place, rotate, table_room, two_targets
 from qsimenv.statevec.kernels.plain_numba import flip, many_targets, one_target, phase, real
+from qsimenv.statevec.kernels.slots_numba import STREAM_FROM_BYTES
 
 PARALLEL_FROM = 1 << 15
 """Amplitudes from which starting threads pays."""
@@ -101,7 +102,7 @@ def _gather(plane, start, offsets, run, empty, block):
 
 
 @njit(**_options)
-def _scatter(block, plane, start, offsets, run, empty):
+def _scatter(block, plane, start, offsets, run, empty, streaming):
     """The reverse; runs that still hold nothing but zeros are not written."""
     count, item = offsets.shape[0], plane.itemsize
     ahead = max(1, _AHEAD_BYTES // (run * item))
@@ -112,6 +113,8 @@ def _scatter(block, plane, start, offsets, run, empty):
         if run * item < 64:
             for i in range(run):
                 plane[start + offsets[k] + i] = block[at + i]
+        elif streaming:
+            stream_lines(block, at, plane, start + offsets[k], run * item // 64)
         else:
             after = start + offsets[min(k + ahead, count - 1)]
             copy_lines_back(block, at, plane, start + offsets[k], run * item // 64, after)
@@ -119,8 +122,9 @@ def _scatter(block, plane, start, offsets, run, empty):
 
 @njit(**_options)
 def _sweep_range(
-    re, im, first, last, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after, scratch
-):
+    re, im, first, last, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after,
+    streaming, scratch,
+):  # fmt: skip
     """Blocks ``first`` to ``last``, one after the other, each by way of ``scratch``."""
     run = 1 << low_bits
     plane = place(1 << bits, re.itemsize) + _PAD
@@ -131,14 +135,17 @@ def _sweep_range(
         _gather(re, start, offsets, run, before, x)
         _gather(im, start, offsets, run, before, y)
         x, y, z = _apply(x, y, z, room, bits, ops, coefficients, tables, rank_index | start)
-        _scatter(x, re, start, offsets, run, after)
-        _scatter(y, im, start, offsets, run, after)
+        _scatter(x, re, start, offsets, run, after, streaming)
+        _scatter(y, im, start, offsets, run, after, streaming)
+    if streaming:
+        finish_streaming()
 
 
 @njit(parallel=True, **_options)
 def _sweep_parallel(
-    re, im, blocks, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after, scratch
-):
+    re, im, blocks, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after,
+    streaming, scratch,
+):  # fmt: skip
     threads = scratch.shape[0]
     for thread in prange(threads):
         first, last = blocks * thread // threads, blocks * (thread + 1) // threads
@@ -157,8 +164,14 @@ def _sweep_parallel(
             rank_index,
             before,
             after,
+            streaming,
             scratch[thread],
         )
+
+
+def _is_streamed(plane, before):
+    """Whether what a sweep writes goes past the caches: where most of it was not read just before."""
+    return before != 0 and plane.nbytes >= STREAM_FROM_BYTES and plane.ctypes.data % 64 == 0
 
 
 def num_threads() -> int:
@@ -190,6 +203,7 @@ def sweep(re, im, block_bits, low_bits, offsets, outer, ops, coefficients, table
     blocks = 1 << len(outer)
     scratch = _scratch_for(block_bits, re.dtype)
     arguments = (block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after)
+    arguments = (*arguments, _is_streamed(re, before) and _is_streamed(im, before))
     if blocks == 1 or len(re) < PARALLEL_FROM or len(scratch) == 1:
         _sweep_range(re, im, 0, blocks, *arguments, scratch[0])
     else:
