@@ -29,8 +29,8 @@ from benchmarks.machine import save
 from qsimenv import comm, engines
 from qsimenv.checkpoints import Checkpointing, Every
 from qsimenv.circuit import Circuit, Gate, gate
+from qsimenv.statevec.kernels.sweep_numba import block_bits
 from qsimenv.statevec.planning.planner import plan_from_zero
-from qsimenv.statevec.state import block_bits
 from qsimenv.task import task
 
 MOST_COST, MOST_DIFFERENCE = 2.0, 1e-12

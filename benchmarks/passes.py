@@ -26,9 +26,9 @@ from qsimenv.statevec.encoding import encode as form
 from qsimenv.statevec.encoding.encode import REAL_TYPE, EncodedSweep, encode
 from qsimenv.statevec.engine import set_threads
 from qsimenv.statevec.kernels import sweep_numba as kernels
+from qsimenv.statevec.kernels.sweep_numba import block_bits
 from qsimenv.statevec.planning.layout import identity
 from qsimenv.statevec.planning.planner import make_plan
-from qsimenv.statevec.state import block_bits
 from qsimenv.task import Precision
 
 _TIMES = 6

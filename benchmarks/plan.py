@@ -22,9 +22,9 @@ from benchmarks.machine import save
 from qsimenv.circuit import Circuit, Gate
 from qsimenv.statevec.encoding import encode as form
 from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.kernels.sweep_numba import block_bits
 from qsimenv.statevec.planning.plan import Plan
 from qsimenv.statevec.planning.planner import plan_from_zero
-from qsimenv.statevec.state import block_bits
 from qsimenv.task import Precision
 
 EXCHANGES = {"ghz": 1, "qft": 1, "wstate": 1, "graphstate": 1, "ae": 2, "qpeexact": 2, "su2random": 4}

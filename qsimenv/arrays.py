@@ -1,8 +1,10 @@
-"""Large arrays: where the planes of a state come from, and where they go.
+"""Large arrays: where the planes of a state come from, and where they go, in main memory or on a GPU.
 
 Memory is asked for in huge pages where the system has them: touching a state for the first time then costs a fraction,
 and so does every walk over it in strides. The planes of the last state are kept for the next one of that size, because
 a system may take longer to hand out memory than a circuit takes to run; any other request lets them go first.
+
+A process works with one GPU at most, ``gpu()``. Who works with arrays on it needs no more than what ``GPU`` lists.
 """
 
 from __future__ import annotations
@@ -10,8 +12,15 @@ from __future__ import annotations
 import contextlib
 import mmap
 import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+
+from qsimenv import memory
+from qsimenv.arrays_cupy import CupyGPU, Source, pick_device
+from qsimenv.errors import QSimEnvError
 
 _HUGE = 2 << 20
 _LARGE = 4 << 20
@@ -70,3 +79,92 @@ def _give_back(memory: mmap.mmap) -> None:
     """Keep a mapping whose array has gone, if it is of the size of those kept already and they are few."""
     if len(_kept) < _MOST_KEPT and all(len(other) == len(memory) for other in _kept):
         _kept.append(memory)
+
+
+# --- the GPU ---
+
+
+class GPU(Protocol):
+    """One GPU as this process uses it. Arrays on it have ``dtype``, ``size``, ``nbytes``, ``itemsize``, ``len`` and
+    slices that are views. All work is done in the order in which it is asked for."""
+
+    name: str
+    threads: int
+    """Of a thread block."""
+    shared_bytes: int
+    """The most shared memory of a thread block."""
+    shared_bytes_per_processor: int
+    """What the thread blocks on one multiprocessor have together."""
+    processors: int
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether MPI can be given arrays that lie here; else messages go by way of host memory."""
+
+    def empty(self, count: int, kind: Any) -> Any:
+        """``count`` numbers, whatever they are. Raises MemoryError."""
+
+    def upload(self, host: np.ndarray, into: Any = None) -> Any:
+        """A copy of a contiguous host array, in ``into`` if that is given."""
+
+    def download(self, array: Any, into: np.ndarray | None = None) -> np.ndarray:
+        """A copy on the host, complete when this returns."""
+
+    def pinned(self, count: int, kind: Any) -> np.ndarray:
+        """A host array that copies to and from the GPU are fast with."""
+
+    def copy(self, array: Any, into: Any) -> None:
+        """Copy an array of the GPU to another one."""
+
+    def launch(self, source: Source, kernel: str, blocks: int, arguments: Sequence[Any], shared_bytes: int = 0) -> None:
+        """Start a kernel with so many thread blocks. Arguments are arrays of the GPU and NumPy scalars of its types."""
+
+    def synchronize(self) -> None:
+        """Until all that was asked for is done."""
+
+    def free_bytes(self) -> int:
+        """What can still be had, this process's share where several ranks work with the GPU."""
+
+
+_gpu: GPU | QSimEnvError | None = None
+_DEVICE_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Of NVIDIA's driver, of AMD's, and of either in a Windows subsystem."""
+
+
+def gpu() -> GPU:
+    """This process's GPU. Raises LibraryNotFoundError without CuPy, NotSupportedError where it sees no GPU. *Local.*"""
+    global _gpu  # noqa: PLW0603 - one for each process
+    if _gpu is None:
+        _gpu = _find_gpu()
+    if isinstance(_gpu, QSimEnvError):
+        raise _gpu
+    return _gpu
+
+
+def _find_gpu() -> GPU | QSimEnvError:
+    try:
+        return CupyGPU(pick_device())
+    except QSimEnvError as error:
+        return error
+
+
+def set_gpu(other: GPU | None) -> None:
+    """Work with ``other`` from now on; with None, look for one again when it is next asked for."""
+    global _gpu  # noqa: PLW0603 - as above
+    _gpu = other
+
+
+def free_bytes(device: str) -> int:
+    """What this process may take for a state on the device "gpu" (where it has one), or in main memory. *Local.*"""
+    return gpu().free_bytes() if device == "gpu" and has_gpu() else memory.free_bytes_per_process() + kept_bytes()
+
+
+def has_gpu() -> bool:
+    """Whether ``gpu`` returns one. Where the system shows no device, CuPy is not loaded to see that."""
+    if _gpu is None and not any(Path(path).exists() for path in _DEVICE_FILES):
+        return False
+    try:
+        gpu()
+    except QSimEnvError:
+        return False
+    return True

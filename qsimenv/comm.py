@@ -228,7 +228,7 @@ def _mpi_world() -> Team:
 
     communicator = MPI.COMM_WORLD
     neighbours = communicator.Split_type(MPI.COMM_TYPE_SHARED)
-    memory.set_ranks_on_this_node(neighbours.Get_size())
+    memory.set_ranks_on_this_node(neighbours.Get_size(), neighbours.Get_rank())
     bound = np.zeros((neighbours.Get_size(), _MOST_CORES), dtype=np.uint8)
     mine = np.zeros(_MOST_CORES, dtype=np.uint8)
     mine[[core for core in os.sched_getaffinity(0) if core < _MOST_CORES]] = 1

@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from qsimenv import arrays, memory
+from qsimenv import arrays
 from qsimenv.comm import Team
 from qsimenv.errors import InvalidArgumentError, LibraryNotFoundError, NotSupportedError, QSimEnvError
 from qsimenv.task import Estimate, Result, Task, validate
@@ -132,5 +132,5 @@ def _choose(task: Task, team: Team) -> str:
     for name in names() if task.engine == "auto" else (task.engine,):
         if engine(name).is_immediate(task):
             return name
-    free = int(team.minimum(memory.free_bytes_per_process() + arrays.kept_bytes()))
+    free = int(team.minimum(arrays.free_bytes(task.device)))
     return evaluate(task, team.size, free).engine

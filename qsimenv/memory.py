@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 _ranks_here = 1
+_rank_here = 0
 
 
 def free_bytes() -> int:
@@ -25,10 +26,15 @@ def ranks_on_this_node() -> int:
     return _ranks_here
 
 
-def set_ranks_on_this_node(ranks: int) -> None:
+def rank_on_this_node() -> int:
+    """This process's place among them; 0 until ``comm`` has found out."""
+    return _rank_here
+
+
+def set_ranks_on_this_node(ranks: int, rank: int = 0) -> None:
     """Told by ``comm`` when it joins an MPI job."""
-    global _ranks_here  # noqa: PLW0603 - a fact about this process
-    _ranks_here = ranks
+    global _ranks_here, _rank_here
+    _ranks_here, _rank_here = ranks, rank
 
 
 def peak_bytes() -> int:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ from qsimenv.circuit import Assign, Circuit, Measure, Register, walk
 from qsimenv.errors import InvalidArgumentError
 
 Precision = Literal["double", "single"]
+Where = Literal["auto", "cpu", "gpu"]
 AMPLITUDE_BYTES: dict[Precision, int] = {"double": 16, "single": 8}
 MAX_PRIORITY = 1000
 MAX_APPLICATION_LETTERS = 64
@@ -67,6 +68,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     ``parameters`` holds values of the circuit's free parameters, shape (P,) for one run or (B, P) for B runs.
     ``save`` is "statevector", or the path of an ``.h5`` file that the ranks write their shards of the state to.
+    ``device`` is where a state vector lives: "cpu", "gpu", or "auto": a GPU where every rank has one.
     ``unwritten_registers="zero"`` lets a classical register that nothing writes read as zeros, as Qiskit does.
     ``time_limit_s`` seconds after its ranks began, the service breaks the task off: it ends FAILED (TIMEOUT).
     The service starts higher ``priority`` first, and shares the ranks between ``application``s (default: the client).
@@ -79,6 +81,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     parameters: np.ndarray | None = None
     precision: Precision = "double"
     engine: str = "auto"
+    device: Where = "auto"
     save: str | None = None
     unwritten_registers: Literal["refuse", "zero"] = "refuse"
     name: str = ""
@@ -101,6 +104,7 @@ def task(
     parameters: npt.ArrayLike | Mapping[str, float] | None = None,
     precision: str = "double",
     engine: str = "auto",
+    device: str = "auto",
     save: str | Path | None = None,
     unwritten_registers: str = "refuse",
     name: str = "",
@@ -120,6 +124,7 @@ def task(
         parameters=_parameter_values(circuit, parameters),
         precision=precision,  # type: ignore[arg-type]
         engine=engine,
+        device=device,  # type: ignore[arg-type]
         save=_where_to_save(save),
         unwritten_registers=unwritten_registers,  # type: ignore[arg-type]
         name=name or circuit.name,
@@ -180,6 +185,8 @@ def validate(task: Task) -> None:
         raise InvalidArgumentError(f"seed: {task.seed} found, 0 to 2**64 - 1 needed")
     if task.precision not in AMPLITUDE_BYTES:
         raise InvalidArgumentError(f"precision: {task.precision!r} found, 'double' or 'single' needed")
+    if task.device not in get_args(Where):
+        raise InvalidArgumentError(f"device: {task.device!r} found, 'auto', 'cpu' or 'gpu' needed")
     if task.save not in (None, WHOLE) and not str(task.save).endswith(SHARDED):
         raise InvalidArgumentError(f"save: {task.save!r} found, 'statevector' or the path of an .h5 file needed")
     if task.unwritten_registers not in ("refuse", "zero"):

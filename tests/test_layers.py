@@ -23,7 +23,8 @@ LAYERS = (
     ("qsimenv.memory", 0.5),
     ("qsimenv.compilation", 0.5),
     ("qsimenv.comm", 1),
-    ("qsimenv.arrays", 1),
+    ("qsimenv.arrays_cupy", 1.05),
+    ("qsimenv.arrays", 1.1),
     ("qsimenv.interrupt", 1.1),
     ("qsimenv.shards", 1.1),
     ("qsimenv.checkpoints", 1.2),
@@ -62,7 +63,7 @@ LAYERS = (
 # Library -> the only files that may import it; a star stands for part of a name.
 DOORS = {
     "mpi4py": {"qsimenv.comm"},
-    "cupy": {"qsimenv.arrays", "qsimenv.statevec.kernels_cupy"},
+    "cupy": {"qsimenv.arrays_cupy"},
     "numba": {"qsimenv.statevec.*_numba", "qsimenv.statevec.kernel_cache", "qsimenv.statevec.engine"},
     "llvmlite": {"qsimenv.statevec.kernel_cache", "qsimenv.statevec.*_numba"},
     "h5py": {"qsimenv.shards"},

@@ -20,7 +20,7 @@ DEFAULT_SHOTS = 1024
 
 
 def task_options(command: _Command) -> _Command:
-    """--shots, --seed, --observable, --parameter, --precision, --engine."""
+    """--shots, --seed, --observable, --parameter, --precision, --engine, --device."""
     for option in reversed(
         (
             click.option("--shots", type=int, help=f"Number of outcomes to draw.  [default: {DEFAULT_SHOTS}]"),
@@ -35,6 +35,7 @@ def task_options(command: _Command) -> _Command:
             ),
             click.option("--precision", default="double", show_default=True, help="double, or single: half the bytes."),
             click.option("--engine", default="auto", show_default=True, help="auto, or the name of an engine."),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu or gpu: where amplitudes are."),
         )
     ):  # fmt: skip
         command = option(command)
@@ -59,6 +60,7 @@ def make_task(circuit: Circuit, options: dict[str, Any], save: str | None = None
         parameters=_parameters(options["parameters"]) or None,
         precision=options["precision"],
         engine=options["engine"],
+        device=options["device"],
         save=save,
         application=options.get("application", ""),
         priority=options.get("priority", 0),

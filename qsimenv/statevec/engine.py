@@ -27,6 +27,7 @@ from qsimenv.statevec.batches.batch_plan import is_small
 from qsimenv.statevec.batches.shares import ARRAYS, share_out
 from qsimenv.statevec.costs import rates
 from qsimenv.statevec.costs.cost import Machine, rough_s
+from qsimenv.statevec.kernels.devices import DeviceName, choose
 from qsimenv.statevec.planning.steps import mixed_qubits
 from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Estimate, Precision, Result, Task, decode_hook, encode_hook
 
@@ -65,24 +66,25 @@ class StateVectorEngine(Engine):
         return Estimate(NAME, ranks, _bytes_per_rank(task, ranks), _seconds(task, ranks, fits_one))
 
     def is_immediate(self, task: Task) -> bool:
-        return is_small(task.circuit) and _result_bytes(task) <= _IMMEDIATE_BYTES
+        return _is_small(task) and _result_bytes(task) <= _IMMEDIATE_BYTES
 
     def run(self, task: Task, team: Team) -> Result:
         return self.run_watched(task, team, Watch())
 
     def run_watched(self, task: Task, team: Team, watch: Watch) -> Result:
         _check_one_state(task, watch)
-        if is_small(task.circuit) and watch.checkpointing is None and task.save in (None, WHOLE):
+        if _is_small(task) and watch.checkpointing is None and task.save in (None, WHOLE):
             return _run_small(task, team)
-        if _are_run_apart(task, team):
-            return _run(task, team, watch, apart=True)
+        on = _device(task, team)
+        if _are_run_apart(task, team, on):
+            return _run(task, team, watch, on, apart=True)
         ranks = usable_ranks(task.circuit, team.size)
         if ranks == team.size:
-            return _run(task, team, watch)
+            return _run(task, team, watch, on)
         result, error = None, None
         if team.rank < ranks:
             try:
-                result = _run(task, team.subteam(range(ranks)), watch)
+                result = _run(task, team.subteam(range(ranks)), watch, on)
             except QSimEnvError as found:
                 error = found
         team.agree(error)  # the other ranks wait for the result, and must hear where there is none
@@ -101,7 +103,8 @@ def gradient(task: Task, team: Team) -> npt.NDArray[np.float64]:
     set_threads(team)
     ranks = usable_ranks(task.circuit, team.size)
     needed = 2 * (AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits) // ranks + _OVERHEAD_BYTES
-    free = team.minimum(memory.free_bytes_per_process() + arrays.kept_bytes())
+    on = choose(task.device, team)
+    free = team.minimum(arrays.free_bytes(on))
     if needed > free:
         raise OutOfMemoryError(
             f"gradient: two states need {readable(needed)} on each of {ranks} ranks, {readable(free)} are free; "
@@ -111,7 +114,7 @@ def gradient(task: Task, team: Team) -> npt.NDArray[np.float64]:
     if team.rank < ranks:
         try:
             part = team.subteam(range(ranks))
-            result = adjoint.gradient(task.circuit, task.observables[0], _rows(task), task.precision, part)
+            result = adjoint.gradient(task.circuit, task.observables[0], _rows(task), task.precision, part, on=on)
         except QSimEnvError as found:
             error = found
     team.agree(error)
@@ -142,11 +145,25 @@ def _num_rows(task: Task) -> int:
     return task.batch_shape[0] if task.batch_shape else 1
 
 
-def _are_run_apart(task: Task, team: Team) -> bool:
+def _is_small(task: Task) -> bool:
+    """Whether it takes the way of small circuits, which is the CPU's: no launch is as short as they are."""
+    return task.device != "gpu" and is_small(task.circuit)
+
+
+def _device(task: Task, team: Team) -> DeviceName:
+    """Where its states lie: with "auto" on the GPUs if every rank has one and its part fits. *Collective.*"""
+    on = choose(task.device, team)
+    if on == "gpu" and task.device == "auto":
+        fits = _bytes_per_rank(task, usable_ranks(task.circuit, team.size)) <= team.minimum(arrays.free_bytes(on))
+        return "gpu" if fits else "cpu"
+    return on
+
+
+def _are_run_apart(task: Task, team: Team, on: DeviceName) -> bool:
     """Whether each rank runs some rows, with their whole states. *Collective* where there are so many rows."""
     if team.size == 1 or _num_rows(task) < team.size:
         return False
-    return _bytes_per_rank(task, 1) <= team.minimum(memory.free_bytes_per_process() + arrays.kept_bytes())
+    return _bytes_per_rank(task, 1) <= team.minimum(arrays.free_bytes(on))
 
 
 def _seconds(task: Task, ranks: int, fits_one: bool) -> float:
@@ -257,8 +274,8 @@ def _run_small(task: Task, team: Team) -> Result:
 
     result = share_out(rows, team, run_rows) if shared else run_rows(rows, 0)
     return _finished(result, task, {
-        "engine": NAME, "ranks": team.size, "threads": result.metadata["threads"], "precision": task.precision,
-        "seed": seed, "stages": 1, "sweeps": 1, "exchanges": 0, "bytes_exchanged": 0,
+        "engine": NAME, "device": "cpu", "ranks": team.size, "threads": result.metadata["threads"],
+        "precision": task.precision, "seed": seed, "stages": 1, "sweeps": 1, "exchanges": 0, "bytes_exchanged": 0,
         "seconds": {"total": round(time.perf_counter() - began, 6)},
         "peak_bytes": int(team.maximum(memory.peak_bytes())),
     })  # fmt: skip
@@ -273,7 +290,7 @@ def _joined(parts: list[Result]) -> Result:
     return joined
 
 
-def _run(task: Task, team: Team, watch: Watch, apart: bool = False) -> Result:
+def _run(task: Task, team: Team, watch: Watch, on: DeviceName, apart: bool = False) -> Result:
     """A circuit of any size, row by row: on all ranks together, or with ``apart`` each rank for some of the rows."""
     from qsimenv.statevec.simulate import Run, phases, prepare
     from qsimenv.statevec.state import Work
@@ -281,7 +298,7 @@ def _run(task: Task, team: Team, watch: Watch, apart: bool = False) -> Result:
     began, cpu_threads, work = time.perf_counter(), set_threads(team), Work()
     together = Team() if apart else team
     num_local = task.circuit.num_qubits - (together.size.bit_length() - 1)
-    prepared = prepare(task.circuit, num_local, task.precision)
+    prepared = prepare(task.circuit, num_local, task.precision, on)
     if not prepared.program.is_static and (task.observables or task.save):
         raise NotSupportedError(
             "run: observables and the statevector are those of one pure state, but this circuit measures, resets or "
@@ -295,9 +312,11 @@ def _run(task: Task, team: Team, watch: Watch, apart: bool = False) -> Result:
     if watch.checkpointing is not None:
         from qsimenv.statevec.storing import resumable
 
-        make_run, seed = resumable.restored_or_new(watch.checkpointing, task, prepared.program.is_static, team, work)
+        make_run, seed = resumable.restored_or_new(
+            watch.checkpointing, task, prepared.program.is_static, team, work, on
+        )
     seed = _agree_on_seed(seed, team)
-    spare = _spare_states(team, num_local, task.precision) if not prepared.program.is_static else 0
+    spare = _spare_states(team, num_local, task.precision, on) if not prepared.program.is_static else 0
 
     def run_rows(rows: npt.NDArray[np.float64], first: int) -> Result:
         runs = (
@@ -308,8 +327,8 @@ def _run(task: Task, team: Team, watch: Watch, apart: bool = False) -> Result:
 
     result = share_out(_rows(task), team, run_rows) if apart else run_rows(_rows(task), 0)
     return _finished(result, task, {
-        "engine": NAME, "ranks": team.size, "threads": cpu_threads, "precision": task.precision, "seed": seed,
-        "stages": work.stages, "sweeps": work.sweeps, "exchanges": work.exchanges,
+        "engine": NAME, "device": on, "ranks": team.size, "threads": cpu_threads, "precision": task.precision,
+        "seed": seed, "stages": work.stages, "sweeps": work.sweeps, "exchanges": work.exchanges,
         "bytes_exchanged": int(team.sum(np.array([work.bytes_exchanged]))[0]),
         "seconds": {**phases(work), "total": round(time.perf_counter() - began, 6)},
         "peak_bytes": int(team.maximum(memory.peak_bytes())),
@@ -394,7 +413,7 @@ def _agree_on_seed(seed: int | None, team: Team) -> int:
     return int.from_bytes(team.broadcast(secrets.randbits(63).to_bytes(8, "little")), "little")
 
 
-def _spare_states(team: Team, num_local: int, precision: Precision) -> int:
+def _spare_states(team: Team, num_local: int, precision: Precision, on: DeviceName) -> int:
     """How many copies of the state branches may hold at once, so that half of the free memory stays free."""
-    free = team.minimum(memory.free_bytes_per_process())
+    free = team.minimum(arrays.free_bytes(on))
     return int(free / 2 // (AMPLITUDE_BYTES[precision] << num_local))

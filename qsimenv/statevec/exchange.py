@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from qsimenv.comm import Team, Transfer
 from qsimenv.errors import OutOfMemoryError, QSimEnvError
-from qsimenv.statevec.kernels import slots_numba as kernels
+from qsimenv.statevec.kernels.devices import DeviceName, Passage, device, device_of
 
 PIECE_BYTES = 2 << 20
 """One message between ranks of one host: it stays in the second-level cache on its way through the buffer."""
@@ -60,21 +61,23 @@ def slot_of(rank: int, num_local: int, pairs: Sequence[tuple[int, int]]) -> int:
     return sum((rank >> (bit - num_local) & 1) << local for local, bit in pairs)
 
 
-def trade_bits(planes: Sequence[np.ndarray], num_local: int, pairs: Sequence[tuple[int, int]], team: Team) -> int:
+def trade_bits(planes: Sequence[Any], num_local: int, pairs: Sequence[tuple[int, int]], team: Team) -> int:
     """Trade each (local bit, rank bit) of ``pairs`` in place. *Collective.* Returns the bytes that this rank sent.
 
     An involution. A rank that fails on the way goes on sending, so that none waits for it; then all raise its error.
     """
     real = planes[0].dtype
-    most = max(1, piece_bytes(sum(plane.nbytes for plane in planes), team) // real.itemsize)
+    most: int = max(
+        1, piece_bytes(sum(plane.nbytes for plane in planes), team, device_of(planes[0]).name) // real.itemsize
+    )
     traffic = _Traffic(planes, tuple(sorted(local for local, _ in pairs)), team, most)
-    numbers = 0
+    numbers, itemsize = 0, int(real.itemsize)
     for piece in pieces(num_local, pairs, team.rank, len(planes), most):
         traffic.begin(piece)
         numbers += len(piece.planes) * piece.count
     traffic.finish()
     team.agree(traffic.error)
-    return numbers * real.itemsize
+    return numbers * itemsize
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class FixedBits:
 
 
 def keep_own_part(
-    planes: Sequence[np.ndarray], pairs: Sequence[tuple[int, int]], rank_index: int, value: int, unset: int = 0
+    planes: Sequence[Any], pairs: Sequence[tuple[int, int]], rank_index: int, value: int, unset: int = 0
 ) -> None:
     """Trade rank bits that have the values of ``value`` wherever the state is not zero, and that all ranks worked on.
 
@@ -109,24 +112,26 @@ def keep_own_part(
     source = sum((rank_index >> bit & 1) << local for local, bit in pairs)
     target = sum((value >> bit & 1) << local for local, bit in pairs)
     for plane in planes:
-        kernels.keep_slot(plane, positions, source, target, unset)
+        device_of(plane).slots.keep_slot(plane, positions, source, target, unset)
 
 
-def piece_bytes(state_bytes: int, team: Team) -> int:
-    """The size of a message for a rank that holds ``state_bytes``."""
-    return min(FAR_PIECE_BYTES if team.spans_hosts else PIECE_BYTES, max(state_bytes // _SHARE_OF_STATE, 64))
+def piece_bytes(state_bytes: int, team: Team, on: DeviceName = "cpu") -> int:
+    """The size of a message for a rank that holds ``state_bytes``; no cache keeps what goes from GPU to GPU."""
+    most = FAR_PIECE_BYTES if on == "gpu" or team.spans_hosts else PIECE_BYTES
+    return min(most, max(state_bytes // _SHARE_OF_STATE, 64))
 
 
 class _Traffic:
     """The pieces under way, each with a buffer to pack it in and one for what comes back."""
 
-    def __init__(self, planes: Sequence[np.ndarray], positions: tuple[int, ...], team: Team, most: int) -> None:
+    def __init__(self, planes: Sequence[Any], positions: tuple[int, ...], team: Team, most: int) -> None:
         self._planes, self._positions, self._team = planes, positions, team
-        self._under_way: deque[tuple[Piece, np.ndarray, Transfer]] = deque()
+        self._device = device_of(planes[0])
+        self._under_way: deque[tuple[Piece, Any, Passage, Transfer]] = deque()
         self._begun = 0
         self.error: QSimEnvError | None = None
         try:
-            self._outgoing, self._incoming = _buffers(most, planes[0].dtype)
+            self._ways = _ways(most, planes[0].dtype, self._device.name)
         except MemoryError as error:
             self.error = _failure(error)
         team.agree(self.error)
@@ -135,14 +140,16 @@ class _Traffic:
         """Send a piece off, from where it lies if that is one run; see to an earlier one if there are many."""
         if len(self._under_way) == _UNDER_WAY:
             self._finish_one()
-        way, length = self._begun % _UNDER_WAY, len(piece.planes) * piece.count
-        outgoing, incoming = self._outgoing[way, :length], self._incoming[way, :length]
+        length = len(piece.planes) * piece.count
+        outgoing, incoming, passage = self._ways[self._begun % _UNDER_WAY]
+        outgoing, incoming = outgoing[:length], incoming[:length]
         if len(piece.planes) == 1 and piece.count <= 1 << self._positions[0]:
             place = _spread(piece.start, self._positions) | piece.slot
             outgoing = self._planes[piece.planes[0]][place : place + piece.count]
         else:
-            self._copy(kernels.pack, piece, outgoing)
-        self._under_way.append((piece, incoming, self._team.begin_exchange(piece.partner, outgoing, incoming)))
+            self._copy(self._device.slots.pack, piece, outgoing)
+        transfer = self._team.begin_exchange(piece.partner, passage.sent(outgoing), passage.received(incoming))
+        self._under_way.append((piece, incoming, passage, transfer))
         self._begun += 1
 
     def finish(self) -> None:
@@ -151,17 +158,19 @@ class _Traffic:
             self._finish_one()
 
     def _finish_one(self) -> None:
-        piece, incoming, transfer = self._under_way.popleft()
+        piece, incoming, passage, transfer = self._under_way.popleft()
         transfer.wait()
-        self._copy(kernels.unpack, piece, incoming)
+        passage.arrive(incoming)
+        self._copy(self._device.slots.unpack, piece, incoming)
 
-    def _copy(self, kernel: Callable[..., None], piece: Piece, buffer: np.ndarray) -> None:
+    def _copy(self, kernel: Callable[..., None], piece: Piece, buffer: Any) -> None:
         if self.error is not None:
             return
         try:
             for number, plane in enumerate(piece.planes):
                 part = buffer[number * piece.count : (number + 1) * piece.count]
-                kernel(self._planes[plane], *_places(self._positions, piece.count), piece.slot, piece.start, part)
+                places = _places(self._positions, piece.count, self._device.name)
+                kernel(self._planes[plane], *places, piece.slot, piece.start, part)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others must hear of it
             self.error = _failure(error)
 
@@ -174,15 +183,17 @@ def _failure(error: Exception) -> QSimEnvError:
 
 
 @lru_cache(maxsize=2)
-def _buffers(numbers: int, real: np.dtype[np.floating]) -> tuple[np.ndarray, np.ndarray]:
-    """Buffers to pack in and to receive in, kept for the next exchange: each of shape (pieces under way, numbers)."""
-    return np.empty((_UNDER_WAY, numbers), dtype=real), np.empty((_UNDER_WAY, numbers), dtype=real)
+def _ways(numbers: int, real: np.dtype[np.floating], on: DeviceName) -> list[tuple[Any, Any, Passage]]:
+    """For each piece under way a buffer to pack in, one to receive in, and a passage; kept for the next exchange."""
+    found = device(on)
+    return [(found.buffer(numbers, real), found.buffer(numbers, real), found.passage(numbers, real))
+            for _ in range(_UNDER_WAY)]  # fmt: skip
 
 
 @lru_cache(maxsize=64)
-def _places(positions: tuple[int, ...], count: int) -> tuple[np.ndarray, np.ndarray]:
+def _places(positions: tuple[int, ...], count: int, on: DeviceName) -> tuple[np.ndarray, np.ndarray]:
     """What the kernels want to know of a slot and of pieces of ``count`` numbers."""
-    return np.array(positions, dtype=np.int64), kernels.offsets_for(positions, count)
+    return np.array(positions, dtype=np.int64), device(on).slots.offsets_for(positions, count)
 
 
 def _spread(number: int, positions: Sequence[int]) -> int:

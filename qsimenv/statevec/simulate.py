@@ -19,7 +19,7 @@ from qsimenv.circuit import Assign, Circuit, Gate, Measure, Reset, Variable
 from qsimenv.comm import Team
 from qsimenv.errors import TimedOutError
 from qsimenv.statevec.encoding.encode import EncodedSweep, encode, is_constant
-from qsimenv.statevec.kernels import sweep_numba as kernels
+from qsimenv.statevec.kernels.devices import DeviceName, device
 from qsimenv.statevec.measuring.random_numbers import uniforms
 from qsimenv.statevec.measuring.sampling import Draw, reordered, sample
 from qsimenv.statevec.planning import program as code
@@ -27,7 +27,7 @@ from qsimenv.statevec.planning.layout import Layout, identity
 from qsimenv.statevec.planning.plan import Plan
 from qsimenv.statevec.planning.planner import make_plan, plan_from_zero
 from qsimenv.statevec.planning.program import Program, evaluate
-from qsimenv.statevec.state import State, Work, block_bits
+from qsimenv.statevec.state import State, Work
 from qsimenv.task import Precision
 
 CERTAIN = 1e-9
@@ -39,11 +39,14 @@ Encoded = tuple[tuple[EncodedSweep, ...], ...]
 class Prepared:
     """A circuit made ready for teams of one size: its program, and the plans of its segments as they are needed."""
 
-    def __init__(self, circuit: Circuit, num_local: int, precision: Precision, threads: int) -> None:
+    def __init__(
+        self, circuit: Circuit, num_local: int, precision: Precision, threads: int, on: DeviceName = "cpu"
+    ) -> None:
         self.circuit = circuit
         self.num_local = num_local
         self.precision = precision
-        self._block_bits = block_bits(num_local, threads)
+        self.device = device(on)
+        self._sizes = self.device.block_bits(num_local, precision, threads), self.device.low_bits(precision)
         self.program: Program = code.lower(circuit)
         self._start: Layout | None = None
         self._plans: dict[tuple[int, Layout], Plan] = {}
@@ -57,7 +60,7 @@ class Prepared:
             return identity(self.circuit.num_qubits, self.num_local)
         if self._start is None:
             segment = self.program.segments[first.segment]
-            plan = plan_from_zero(segment, self.circuit.num_qubits, self.num_local, self._block_bits)
+            plan = plan_from_zero(segment, self.circuit.num_qubits, self.num_local, *self._sizes)
             self._start = plan.start
             self._plans[first.segment, plan.start] = plan
         return self._start
@@ -71,21 +74,25 @@ class Prepared:
 
     def plan_of(self, gates: Sequence[Gate], layout: Layout) -> Plan:
         """The plan of any gates from a layout; not kept."""
-        return make_plan(gates, layout, self._block_bits)
+        return make_plan(gates, layout, *self._sizes)
 
     def encoding(self, segment: int, layout: Layout, values: npt.NDArray[np.float64]) -> Encoded:
         """The arrays of that plan for parameter values; kept where there are no parameters."""
         key = (segment, layout)
         if not self._constant[segment]:
-            return encode(self.plan(segment, layout), values, self.precision)
+            return self.encoded(self.plan(segment, layout), values)
         if key not in self._encodings:
-            self._encodings[key] = encode(self.plan(segment, layout), values, self.precision)
+            self._encodings[key] = self.encoded(self.plan(segment, layout), values)
         return self._encodings[key]
 
+    def encoded(self, plan: Plan, values: npt.NDArray[np.float64]) -> Encoded:
+        """The arrays of any plan; not kept."""
+        return encode(plan, values, self.precision, self.device.form)
 
-def prepare(circuit: Circuit, num_local: int, precision: Precision) -> Prepared:
+
+def prepare(circuit: Circuit, num_local: int, precision: Precision, on: DeviceName = "cpu") -> Prepared:
     """A prepared circuit, for as many threads as this rank has now; kept for the next time it is asked for."""
-    return _prepare(circuit, num_local, precision, kernels.num_threads())
+    return _prepare(circuit, num_local, precision, device(on).sweeps.num_threads(), on)
 
 
 def forget_prepared() -> None:
@@ -94,8 +101,8 @@ def forget_prepared() -> None:
 
 
 @lru_cache(maxsize=256)
-def _prepare(circuit: Circuit, num_local: int, precision: Precision, threads: int) -> Prepared:
-    return Prepared(circuit, num_local, precision, threads)
+def _prepare(circuit: Circuit, num_local: int, precision: Precision, threads: int, on: DeviceName) -> Prepared:
+    return Prepared(circuit, num_local, precision, threads, on)
 
 
 @dataclass
@@ -270,7 +277,8 @@ class Run:
         self._pending.append(other)
 
     def _fresh_state(self) -> State:
-        return State.zero(self._prepared.start(), self._team, self._prepared.precision, self._work)
+        prepared = self._prepared
+        return State.zero(prepared.start(), self._team, prepared.precision, self._work, prepared.device.name)
 
     def _draw(self, branch: Branch, samples: npt.NDArray[np.uint8]) -> None:
         """Write the classical bits of the branch's shots, those measured at the end included."""

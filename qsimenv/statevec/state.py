@@ -9,35 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv import arrays, interrupt
+from qsimenv import interrupt
 from qsimenv.comm import Team
 from qsimenv.errors import OutOfMemoryError, QSimEnvError
 from qsimenv.statevec.encoding.encode import MOST_RUN_BITS, REAL_TYPE, EncodedSweep
 from qsimenv.statevec.encoding.normalform import SMALLEST_SCALE
 from qsimenv.statevec.exchange import FixedBits, keep_own_part, trade_bits
-from qsimenv.statevec.kernels import sweep_numba as kernels
+from qsimenv.statevec.kernels.devices import Device, DeviceName, device, device_of
 from qsimenv.statevec.planning.layout import Layout, by_qubits
 from qsimenv.statevec.planning.plan import Plan
 from qsimenv.task import AMPLITUDE_BYTES, Precision
-
-_BLOCK_BITS = 17
-_LEAST_BLOCK_BITS = 13
-
-
-def block_bits(num_local: int, threads: int) -> int:
-    """How many bits a block has: 17 of both precisions, or as many as leave four blocks to two threads.
-
-    Two planes of single precision then fill a second-level cache of 1 MiB; measured, larger blocks cost less by saving
-    sweeps than they lose by reaching into the third level.
-    """
-    if threads == 1:
-        return _BLOCK_BITS
-    return min(_BLOCK_BITS, max(_LEAST_BLOCK_BITS, num_local - 1 - (threads - 1).bit_length()))
-
 
 _CHECKED_BITS = 18
 """Above so many local bits a sweep takes long enough to ask before each one whether it is still wanted."""
@@ -72,10 +58,12 @@ class State:
     """2**n amplitudes over the ranks of ``team``; ``re`` and ``im`` are this rank's ``2**num_local`` reals.
 
     An amplitude is ``scale`` times the number stored: gates leave common factors there instead of multiplying them in.
+    The planes are NumPy's, or arrays of ``arrays.gpu()``: all work on them is done by the kernels of ``device``.
     """
 
-    def __init__(self, re: np.ndarray, im: np.ndarray, layout: Layout, team: Team, work: Work | None = None) -> None:
+    def __init__(self, re: Any, im: Any, layout: Layout, team: Team, work: Work | None = None) -> None:
         self._re, self._im, self.layout, self.team = re, im, layout, team
+        self.device: Device = device_of(re)
         self.work = work or Work()
         self.scale: complex = 1.0
         self.precision: Precision = "double" if re.dtype == np.float64 else "single"
@@ -84,11 +72,13 @@ class State:
         self._unset = 0
 
     @classmethod
-    def zero(cls, layout: Layout, team: Team, precision: Precision, work: Work | None = None) -> State:
+    def zero(
+        cls, layout: Layout, team: Team, precision: Precision, work: Work | None = None, on: DeviceName = "cpu"
+    ) -> State:
         """|0…0> in ``layout``. *Collective.* Raises OutOfMemoryError on every rank where one has no room."""
         error: QSimEnvError | None = None
         try:
-            re, im = (arrays.empty(1 << layout.num_local, REAL_TYPE[precision]) for _ in range(2))
+            re, im = (device(on).empty(1 << layout.num_local, REAL_TYPE[precision]) for _ in range(2))
         except MemoryError:
             bytes_needed = AMPLITUDE_BYTES[precision] << layout.num_local
             error = OutOfMemoryError(
@@ -101,19 +91,23 @@ class State:
         local = start & (len(re) - 1)
         state._unset = (len(re) - 1) & ~local & ~((1 << MOST_RUN_BITS) - 1)
         for plane in (re, im):
-            _parts_without(plane, state._unset)[...] = 0
+            state.device.slots.put(plane, state._unset, 0, 0)
         if start >> layout.num_local == team.rank:
-            re[local] = 1
+            state._put_one(local)
         return state
 
+    def _put_one(self, place: int) -> None:
+        """Put a one at the (local) index ``place``. *Local.*"""
+        self.device.from_host(np.ones(1, dtype=self._re.dtype), self._re[place : place + 1])
+
     @property
-    def re(self) -> np.ndarray:
+    def re(self) -> Any:
         """Real parts, shape (2**num_local,)."""
         self.fill()
         return self._re
 
     @property
-    def im(self) -> np.ndarray:
+    def im(self) -> Any:
         """Imaginary parts."""
         self.fill()
         return self._im
@@ -124,7 +118,7 @@ class State:
             top = 1 << (self._unset.bit_length() - 1)
             self._unset ^= top
             for plane in (self._re, self._im):
-                _parts_without(plane, self._unset, top)[...] = 0
+                self.device.slots.put(plane, self._unset | top, top, 0)
 
     @property
     def rank_index(self) -> int:
@@ -133,8 +127,9 @@ class State:
 
     def copy(self) -> State:
         """A second state; doubles the memory."""
-        re, im = (arrays.empty(len(plane), REAL_TYPE[self.precision]) for plane in (self.re, self.im))
-        re[:], im[:] = self.re, self.im
+        re, im = (self.device.empty(len(plane), REAL_TYPE[self.precision]) for plane in (self.re, self.im))
+        self.device.copy(self._re, re)
+        self.device.copy(self._im, im)
         other = State(re, im, self.layout, self.team, self.work)
         other.scale, other._start = self.scale, self._start
         return other
@@ -168,7 +163,7 @@ class State:
         start, self._start = self._start, None
         if start is None or not plan.num_exchanges:
             return FixedBits(0, 0)
-        self._re[start & (len(self._re) - 1)] = 1
+        self._put_one(start & (len(self._re) - 1))
         num_local = self.layout.num_local
         return FixedBits(self.team.size - 1 << num_local, start >> num_local << num_local)
 
@@ -198,7 +193,7 @@ class State:
     def _sweep(self, sweep: EncodedSweep, fixed: FixedBits) -> None:
         before, after = self._unset, self._unset & ~sweep.mixes
         outer = sweep.outer[before >> sweep.outer & 1 == 0] if before else sweep.outer
-        kernels.sweep(
+        self.device.sweeps.sweep(
             self._re, self._im, sweep.block_bits, sweep.low_bits, sweep.offsets, outer, sweep.ops,
             sweep.coefficients, sweep.tables, fixed.apply(self.rank_index), before, after,
         )  # fmt: skip
@@ -214,15 +209,15 @@ class State:
     def _keep(self, bit: int, value: int, factor: float) -> None:
         """Multiply what has ``value`` at ``bit`` (0 for all above the index) by a factor, clear the rest. *Local.*"""
         self._start = None
-        kernels.collapse(self.re, self.im, bit, value, factor)
+        self.device.sweeps.collapse(self.re, self.im, bit, value, factor)
 
     def weights(self, qubit: int) -> tuple[float, float]:
         """The weights of the parts with 0 and with 1 at ``qubit``; together the squared norm. *Collective.*"""
         bit = self.layout.bits[qubit]
         if self.layout.is_local(qubit):
-            zero, one = kernels.weights(self.re, self.im, bit)
+            zero, one = self.device.sweeps.weights(self.re, self.im, bit)
         else:
-            norm = kernels.weights(self.re, self.im, 63)[0]
+            norm = self.device.sweeps.weights(self.re, self.im, 63)[0]
             zero, one = (0.0, norm) if self.rank_index >> bit & 1 else (norm, 0.0)
         zero, one = self.team.sum(np.array([zero, one])) * abs(self.scale) ** 2
         return (float(one), float(zero)) if self.layout.flips >> bit & 1 else (float(zero), float(one))
@@ -241,14 +236,7 @@ class State:
     def amplitudes(self) -> npt.NDArray[np.complexfloating]:
         """All 2**n amplitudes in the order of the qubits, on every rank. *Collective*; takes three times the state."""
         full = np.empty(1 << len(self.layout.bits), dtype=np.complex128 if self.precision == "double" else np.complex64)
-        full.real = self.team.gather(self.re).reshape(-1)
-        full.imag = self.team.gather(self.im).reshape(-1)
+        full.real = self.team.gather(self.device.to_host(self.re)).reshape(-1)
+        full.imag = self.team.gather(self.device.to_host(self.im)).reshape(-1)
         np.multiply(full, self.scale, out=full)
         return by_qubits(full, self.layout)
-
-
-def _parts_without(plane: np.ndarray, mask: int, top: int = 0) -> np.ndarray:
-    """A view of what has no bit of ``mask`` in its index, and the bit ``top`` if one is given."""
-    bits = range(len(plane).bit_length() - 2, -1, -1)
-    part = tuple(0 if mask >> bit & 1 else 1 if top >> bit & 1 else slice(None) for bit in bits)
-    return plane.reshape((2,) * len(part))[*part, ...]

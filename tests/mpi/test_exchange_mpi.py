@@ -130,7 +130,7 @@ def test_no_room_for_buffers_is_everybodys_error(team: comm.Team, monkeypatch: p
         raise MemoryError("refused")
 
     if team.rank == 0:
-        monkeypatch.setattr(exchange, "_buffers", refuse)
+        monkeypatch.setattr(exchange, "_ways", refuse)
     indices = np.arange(1 << LOCAL)
     with pytest.raises(OutOfMemoryError, match="refused"):
         trade_bits(numbered(indices, np.float32), LOCAL, ((0, LOCAL),), team)

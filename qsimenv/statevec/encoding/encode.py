@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,13 +64,31 @@ the normal form: rotations, quadratic phases, affine permutation; and a dense ma
 #   ROTATE     coefficients from OFFSET: four slopes of the targets, four of the lanes.
 
 NORMAL_FORM_BITS = 8
-_MOST_PAIR_BITS = 3
 _ROOM_FOR_SLOPES = 4
 _PAIRS_WITH_LANES = 2
 MOST_RUN_BITS = 9
 """Runs of so many bits have no gap in scratch order."""
 
 REAL_TYPE: dict[Precision, type[np.floating]] = {"double": np.float64, "single": np.float32}
+
+
+class Form(NamedTuple):
+    """What the kernels of a machine want: the bytes of a vector whose lanes they rearrange in registers (0: none), the
+    most bits above the lanes of one row of rotations, and whether a block lies with gaps (``passes_numba.place``)."""
+
+    vector_bytes: int
+    pair_bits: int
+    has_gaps: bool
+
+    def lane_bits(self, real_type: type[np.floating]) -> int:
+        """The bits of the index inside one vector."""
+        return max(self.vector_bytes // np.dtype(real_type).itemsize, 1).bit_length() - 1
+
+
+VECTORS = Form(64, 3, True)
+"""For a core with vector registers. Tiles of sixteen vectors need fewer loads a bit, but were measured to cost more."""
+THREADS = Form(0, 4, False)
+"""For threads with registers of their own, which hold sixteen numbers each, and a shared memory without gaps."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +110,11 @@ class EncodedSweep:
 
 
 def encode(
-    plan: Plan, values: Sequence[float] | npt.NDArray[np.float64], precision: Precision
+    plan: Plan, values: Sequence[float] | npt.NDArray[np.float64], precision: Precision, form: Form = VECTORS
 ) -> tuple[tuple[EncodedSweep, ...], ...]:
     """The sweeps of each stage that have anything to do, for parameter ``values`` of shape (P,)."""
     real_type = REAL_TYPE[precision]
-    return tuple(tuple(_encode_stage(stage.sweeps, plan, values, real_type)) for stage in plan.stages)
+    return tuple(tuple(_encode_stage(stage.sweeps, plan, values, real_type, form)) for stage in plan.stages)
 
 
 def _encode_stage(
@@ -103,6 +122,7 @@ def _encode_stage(
     plan: Plan,
     values: Sequence[float] | npt.NDArray[np.float64],
     real_type: type[np.floating],
+    form: Form,
 ) -> Iterator[EncodedSweep]:
     compiler, passes = Compiler(), list[Pass]()
     for number, sweep in enumerate(sweeps):
@@ -114,7 +134,7 @@ def _encode_stage(
                 compiler.take(op, piece_of(plan.gates[op.gate], op, values))
             passes = compiler.finish() if number == len(sweeps) - 1 else compiler.finish_sweep()
         if passes or compiler.scale != before:
-            yield _Writer(sweep, plan.start.num_local, real_type).write(passes, compiler.scale / before)
+            yield _Writer(sweep, plan.start.num_local, real_type, form).write(passes, compiler.scale / before)
 
 
 def _mixed(each: Pass) -> Iterator[int]:
@@ -145,10 +165,10 @@ def deposit(numbers: npt.NDArray[np.int64], bits: Sequence[int]) -> npt.NDArray[
 class _Writer:
     """Writes the passes of one sweep into its arrays."""
 
-    def __init__(self, sweep: Sweep, num_local: int, real_type: type[np.floating]) -> None:
-        self._block, self._num_local, self._real_type = sweep.block, num_local, real_type
+    def __init__(self, sweep: Sweep, num_local: int, real_type: type[np.floating], form: Form) -> None:
+        self._block, self._num_local, self._real_type, self._form = sweep.block, num_local, real_type, form
         self._position = {bit: k for k, bit in enumerate(sweep.block)}
-        self._lane_bits = 4 if real_type is np.float32 else 3
+        self._lane_bits = form.lane_bits(real_type)
         self._rows: list[list[int]] = []
         self._coefficients: list[npt.NDArray[np.float64]] = []
         self._tables: list[npt.NDArray[np.int64]] = []
@@ -249,10 +269,7 @@ class _Writer:
     # --- passes of the normal form ---
 
     def _rotations(self, slopes: Sequence[tuple[int, float]]) -> None:
-        """A row for the lane bits and two more, then rows of up to three bits, as even as can be.
-
-        A tile of sixteen vectors needs fewer loads a bit, but was measured to cost more: its registers spill.
-        """
+        """A row for the lane bits and two more, then rows of as many bits as the form allows, as even as can be."""
         lanes = np.zeros(4)
         pairs = []
         for bit, slope in slopes:
@@ -265,7 +282,7 @@ class _Writer:
         if lanes.any():
             with_lanes, pairs = pairs[:_PAIRS_WITH_LANES], pairs[_PAIRS_WITH_LANES:]
             groups.append(with_lanes)
-        count = -(-len(pairs) // _MOST_PAIR_BITS)
+        count = -(-len(pairs) // self._form.pair_bits)
         groups += [pairs[len(pairs) * k // count : len(pairs) * (k + 1) // count] for k in range(count)]
         for number, group in enumerate(groups):
             targets = [position for position, _ in group]
@@ -302,7 +319,9 @@ class _Writer:
             self._add_coefficients(factors)
 
     def _places(self, positions: Sequence[int]) -> list[int]:
-        """Where the numbers with one of these bits lie in scratch order (``passes_numba.place``)."""
+        """Where the numbers with one of these bits lie in a block; see ``passes_numba.place`` for the gaps."""
+        if not self._form.has_gaps:
+            return [1 << k for k in positions]
         return [(1 << k) + (1 << k >> (self._lane_bits + 6) << self._lane_bits) for k in positions]
 
     def _affine(self, affine: Affine) -> None:

@@ -12,23 +12,22 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv import arrays
 from qsimenv.circuit import Circuit, Gate
 from qsimenv.comm import Team
 from qsimenv.errors import NotSupportedError, OutOfMemoryError, QSimEnvError
 from qsimenv.statevec.encoding.encode import REAL_TYPE, encode
 from qsimenv.statevec.exchange import PIECE_BYTES
 from qsimenv.statevec.gradients.layers import Request, is_parametric, requests, split
-from qsimenv.statevec.kernels import sweep_numba
-from qsimenv.statevec.measuring import pauli_numba as kernels
-from qsimenv.statevec.measuring.expectation import imaginary_parts
+from qsimenv.statevec.kernels.devices import DeviceName, device
+from qsimenv.statevec.measuring import pauli_numba
+from qsimenv.statevec.measuring.expectation import imaginary_parts, kernels_of
 from qsimenv.statevec.measuring.pauli_groups import Strings, collect
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.statevec.planning.plan import Plan
 from qsimenv.statevec.planning.planner import make_plan
 from qsimenv.statevec.planning.program import lower
 from qsimenv.statevec.simulate import Run, prepare
-from qsimenv.statevec.state import State, Work, block_bits
+from qsimenv.statevec.state import State, Work
 from qsimenv.task import Observable, Precision
 
 Floats = npt.NDArray[np.float64]
@@ -37,7 +36,7 @@ Floats = npt.NDArray[np.float64]
 class _Backwards:
     """A circuit's layers, and the plans that undo them: made once for each number of ranks."""
 
-    def __init__(self, circuit: Circuit, num_local: int) -> None:
+    def __init__(self, circuit: Circuit, num_local: int, precision: Precision, on: DeviceName) -> None:
         program = lower(circuit)
         if not program.is_static:
             raise NotSupportedError(
@@ -48,47 +47,50 @@ class _Backwards:
         last = max((k for k, gate in enumerate(gate_list) if is_parametric(gate)), default=-1)
         self.behind = tuple(gate_list[last + 1 :])
         self.layers = split(gate_list[: last + 1])
-        self._block_bits = block_bits(num_local, sweep_numba.num_threads())
+        found = device(on)
+        threads = found.sweeps.num_threads()
+        self._sizes = found.block_bits(num_local, precision, threads), found.low_bits(precision)
         self._plans: dict[tuple[tuple[Gate, ...], Layout], Plan] = {}
 
     def undoing(self, layer: tuple[Gate, ...], layout: Layout) -> Plan:
         if (layer, layout) not in self._plans:
             inverse = [gate.inverse() for gate in reversed(layer)]
-            self._plans[layer, layout] = make_plan(inverse, layout, self._block_bits)
+            self._plans[layer, layout] = make_plan(inverse, layout, *self._sizes)
         return self._plans[layer, layout]
 
 
 @lru_cache(maxsize=64)
-def _backwards(circuit: Circuit, num_local: int) -> _Backwards:
-    return _Backwards(circuit, num_local)
+def _backwards(circuit: Circuit, num_local: int, precision: Precision, on: DeviceName) -> _Backwards:
+    return _Backwards(circuit, num_local, precision, on)
 
 
 def gradient(
-    circuit: Circuit, observable: Observable, rows: Floats, precision: Precision, team: Team, work: Work | None = None
-) -> Floats:
+    circuit: Circuit, observable: Observable, rows: Floats, precision: Precision, team: Team, work: Work | None = None,
+    on: DeviceName = "cpu",
+) -> Floats:  # fmt: skip
     """The derivatives of the expectation value by each parameter, for ``rows`` of shape (B, P): shape (B, P).
 
     *Collective* over a power of two of ranks; all return the same. Raises NotSupportedError for circuits that measure,
     reset or branch in the middle, OutOfMemoryError where two states do not fit. Cost: three to five runs a row.
     """
     num_local = circuit.num_qubits - (team.size.bit_length() - 1)
-    backwards = _backwards(circuit, num_local)
+    backwards = _backwards(circuit, num_local, precision, on)
     work = work or Work()
-    return np.array([_one_row(circuit, backwards, observable, values, precision, team, work) for values in rows])
+    return np.array([_one_row(circuit, backwards, observable, values, precision, team, work, on) for values in rows])
 
 
 def _one_row(
     circuit: Circuit, backwards: _Backwards, observable: Observable, values: Floats, precision: Precision, team: Team,
-    work: Work,
+    work: Work, on: DeviceName,
 ) -> Floats:  # fmt: skip
     num_local = circuit.num_qubits - (team.size.bit_length() - 1)
-    psi = Run(prepare(circuit, num_local, precision), team, values, 0, 0, 0, 0, work).final_state()
+    psi = Run(prepare(circuit, num_local, precision, on), team, values, 0, 0, 0, 0, work).final_state()
     other = applied(observable, psi)
     result = np.zeros(len(values))
     following = backwards.behind
     for layer in reversed(backwards.layers):
         plan = backwards.undoing(following, psi.layout)
-        encoded = encode(plan, values, precision)
+        encoded = encode(plan, values, precision, psi.device.form)
         psi.run(plan, encoded)
         other.run(plan, encoded)
         _add_layer(psi, other, list(requests(layer, values)), result)
@@ -112,7 +114,7 @@ def applied(observable: Observable, state: State) -> State:
     error: QSimEnvError | None = None
     planes = []
     try:
-        planes = [arrays.empty(len(state.re), REAL_TYPE[state.precision]) for _ in range(2)]
+        planes = [state.device.empty(len(state.re), REAL_TYPE[state.precision]) for _ in range(2)]
     except MemoryError:
         error = OutOfMemoryError(
             f"gradient: a second state of {2 * state.re.nbytes >> 20} MiB on each of {state.team.size} ranks does not "
@@ -120,7 +122,7 @@ def applied(observable: Observable, state: State) -> State:
         )
     state.team.agree(error)
     for plane in planes:
-        plane[:] = 0
+        state.device.slots.put(plane, 0, 0, 0)
     other = State(planes[0], planes[1], state.layout, state.team, state.work)
     other.scale = state.scale
     strings = collect([observable], state.layout)
@@ -134,16 +136,17 @@ def _add_mask(state: State, other: State, strings: Strings, terms: range) -> Non
     num_local = state.layout.num_local
     partner = state.team.rank ^ (int(strings.x_masks[terms.start]) >> num_local)
     masks = strings.masks(terms)
-    masks[:, kernels.X_MASK] &= len(state.re) - 1
+    masks[:, pauli_numba.X_MASK] &= len(state.re) - 1
     coefficients = np.bincount(strings.strings, strings.factors, len(strings.x_masks))
     coefficients = np.where(strings.imaginary, -coefficients, coefficients)[terms.start : terms.stop]
     rest = (other.re, other.im, partner << num_local, masks, strings.z_masks[terms.start : terms.stop], coefficients)
     if partner == state.team.rank:
-        kernels.add_pauli_sum(state.re, state.im, 0, *rest)
+        kernels_of(state.device).add_pauli_sum(state.re, state.im, 0, *rest)
         return
     size = min(len(state.re), PIECE_BYTES // state.re.itemsize)
-    pieces = np.empty((2, size), dtype=state.re.dtype)
+    pieces = [state.device.buffer(size, state.re.dtype) for _ in range(2)]
+    passage = state.device.passage(size, state.re.dtype)
     for start in range(0, len(state.re), size):
         for plane, into in zip((state.re, state.im), pieces, strict=True):
-            state.team.exchange(partner, plane[start : start + size], into)
-        kernels.add_pauli_sum(pieces[0], pieces[1], start, *rest)
+            passage.exchange(state.team, partner, plane[start : start + size], into)
+        kernels_of(state.device).add_pauli_sum(pieces[0], pieces[1], start, *rest)

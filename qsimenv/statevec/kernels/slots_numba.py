@@ -140,3 +140,15 @@ def keep_slot(plane, positions, source, target, unset=0):
         _keep_parallel(plane, positions, source, target, others, count)
     else:
         _keep_range(plane, positions, source, target, others, 0, count)
+
+
+def put(plane, mask, value, number):
+    """Put a number where the index has ``value`` at the bits of ``mask``."""
+    bits = range(len(plane).bit_length() - 2, -1, -1)
+    part = tuple(value >> bit & 1 if mask >> bit & 1 else slice(None) for bit in bits)
+    plane.reshape((2,) * len(part))[*part, ...] = number
+
+
+def take(plane, places):
+    """The numbers at some places."""
+    return plane[places]

@@ -1,18 +1,22 @@
 """Expectation values of sums of Pauli strings, exactly.
 
-``pauli_groups`` says which strings share a reading of the state, ``pauli_numba`` reads it. Where strings flip rank
-bits, two ranks trade halves of their states in pieces of bounded size, and each looks at half of the pairs.
+``pauli_groups`` says which strings share a reading of the state, ``pauli_numba`` or ``pauli_cupy`` reads it. Where
+strings flip rank bits, two ranks trade halves of their states in pieces of bounded size, and each looks at half of the
+pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from qsimenv.statevec.exchange import PIECE_BYTES
-from qsimenv.statevec.measuring import pauli_numba as kernels
+from qsimenv.statevec.kernels.devices import Device, Passage
+from qsimenv.statevec.measuring import pauli_cupy, pauli_numba
 from qsimenv.statevec.measuring.pauli_groups import Integers, Strings, collect, collect_imaginary
 from qsimenv.statevec.state import State
 from qsimenv.task import Observable
@@ -39,7 +43,7 @@ def expectation_values(state: State, observables: Sequence[Observable]) -> Float
 
 def _add_own(state: State, strings: Strings, terms: range, sums: Floats) -> None:
     """Strings that flip no rank bit."""
-    for some in strings.split(kernels.near_bits(len(state.re)), terms):
+    for some in strings.split(kernels_of(state.device).near_bits(len(state.re)), terms):
         _add(state, strings, some, sums, (state.re, state.im), 0, paired=True)
 
 
@@ -52,20 +56,20 @@ def _add_traded(state: State, strings: Strings, terms: range, sums: Floats) -> N
     x = int(strings.x_masks[terms.start])
     partner = state.team.rank ^ (x >> num_local)
     if not half:  # one amplitude: both look at the pair
-        other = np.empty((2, 1), dtype=state.re.dtype)
+        other, passage = _room(state, 1)
         for plane, into in zip((state.re, state.im), other, strict=True):
-            state.team.exchange(partner, plane, into)
+            passage.exchange(state.team, partner, plane, into)
         _add(state, strings, terms, sums, (other[0], other[1]), 0, paired=True)
         return
     flips_top = x >> (num_local - 1) & 1
     lower = state.team.rank < partner
     outgoing, incoming = (half, flips_top * half) if lower else (flips_top * half, half)
     size = min(half, PIECE_BYTES // state.re.itemsize)
-    other = np.empty((2, size), dtype=state.re.dtype)
+    other, passage = _room(state, size)
     for start in range(0, half, size):
         for plane, into in zip((state.re, state.im), other, strict=True):
-            state.team.exchange(partner, plane[outgoing + start : outgoing + start + size], into)
-        for some in strings.split(kernels.near_bits(size), terms):
+            passage.exchange(state.team, partner, plane[outgoing + start : outgoing + start + size], into)
+        for some in strings.split(kernels_of(state.device).near_bits(size), terms):
             _add(state, strings, some, sums, (other[0], other[1]), incoming + start, paired=False)
     state.work.bytes_exchanged += state.re.nbytes
 
@@ -80,7 +84,7 @@ def imaginary_parts(state: State, other: State, x_masks: Integers, z_masks: Inte
     num_local = state.layout.num_local
     for terms in strings.split(num_local):
         if strings.x_masks[terms.start] >> num_local == 0:
-            for some in strings.split(kernels.near_bits(len(state.re)), terms):
+            for some in strings.split(kernels_of(state.device).near_bits(len(state.re)), terms):
                 _add(state, strings, some, sums, (other.re, other.im), 0, paired=False)
         else:
             _add_from_partner(state, other, strings, terms, sums)
@@ -93,22 +97,32 @@ def imaginary_parts(state: State, other: State, x_masks: Integers, z_masks: Inte
 def _add_from_partner(state: State, other: State, strings: Strings, terms: range, sums: Floats) -> None:
     partner = state.team.rank ^ (int(strings.x_masks[terms.start]) >> state.layout.num_local)
     size = min(len(state.re), PIECE_BYTES // state.re.itemsize)
-    planes = np.empty((2, size), dtype=state.re.dtype)
+    planes, passage = _room(state, size)
     for start in range(0, len(state.re), size):
         for plane, into in zip((other.re, other.im), planes, strict=True):
-            state.team.exchange(partner, plane[start : start + size], into)
-        for some in strings.split(kernels.near_bits(size), terms):
+            passage.exchange(state.team, partner, plane[start : start + size], into)
+        for some in strings.split(kernels_of(state.device).near_bits(size), terms):
             _add(state, strings, some, sums, (planes[0], planes[1]), start, paired=False)
     state.work.bytes_exchanged += 2 * state.re.nbytes
 
 
 def _add(
-    state: State, strings: Strings, terms: range, sums: Floats, other: tuple[np.ndarray, np.ndarray], offset: int,
-    *, paired: bool,
-) -> None:  # fmt: skip
+    state: State, strings: Strings, terms: range, sums: Floats, other: tuple[Any, Any], offset: int, *, paired: bool
+) -> None:
     masks = strings.masks(terms)
-    masks[:, kernels.X_MASK] &= len(state.re) - 1
+    masks[:, pauli_numba.X_MASK] &= len(state.re) - 1
     z_masks = strings.z_masks[terms.start : terms.stop]
-    sums[terms.start : terms.stop] += kernels.pauli_sums(
+    sums[terms.start : terms.stop] += kernels_of(state.device).pauli_sums(
         state.re, state.im, *other, offset, state.rank_index, masks, z_masks, paired
     )
+
+
+def kernels_of(device: Device) -> ModuleType:
+    """The kernels that sum up Pauli strings there."""
+    return pauli_numba if device.name == "cpu" else pauli_cupy
+
+
+def _room(state: State, size: int) -> tuple[tuple[Any, Any], Passage]:
+    """Arrays for pieces of a partner's planes, and the way there."""
+    device, real = state.device, state.re.dtype
+    return (device.buffer(size, real), device.buffer(size, real)), device.passage(size, real)

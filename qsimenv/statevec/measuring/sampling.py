@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -147,7 +148,7 @@ class _Shots:
     def _middle(self, chunk: Sequence[int], nodes: _Nodes, numbers: Floats) -> Integers:
         """A chunk that is not the last: every rank gets the weights of all nodes, so many at a time."""
         drawn = np.zeros(len(numbers), dtype=np.int64)
-        reading = _Reading(self._state, chunk, nodes.fixed)
+        reading = _reading(self._state, chunk, nodes.fixed)
         step = max(1, MAX_BINS >> len(chunk))
         for first in range(0, len(nodes.prefixes), step):
             some = nodes.part(slice(first, first + step))
@@ -162,7 +163,7 @@ class _Shots:
         held = _Held(state, nodes.fixed)
         nodes = nodes.part(held.ordered(nodes.prefixes))
         if not held.sharing:
-            reading = _Reading(state, chunk, nodes.fixed)
+            reading = _reading(state, chunk, nodes.fixed)
             reading.draw(nodes, numbers, drawn)
         else:
             self._draw_shared(chunk, nodes, numbers, drawn, held.sharing)
@@ -177,7 +178,7 @@ class _Shots:
         In pieces: what I hold of a partner's nodes for what it holds of mine.
         """
         state, layout = self._state, self._state.layout
-        reading = _Reading(state, chunk, nodes.fixed)
+        reading = _reading(state, chunk, nodes.fixed)
         mine = _member(state.team.rank, sharing, layout)
         members = 1 << len(sharing)
         step = max(1, (PIECE_BYTES >> 3) >> len(chunk))
@@ -231,9 +232,11 @@ class _Reading:
         self._free = [bit for bit in range(layout.num_local) if bit not in fixed_bits]
         self._local = [k for k, qubit in enumerate(chunk) if layout.is_local(qubit)]
         self._away = [k for k, qubit in enumerate(chunk) if not layout.is_local(qubit)]
-        self._tables = _tables(layout, chunk, self._free, self._rank_part(state.team.rank))
-        local_chunk = [chunk[k] for k in self._local]
-        self._part_tables = _tables(layout, local_chunk, self._free, 0)
+        self._tables = self._tables_for(chunk, self._rank_part(state.team.rank))
+        self._part_tables = self._tables_for([chunk[k] for k in self._local], 0)
+
+    def _tables_for(self, chunk: Sequence[int], rank_part: int) -> tuple[Any, ...]:
+        return _tables(self._state.layout, chunk, self._free, rank_part)
 
     def rows(self, prefixes: Integers) -> Floats:
         """This rank's part of the weights, shape (prefixes, 2**chunk)."""
@@ -269,7 +272,7 @@ class _Reading:
         bits = list(range(len(self._chunk)))
         return self._free == bits and [self._state.layout.bits[qubit] for qubit in self._chunk] == bits
 
-    def _gather(self, prefixes: Integers, tables: tuple[object, ...], rows: Floats) -> None:
+    def _gather(self, prefixes: Integers, tables: tuple[Any, ...], rows: Floats) -> None:
         """Nodes that another rank holds get nothing."""
         layout = self._state.layout
         stored = _stored(layout, self._fixed, prefixes)
@@ -280,8 +283,11 @@ class _Reading:
             self._gather(prefixes[here], tables, found)
             rows[here] = found
         elif len(prefixes):
-            bases = self._bases(prefixes)
-            kernels.gather(self._state.re, self._state.im, bases, self._groups(bases), tables, rows)
+            self._read(self._bases(prefixes), tables, rows)
+
+    def _read(self, bases: Integers, tables: tuple[Any, ...], rows: Floats) -> None:
+        """The weights of nodes that are here."""
+        kernels.gather(self._state.re, self._state.im, bases, self._groups(bases), tables, rows)
 
     def _bases(self, prefixes: Integers) -> Integers:
         return _stored(self._state.layout, self._fixed, prefixes) & ((1 << self._state.layout.num_local) - 1)
@@ -299,6 +305,41 @@ class _Reading:
         return sum((index >> layout.bits[self._chunk[k]] & 1) << k for k in self._away)
 
 
+class _ReadingOnGPU(_Reading):
+    """The same where the state lies on a GPU: weights are made there, and searched on the host, a piece at a time."""
+
+    def _tables_for(self, chunk: Sequence[int], rank_part: int) -> tuple[Any, ...]:
+        """The bits that number the bins, what they are flipped by, the bits summed over, and the bin of each number."""
+        layout = self._state.layout
+        local = [k for k, qubit in enumerate(chunk) if layout.is_local(qubit)]
+        bits = [layout.bits[chunk[k]] for k in local]
+        summed = [bit for bit in self._free if bit not in bits]
+        flips = layout.flips & sum(1 << bit for bit in bits)
+        return bits, flips, summed, deposit(np.arange(1 << len(local)), local) | rank_part
+
+    def draw(self, nodes: _Nodes, numbers: Floats, drawn: np.ndarray) -> None:
+        for first in range(0, len(nodes.prefixes), self._step):
+            some = nodes.part(slice(first, first + self._step))
+            kernels.search(self.rows(some.prefixes), some.spans, some.shots, numbers, drawn)
+
+    def _read(self, bases: Integers, tables: tuple[Any, ...], rows: Floats) -> None:
+        bits, flips, summed, bins = tables
+        for first in range(0, len(bases), self._step):
+            some = slice(first, first + self._step)
+            rows[some, bins] = self._state.device.sweeps.gather(
+                self._state.re, self._state.im, bases[some], bits, flips, summed
+            )
+
+    @property
+    def _step(self) -> int:
+        """So many nodes at a time."""
+        return max(1, MAX_BINS >> len(self._chunk))
+
+
+def _reading(state: State, chunk: Sequence[int], fixed: Sequence[int]) -> _Reading:
+    return (_Reading if state.device.name == "cpu" else _ReadingOnGPU)(state, chunk, fixed)
+
+
 def _stored(layout: Layout, qubits: Sequence[int], values: Integers) -> Integers:
     """The bits of stored indices at which ``qubits`` have each of the values."""
     return deposit(values, [layout.bits[qubit] for qubit in qubits]) ^ (layout.flips & layout.mask(qubits))
@@ -308,22 +349,29 @@ def _first_masses(state: State, chunk: Sequence[int]) -> Floats:
     """This rank's part of the weights of all values of the first chunk."""
     layout = state.layout
     local = sorted(layout.bits[qubit] for qubit in chunk if layout.is_local(qubit))
-    lowest = local[0] if local else layout.num_local
+    marginal = _marginal if state.device.name == "cpu" else state.device.sweeps.marginal
+    masses, stored = marginal(state.re, state.im, local)
+    bins = _bins(layout, chunk, range(len(layout.bits)), stored | state.rank_index)
+    weights: Floats = np.bincount(bins.reshape(-1), masses.reshape(-1), 1 << len(chunk)).astype(np.float64)
+    return weights
+
+
+def _marginal(re: np.ndarray, im: np.ndarray, local: Sequence[int]) -> tuple[Floats, Integers]:
+    """Weights by the value at some local bits (and others), and an index for each; see ``sweep_cupy.marginal``."""
+    num_local = len(re).bit_length() - 1
+    lowest = local[0] if local else num_local
     if lowest >= 3:
-        run, width = min(1 << lowest, _LONGEST_RUN, len(state.re)), 1
+        run, width = min(1 << lowest, _LONGEST_RUN, len(re)), 1
     else:
-        run = width = min(_LANE_WIDTH, len(state.re))
+        run = width = min(_LANE_WIDTH, len(re))
     run_bits = run.bit_length() - 1
-    outer = list(range(run_bits, layout.num_local))
+    outer = list(range(run_bits, num_local))
     rows = [bit for bit in outer if bit in local]
     place = {bit: k for k, bit in enumerate(rows)}
     half = (len(outer) + 1) // 2
     row_low, row_high = (_picked(part, place) for part in (outer[:half], outer[half:]))
-    masses = kernels.histogram(state.re, state.im, run, width, row_low, row_high, 1 << len(rows))
-    stored = deposit(np.arange(1 << len(rows)), rows)[:, np.newaxis] | np.arange(width) | state.rank_index
-    bins = _bins(layout, chunk, range(len(layout.bits)), stored)
-    weights: Floats = np.bincount(bins.reshape(-1), masses.reshape(-1), 1 << len(chunk)).astype(np.float64)
-    return weights
+    masses = kernels.histogram(re, im, run, width, row_low, row_high, 1 << len(rows))
+    return masses, deposit(np.arange(1 << len(rows)), rows)[:, np.newaxis] | np.arange(width)
 
 
 def _picked(bits: Sequence[int], place: dict[int, int]) -> Integers:
@@ -336,7 +384,7 @@ def _picked(bits: Sequence[int], place: dict[int, int]) -> Integers:
     return picked
 
 
-def _tables(layout: Layout, chunk: Sequence[int], free: Sequence[int], rank_part: int) -> tuple[object, ...]:
+def _tables(layout: Layout, chunk: Sequence[int], free: Sequence[int], rank_part: int) -> tuple[Any, ...]:
     """See ``sampling_numba.gather``: how the local amplitudes of a node spread over the bins of ``chunk``."""
     run_bits, summed = _run(layout, chunk, free)
     half = run_bits + (len(free) - run_bits + 1) // 2

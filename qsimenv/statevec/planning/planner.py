@@ -19,7 +19,7 @@ from qsimenv.statevec.planning.plan import Op, Plan, Stage, Sweep
 from qsimenv.statevec.planning.steps import Step, Steps, mixed_qubits, steps_of
 
 LOW_BITS = 7
-"""Every block holds the lowest bits of the index, so that memory is read in runs of whole cache lines."""
+"""Every block holds so many of the lowest bits, so that memory is read in runs of whole cache lines. Of the CPU's."""
 
 Members = npt.NDArray[np.int32]
 
@@ -31,33 +31,40 @@ _FIRST_STEPS = 2048
 """So many steps are looked at to choose the wires for the lowest bits."""
 
 
-def make_plan(gate_list: Sequence[Gate], start: Layout, block_bits: int) -> Plan:
+def make_plan(gate_list: Sequence[Gate], start: Layout, block_bits: int, low_bits: int | None = None) -> Plan:
     """The plan for ``gate_list`` on a state in layout ``start``, with blocks of at most ``block_bits`` bits.
+
+    Every block holds the ``low_bits`` lowest bits (``LOW_BITS`` where they are not given).
 
     Raises OutOfRangeError for more than 62 qubits, and where a gate mixes more of them than are local or fit a block.
     Cost: some microseconds a gate, and a search of a few milliseconds a sweep at most, far less for a small state.
     """
-    return _Planner(gate_list, len(start.bits), start.num_local, block_bits).plan(start)
+    return _Planner(gate_list, len(start.bits), start.num_local, block_bits, low_bits).plan(start)
 
 
-def plan_from_zero(gate_list: Sequence[Gate], num_qubits: int, num_local: int, block_bits: int) -> Plan:
+def plan_from_zero(
+    gate_list: Sequence[Gate], num_qubits: int, num_local: int, block_bits: int, low_bits: int | None = None
+) -> Plan:
     """The same for a state that is |0…0>: it looks the same in all layouts, so that the first one is free to choose."""
-    return _Planner(gate_list, num_qubits, num_local, block_bits).plan(None)
+    return _Planner(gate_list, num_qubits, num_local, block_bits, low_bits).plan(None)
 
 
 class _Planner:
     """The circuit and the sizes that a plan is made for."""
 
-    def __init__(self, gate_list: Sequence[Gate], num_qubits: int, num_local: int, block_bits: int) -> None:
+    def __init__(
+        self, gate_list: Sequence[Gate], num_qubits: int, num_local: int, block_bits: int, low_bits: int | None
+    ) -> None:
         if num_qubits > _MOST_QUBITS:
             raise OutOfRangeError(
                 f"plan: {num_qubits} qubits found, an index has room for {_MOST_QUBITS}; use another engine"
             )
         self._gates, self._num_qubits, self._num_local = tuple(gate_list), num_qubits, num_local
         self._size = min(block_bits, num_local)
-        self._num_low = min(LOW_BITS, self._size)
+        low_bits = LOW_BITS if low_bits is None else low_bits
+        self._num_low = min(low_bits, self._size)
         # A block that is not all of the rank's memory has its lowest bits taken already.
-        _check_reach(self._gates, num_local if num_local <= block_bits else block_bits - LOW_BITS)
+        _check_reach(self._gates, num_local if num_local <= block_bits else block_bits - low_bits)
         self._steps: Steps = steps_of(self._gates, num_qubits)
         self._visits = min(_MOST_VISITS, 1 << num_local >> 5)
 

@@ -18,6 +18,7 @@ from qsimenv import shards
 from qsimenv.comm import Team
 from qsimenv.shards import Manifest
 from qsimenv.statevec.encoding.encode import deposit
+from qsimenv.statevec.kernels.devices import DeviceName
 from qsimenv.statevec.planning.layout import Layout, identity
 from qsimenv.statevec.planning.plan import Plan, Stage
 from qsimenv.statevec.state import State, Work
@@ -34,7 +35,7 @@ def write_state(
     planes = state.re, state.im
 
     def piece(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        return planes[0][start:stop], planes[1][start:stop]
+        return state.device.to_host(planes[0][start:stop]), state.device.to_host(planes[1][start:stop])
 
     _write(path, state, state.layout, state.scale, state.team.rank, piece, about, arrays)
 
@@ -60,7 +61,7 @@ def _in_order(state: State) -> shards.Source:
 
     def piece(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         where = table[: stop - start] ^ (sum((start >> k & 1) << bit for k, bit in enumerate(local)) ^ flips)
-        re, im = planes[0][where], planes[1][where]
+        re, im = (state.device.slots.take(plane, where) for plane in planes)
         if scale == 1:
             return re, im
         real, imag = one(scale.real), one(scale.imag)
@@ -100,15 +101,24 @@ def _move_highest_to_ranks(state: State) -> None:
         state.run(Plan((), layout, layout.exchanged(pairs), (Stage(pairs, ()),)), ((),))
 
 
-def read_state(path: Path, manifest: Manifest, team: Team, work: Work | None = None) -> State:
+def read_state(path: Path, manifest: Manifest, team: Team, work: Work | None = None, on: DeviceName = "cpu") -> State:
     """The state in a set of shards, spread over ``team`` (of any size), every byte checked. *Collective.*
+
+    A state for a GPU goes by way of as much host memory.
 
     Raises OutOfMemoryError on every rank, BadStateError on the ranks that find damage: to be agreed on by the caller.
     """
     stored = stored_in(path, manifest)
     num_local = stored.num_qubits - (team.size.bit_length() - 1)
-    state = State.zero(Layout(stored.bits, num_local), team, stored.precision, work)
+    state = State.zero(Layout(stored.bits, num_local), team, stored.precision, work, on)
     state = State(state.re, state.im, Layout(stored.bits, num_local, stored.flips), team, work)
-    shards.read(path, manifest, team.rank << num_local, (state.re, state.im))
+    planes = [state.re, state.im]
+    if on == "cpu":
+        shards.read(path, manifest, team.rank << num_local, planes)
+    else:
+        numbers = [np.empty(len(plane), dtype=plane.dtype) for plane in planes]
+        shards.read(path, manifest, team.rank << num_local, numbers)
+        for each, plane in zip(numbers, planes, strict=True):
+            state.device.from_host(each, plane)
     state.scale = complex(*stored.scale)
     return state

@@ -24,7 +24,7 @@ from qsimenv.circuit import Gate
 from qsimenv.comm import Team
 from qsimenv.errors import BadStateError, InvalidArgumentError, QSimEnvError, SuspendedError
 from qsimenv.shards import Manifest
-from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.kernels.devices import DeviceName
 from qsimenv.statevec.planning.parts import Parts
 from qsimenv.statevec.simulate import Branch, Run
 from qsimenv.statevec.state import State, Work
@@ -86,18 +86,20 @@ class Restored:
 
 
 def restored_or_new(
-    checkpointing: Checkpointing, task: Task, is_static: bool, team: Team, work: Work
+    checkpointing: Checkpointing, task: Task, is_static: bool, team: Team, work: Work, on: DeviceName = "cpu"
 ) -> tuple[Callable[..., ResumableRun], int | None]:
     """What makes the run, from the newest good checkpoint where there is one, and the seed. *Collective.*
 
     Raises like ``restore``.
     """
-    restored = restore(checkpointing, task, is_static, team, work)
+    restored = restore(checkpointing, task, is_static, team, work, on)
     seed = task.seed if restored is None else restored.position.seed
     return partial(ResumableRun, checkpointing=checkpointing, restored=restored), seed
 
 
-def restore(checkpointing: Checkpointing, task: Task, is_static: bool, team: Team, work: Work) -> Restored | None:
+def restore(
+    checkpointing: Checkpointing, task: Task, is_static: bool, team: Team, work: Work, on: DeviceName = "cpu"
+) -> Restored | None:
     """The newest good checkpoint in the folder, None where there is none. *Collective.*
 
     Tells of those that are damaged. Raises, on every rank, InvalidArgumentError for one of another run, BadStateError
@@ -109,7 +111,7 @@ def restore(checkpointing: Checkpointing, task: Task, is_static: bool, team: Tea
         manifest, arrays = _read_manifest(path, team)
         position = _position(path, manifest)
         _refuse_another_run(path.parents[1], manifest, position, arrays, task, is_static)
-        restored.append(Restored(position, arrays, checkpoint.read_state(path, manifest, team, work)))
+        restored.append(Restored(position, arrays, checkpoint.read_state(path, manifest, team, work, on)))
 
     taken = checkpoints.newest(checkpointing.whole(team), team, checkpointing.tell, take)
     if taken is None:
@@ -224,7 +226,7 @@ class ResumableRun(Run):
     def _run_part(self, gates: Sequence[Gate], state: State) -> None:
         began = time.perf_counter()
         plan = self._prepared.plan_of(gates, state.layout)
-        encoded = encode(plan, self._values, state.precision)
+        encoded = self._prepared.encoded(plan, self._values)
         self._work.add_seconds("plan", began)
         state.run(plan, encoded)
 
