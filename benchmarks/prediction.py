@@ -23,10 +23,10 @@ from qsimenv.statevec.costs import rates as measured
 from qsimenv.statevec.costs.cost import Machine, cost_of
 from qsimenv.statevec.costs.rates import PASS_KINDS, PassRates, Rates
 from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.kernels.sweep_numba import block_bits
 from qsimenv.statevec.planning.plan import Plan
 from qsimenv.statevec.planning.planner import plan_from_zero
 from qsimenv.statevec.planning.program import lower
-from qsimenv.statevec.state import block_bits
 from qsimenv.task import AMPLITUDE_BYTES, Precision
 
 MACHINES = Path(__file__).parent / "machines"
