@@ -22,8 +22,9 @@ BUNDLE_SECONDS = 0.02
 SMALL_SECONDS = 0.1
 """One-rank tasks estimated below this travel together, as many as a rank does in BUNDLE_SECONDS."""
 BUNDLES_A_SECOND = 2000
-"""What a controller starts and still has most of its time for answers and clients. The more ranks there are, the longer are the bundles that keep
-it below that, while the queue is long: a rank falls free as often as before, so that nobody waits for longer."""
+"""What a controller starts and still has most of its time for answers and clients. The more ranks there are, the longer
+are the bundles that keep it below that, while the queue is long: a rank falls free as often as before, so that nobody
+waits for longer."""
 _BUNDLES_A_RANK = 16
 """A longer bundle holds at most this share of a rank's part of the queue: towards its end all ranks have work."""
 ALONE_ATTEMPTS = 2
