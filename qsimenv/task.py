@@ -387,12 +387,16 @@ class ArrayBytes(msgspec.Struct, frozen=True, array_like=True):
     data: bytes
 
 
+_COPIED_BYTES = 4096
+"""A smaller array is copied sooner than looked at."""
 _DTYPES = ("|u1", "<f8", "<c8", "<c16")
 
 
 def encode_hook(value: Any) -> Any:
     """For msgspec encoders: arrays as ArrayBytes."""
     if isinstance(value, np.ndarray):
+        if value.nbytes <= _COPIED_BYTES:
+            return value.dtype.str, value.shape, value.tobytes()
         contiguous = np.ascontiguousarray(value)
         return contiguous.dtype.str, value.shape, contiguous.reshape(-1).view(np.uint8).data
     if isinstance(value, np.generic):

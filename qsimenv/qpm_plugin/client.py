@@ -29,6 +29,7 @@ from qsimenv.qpm_plugin.connection import Connection, find_connection
 from qsimenv.qpm_plugin.link import Link
 from qsimenv.qpm_plugin.records import ALL, Filter
 from qsimenv.qpm_plugin.selftest import check_outcomes, test_tasks
+from qsimenv.qpm_plugin.stream import Stream
 from qsimenv.qpm_plugin.tasks import PAGE_RECORDS
 from qsimenv.task import Estimate, Result, Task
 
@@ -153,6 +154,20 @@ class Client(QPM):
         Where the environment is full, it is asked again when it said, for as long as it takes.
         """
         return self._submit([tasks] if isinstance(tasks, Task) else list(tasks), key=key)
+
+    @contextmanager
+    def stream(self) -> Iterator[Stream]:
+        """Many submissions that do not wait for each other's answers; leaving it waits for all of them::
+
+        with qpm.stream() as stream:
+            for task in tasks:
+                stream.submit(task)
+        records = qpm.read_cq(task_ids=stream.finish())
+        """
+        with self._link() as link:
+            stream = Stream(link, self._job, self._sent)
+            yield stream
+            stream.finish()
 
     def read_cq(
         self, count: int | None = None, timeout_s: float | None = None, task_ids: Sequence[str] | None = None

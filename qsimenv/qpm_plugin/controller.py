@@ -41,7 +41,8 @@ __all__ = ["Capacity", "InstanceHandle", "InstanceLauncher", "Limits", "serve"]
 _KEPT_LINKS = 10_000
 _LARGE_BYTES = 1 << 20
 _LARGE_KEPT_S = 60.0
-_RETRY_JOURNAL_S = 1.0
+_WRITE_WITHIN_S, _RETRY_JOURNAL_S = 0.02, 1.0
+"""So soon the journal has what nobody has been told yet; so soon it is tried again where it could not be written."""
 _LONGEST_GRACE_S = 1e6
 """An answer over LARGE_BYTES can be asked for again for so long only."""
 _ARE_YOU_THERE = m.encode(m.Reply(0, m.Done()))
@@ -133,7 +134,7 @@ class Controller:
         self._answers: list[_Answer] = []
         self._settling = False
         self._write_error = ""
-        self._retry: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
         self._is_to_be_removed = False
         self._counters = {"requests": 0, "worker_messages": 0, "refused": 0, "events_dropped": 0}
 
@@ -143,6 +144,8 @@ class Controller:
             self._service.recover()
             await self._open_and_serve()
         finally:
+            if self._writing is not None:
+                self._writing.cancel()
             self._ledger.close(self._is_to_be_removed)
 
     async def _open_and_serve(self) -> None:
@@ -345,18 +348,31 @@ class Controller:
             asyncio.get_running_loop().call_soon(self._settle)
 
     def _settle(self) -> None:
-        """Everything that has come is dealt with: write the journal, tell the clients, start what can start."""
+        """Everything that has come is dealt with: write the journal, tell the clients, start what can start.
+
+        What nobody is about to be told (a task has ended that nobody waits for, say) is written a little later, with
+        whatever else has come by then.
+        """
         self._settling = True  # whatever is answered from here on goes out below
-        if self._ledger.has_news:
+        if self._answers and self._ledger.has_news:
             self._write_journal()
         answers, self._answers = self._answers, []
         for answer in answers:
             self._send_answer(answer)
         self._service.start_tasks()
         self._settling = False
-        if self._answers or (self._ledger.has_news and not self._write_error):
+        if self._answers:
             self._settling = True
             asyncio.get_running_loop().call_soon(self._settle)
+        elif self._ledger.has_news and self._writing is None:
+            delay_s = _RETRY_JOURNAL_S if self._write_error else _WRITE_WITHIN_S
+            self._writing = self.later(delay_s, self._write_late)
+
+    def _write_late(self) -> None:
+        self._writing = None
+        if self._ledger.has_news:
+            self._write_journal()
+        self._settle()
 
     def _write_journal(self) -> None:
         """Where that fails, what was to be accepted is refused; the rest is kept in memory until there is room."""
@@ -365,8 +381,6 @@ class Controller:
         except QSimEnvError as error:
             if not self._write_error:
                 _log.error("%s", error)
-            if self._retry is None:
-                self._retry = self.later(_RETRY_JOURNAL_S, self._try_again)
             self._write_error = error.message
             refused = self._ledger.undo()
             self._service.withdraw(refused)
@@ -376,10 +390,6 @@ class Controller:
             if self._write_error:
                 _log.warning("the journal can be written again")
             self._write_error = ""
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self._settle()
 
     def _send_answer(self, answer: _Answer) -> None:
         asker = answer.asker

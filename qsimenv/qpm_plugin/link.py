@@ -55,6 +55,7 @@ class Link:
         self._poller = zmq.Poller()
         self._number = 0
         self._request = b""
+        self._posted: dict[int, tuple[int, m.RequestBody]] = {}
         self._stands = self._stood = False
         self._broke_off = self._retries = 0
         self._lost_at = self._look_at = time.monotonic()
@@ -108,6 +109,39 @@ class Link:
             if reply.number == self._number:
                 self.is_clean = not (isinstance(reply.body, m.Records) and reply.body.more)
                 return reply.body
+
+    def post(self, ticket: int, body: m.RequestBody) -> None:
+        """Ask without waiting; several such requests may be under way, and ``collect`` gives their answers.
+
+        After a broken connection those without an answer are sent again under new numbers: each must be safe to repeat.
+        """
+        self._deadline = None
+        if not self._stands and not self._posted:
+            self._lost_at = time.monotonic()
+        self._number += 1
+        self._posted[self._number] = (ticket, body)
+        self.is_clean = False
+        if self._stands:
+            self._socket.send(m.encode(m.Request(self._client, self._number, body)))
+
+    def collect(self) -> tuple[int, m.ReplyBody]:
+        """The ticket of a posted request, and its answer. Raises like ``ask``."""
+        while True:
+            reply = self._receive()
+            if reply.number in self._posted:
+                ticket, _ = self._posted.pop(reply.number)
+                self.is_clean = not self._posted
+                return ticket, reply.body
+
+    @property
+    def posted(self) -> int:
+        """How many posted requests have no answer yet."""
+        return len(self._posted)
+
+    def _post_again(self) -> None:
+        posted, self._posted = list(self._posted.values()), {}
+        for ticket, body in posted:
+            self.post(ticket, body)
 
     def hang_bell(self) -> None:
         """Make ``wake`` work; before the first ``listen``."""
@@ -196,7 +230,9 @@ class Link:
             event = next_connection_event(self._monitor)
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._stands = self._stood = True
-                if self.repeats or not self.is_clean:
+                if self._posted:
+                    self._post_again()
+                elif self.repeats or not self.is_clean:
                     self._socket.send(self._request)
             elif event in _REFUSED:
                 self._check_refusal()

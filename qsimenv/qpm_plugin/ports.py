@@ -76,7 +76,7 @@ class Port:
         self._scheduled = False
         self._refused = 0
         self.received_bytes = self.sent_bytes = 0
-        self._loop.add_reader(socket.fileno(), self._schedule)
+        self._loop.add_reader(socket.fileno(), self._drain)
         self._schedule()
 
     def send(self, receiver: bytes, frame: bytes) -> bool:
@@ -84,8 +84,8 @@ class Port:
         if self._socket.closed:
             return False
         try:
-            self._socket.send_multipart([receiver, frame], zmq.NOBLOCK)
-        except (zmq.Again, zmq.ZMQError):
+            self._put(receiver, frame)
+        except zmq.ZMQError:
             return False
         finally:
             self._look_again()
@@ -95,7 +95,7 @@ class Port:
     def reaches(self, receiver: bytes, frame: bytes) -> bool:
         """Send a frame that may be lost; False only where the receiver's connection is gone."""
         try:
-            self._socket.send_multipart([receiver, frame], zmq.NOBLOCK)
+            self._put(receiver, frame)
         except zmq.Again:
             return True
         except zmq.ZMQError:
@@ -103,6 +103,10 @@ class Port:
         finally:
             self._look_again()
         return True
+
+    def _put(self, receiver: bytes, frame: bytes) -> None:
+        self._socket.send(receiver, zmq.NOBLOCK | zmq.SNDMORE)
+        self._socket.send(frame, zmq.NOBLOCK)
 
     def close(self, linger_ms: int = 1000) -> None:
         """Stop reading; what was sent still goes out for ``linger_ms``."""

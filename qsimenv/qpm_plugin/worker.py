@@ -65,7 +65,7 @@ class Worker:
         self._refused = 0
         self._stopping = False
         self._running = ""
-        self._look_at = self._ends_at = math.inf
+        self._look_at, self._ends_at = 0.0, math.inf
 
     def greet(self) -> None:
         """Say that this rank is ready."""
@@ -184,9 +184,8 @@ class Worker:
         return m.Answer(task_id, began, time.time(), engine, error, result)
 
     def _begin(self, task_id: str, time_limit_s: float | None) -> None:
-        now = time.monotonic()
-        self._running, self._look_at = task_id, now
-        self._ends_at = math.inf if time_limit_s is None else now + time_limit_s
+        self._running = task_id
+        self._ends_at = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
 
     def verdict(self) -> interrupt.Verdict:
         """Whether the task at hand is still wanted, for ``interrupt``. Takes in what has come, now and then."""
