@@ -61,6 +61,24 @@ class LaunchOptions:
         return "none" if self.cores_per_rank is None else "core"
 
 
+PLAIN = LaunchOptions()
+"""Nothing special: PRTE, and no binding."""
+
+
+@dataclass(frozen=True)
+class InstanceSpec:
+    """What to launch: `ranks` ranks of `argv` (`argv[0]` is found on the ranks' PATH), as many a node as asked for
+    (None: as many as cores), `environ` on top of ours, output added to `log_path` (on several nodes one file a node,
+    with ``.host`` after the name)."""
+
+    ranks: int
+    ranks_per_node: int | None
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    cwd: str | None
+    log_path: Path
+
+
 def find_program(name: str, environ: Mapping[str, str] = os.environ) -> Path:
     """`name` next to this Python, else on PATH. Raises LibraryNotFoundError that says what to install."""
     beside = Path(sys.executable).parent / name
@@ -79,7 +97,7 @@ def prte_command(
     uri_file: Path,
     pid_file: Path,
     session_folder: Path,
-    options: LaunchOptions = LaunchOptions(),
+    options: LaunchOptions = PLAIN,
 ) -> list[str]:
     """Tokens that start the DVM on `allocation`; it reports to the two files and keeps its sessions in the folder."""
     return [
@@ -92,46 +110,34 @@ def prte_command(
 def prterun_command(
     prterun: Path,
     allocation: Allocation,
-    *,
-    ranks: int,
-    ranks_per_node: int | None,
-    argv: tuple[str, ...],
+    spec: InstanceSpec,
     session_folder: Path,
-    options: LaunchOptions = LaunchOptions(),
+    options: LaunchOptions = PLAIN,
 ) -> list[str]:
-    """Tokens that run one instance of `ranks` ranks of `argv` in a DVM of its own."""
+    """Tokens that run one instance in a DVM of its own."""
     return [
         str(prterun),
         *_dvm_tokens(allocation, session_folder, options),
-        *("--map-by", map_by(allocation, ranks, ranks_per_node, options.cores_per_rank)),
+        *("--map-by", map_by(allocation, spec.ranks, spec.ranks_per_node, options.cores_per_rank)),
         *("--bind-to", options.bind_to),
-        *("-x", RANK_SETUP, "-n", str(ranks)),
+        *("-x", RANK_SETUP, "-n", str(spec.ranks)),
         *RANK_SHELL,
-        *argv,
+        *spec.argv,
     ]
 
 
-def srun_command(
-    srun: Path,
-    allocation: Allocation,
-    *,
-    ranks: int,
-    ranks_per_node: int | None,
-    argv: tuple[str, ...],
-    options: LaunchOptions = LaunchOptions(),
-) -> list[str]:
+def srun_command(srun: Path, allocation: Allocation, spec: InstanceSpec, options: LaunchOptions = PLAIN) -> list[str]:
     """Tokens that run one instance as a step of the Slurm job we are in, with the MPI that Slurm serves.
 
     Nodes come from the allocation by number, so that a few ranks use a few nodes; where some are left out, the others
-    are named. Raises InvalidArgumentError outside
-    of Slurm and for no room.
+    are named. Raises InvalidArgumentError outside of Slurm and for no room.
     """
     if allocation.source != "slurm":
         raise InvalidArgumentError("spawn: srun needs a Slurm allocation; use salloc or sbatch, or another profile")
-    _check_room(allocation, ranks, ranks_per_node)
-    per_node = ranks_per_node or -(-ranks // len(allocation.nodes))
+    _check_room(allocation, spec.ranks, spec.ranks_per_node)
+    per_node = spec.ranks_per_node or -(-spec.ranks // len(allocation.nodes))
     group = () if allocation.het_group is None else (f"--het-group={allocation.het_group}",)
-    nodes = -(-ranks // per_node)
+    nodes = -(-spec.ranks // per_node)
     names = ",".join(node.name for node in allocation.nodes[:nodes])
     named = (f"--nodelist={names}",) if allocation.left_out else ()
     bound = () if options.cores_per_rank is None else (f"--cpus-per-task={options.cores_per_rank}",)
@@ -139,12 +145,12 @@ def srun_command(
         str(srun),
         *group,
         *named,
-        *(f"--nodes={nodes}", f"--ntasks={ranks}", f"--ntasks-per-node={per_node}"),
+        *(f"--nodes={nodes}", f"--ntasks={spec.ranks}", f"--ntasks-per-node={per_node}"),
         *(bound or ("--overcommit", "--cpu-bind=none")),
         *("--overlap", "--export=ALL", "--kill-on-bad-exit=1", "--unbuffered", "--input=none"),
         *options.srun_options,
         *RANK_SHELL,
-        *argv,
+        *spec.argv,
     ]
 
 

@@ -10,29 +10,15 @@ import asyncio
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from qsimenv.errors import QSimEnvError, TimedOutError
 from qsimenv.launcher.allocation import Allocation
-from qsimenv.launcher.commands import LaunchOptions, device_choice, rank_environment, rank_setup
+from qsimenv.launcher.commands import PLAIN, InstanceSpec, LaunchOptions, device_choice, rank_environment, rank_setup
 
 _PROBE = ("/bin/true",)
-
-
-@dataclass(frozen=True)
-class InstanceSpec:
-    """What to launch: `ranks` ranks of `argv` (`argv[0]` is found on the ranks' PATH), as many a node as asked for
-    (None: as many as cores), `environ` on top of ours, output added to `log_path` (on several nodes one file a node,
-    with ``.host`` after the name)."""
-
-    ranks: int
-    ranks_per_node: int | None
-    argv: tuple[str, ...]
-    environ: Mapping[str, str]
-    cwd: str | None
-    log_path: Path
 
 
 @dataclass
@@ -63,21 +49,21 @@ class Instance(ABC):
             self.ended.set_result(InstanceEnd(reason, status))
 
 
+@dataclass(eq=False)
 class Launcher(ABC):
     """Starts instances on an allocation; `lost` gets the reason when the means to launch is gone for good."""
+
+    allocation: Allocation
+    run_folder: Path
+    options: LaunchOptions = PLAIN
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     lasts: ClassVar[bool] = True
     """Whether there is something between instances that `lost` tells of."""
 
-    def __init__(
-        self,
-        allocation: Allocation,
-        run_folder: Path,
-        options: LaunchOptions | None = None,
-        environ: Mapping[str, str] = os.environ,
-    ) -> None:
-        self.allocation, self.run_folder = allocation, run_folder.absolute()
-        self.options, self.environ = options or LaunchOptions(), dict(environ)
+    def __post_init__(self) -> None:
+        self.run_folder, self.environ = self.run_folder.absolute(), dict(self.environ)
+        self._version = "unknown"
         self._lost: asyncio.Future[str] | None = None
 
     @property
@@ -103,9 +89,9 @@ class Launcher(ABC):
     def describe(self) -> dict[str, Any]:
         """kind ("pmix", ...), prte (version), nodes and lost (nodes left out; names), pid (of the DVM, or None)."""
 
-    def _describe(self, kind: str, version: str, pid: int | None) -> dict[str, Any]:
+    def _describe(self, kind: str, pid: int | None) -> dict[str, Any]:
         nodes = [node.name for node in self.allocation.nodes]
-        return {"kind": kind, "prte": version, "nodes": nodes, "lost": [*self.allocation.left_out], "pid": pid}
+        return {"kind": kind, "prte": self._version, "nodes": nodes, "lost": [*self.allocation.left_out], "pid": pid}
 
     def _setup_text(self, spec: InstanceSpec, program: Path, memory_folder: Path) -> str:
         return rank_setup(

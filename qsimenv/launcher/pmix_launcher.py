@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from qsimenv.errors import BadStateError, QSimEnvError, TimedOutError
-from qsimenv.launcher.allocation import Allocation
-from qsimenv.launcher.commands import RANK_SETUP, RANK_SHELL, LaunchOptions, find_program, map_by, tool_environment
+from qsimenv.launcher.commands import RANK_SETUP, RANK_SHELL, InstanceSpec, find_program, map_by, tool_environment
 from qsimenv.launcher.dvm import DVM, program_version
-from qsimenv.launcher.instance import Instance, InstanceSpec, Launcher
+from qsimenv.launcher.instance import Instance, Launcher
 from qsimenv.launcher.tool_client import ToolClient
 
 _REQUEST_TIMEOUT_S = 60.0
@@ -47,17 +43,10 @@ class _PMIxInstance(Instance):
 class PMIxLauncher(Launcher):
     """One DVM for all instances; PMIx events tell how they end, within a second."""
 
-    def __init__(
-        self,
-        allocation: Allocation,
-        run_folder: Path,
-        options: LaunchOptions | None = None,
-        environ: Mapping[str, str] = os.environ,
-    ) -> None:
-        super().__init__(allocation, run_folder, options, environ)
-        self._dvm = DVM(allocation, self.run_folder, self.options, self.environ)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._dvm = DVM(self.allocation, self.run_folder, self.options, self.environ)
         self._tool: ToolClient | None = None
-        self._version = "unknown"
         self._instances: dict[str, _PMIxInstance] = {}
         self._early: dict[str, dict[str, Any]] = {}  # ends that came before the reply that names their job
         self._watcher: asyncio.Task[None] | None = None
@@ -109,7 +98,7 @@ class PMIxLauncher(Launcher):
         self._end_all("stopped with the environment")
 
     def describe(self) -> dict[str, Any]:
-        return self._describe("pmix", self._version, self._dvm.pid)
+        return self._describe("pmix", self._dvm.pid)
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if event["event"] not in ("job_end", "job_failed"):

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from qsimenv.errors import QSimEnvError
 from qsimenv.launcher.allocation import Allocation
-from qsimenv.launcher.commands import LaunchOptions
-from qsimenv.launcher.instance import InstanceSpec
+from qsimenv.launcher.commands import InstanceSpec, LaunchOptions
 from qsimenv.launcher.process_launchers import PrterunLauncher, SrunLauncher
 
 PATIENCE_S = 20.0

@@ -7,19 +7,16 @@ never set.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from qsimenv.errors import BadStateError
-from qsimenv.launcher.allocation import Allocation
 from qsimenv.launcher.commands import (
     RANK_SETUP,
-    LaunchOptions,
+    InstanceSpec,
     find_program,
     prte_environment,
     prterun_command,
@@ -27,7 +24,7 @@ from qsimenv.launcher.commands import (
 )
 from qsimenv.launcher.dvm import new_memory_folder, program_version
 from qsimenv.launcher.guarded import GuardedProcess
-from qsimenv.launcher.instance import Instance, InstanceSpec, Launcher
+from qsimenv.launcher.instance import Instance, Launcher
 from qsimenv.launcher.pmix_tool import describe_end
 
 
@@ -57,16 +54,9 @@ class ProcessLauncher(Launcher):
     lasts = False
     program: ClassVar[str]
 
-    def __init__(
-        self,
-        allocation: Allocation,
-        run_folder: Path,
-        options: LaunchOptions | None = None,
-        environ: Mapping[str, str] = os.environ,
-    ) -> None:
-        super().__init__(allocation, run_folder, options, environ)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._path: Path | None = None
-        self._version = "unknown"
         self._count = 0
         self._instances: list[_ProcessInstance] = []
 
@@ -108,7 +98,7 @@ class ProcessLauncher(Launcher):
         self._path = None
 
     def describe(self) -> dict[str, Any]:
-        return self._describe(self.program, self._version, None)
+        return self._describe(self.program, None)
 
 
 class PrterunLauncher(ProcessLauncher):
@@ -117,15 +107,7 @@ class PrterunLauncher(ProcessLauncher):
     program = "prterun"
 
     def command(self, path: Path, spec: InstanceSpec, session_folder: Path) -> list[str]:
-        return prterun_command(
-            path,
-            self.allocation,
-            ranks=spec.ranks,
-            ranks_per_node=spec.ranks_per_node,
-            argv=spec.argv,
-            session_folder=session_folder,
-            options=self.options,
-        )
+        return prterun_command(path, self.allocation, spec, session_folder, self.options)
 
 
 class SrunLauncher(ProcessLauncher):
@@ -134,14 +116,7 @@ class SrunLauncher(ProcessLauncher):
     program = "srun"
 
     def command(self, path: Path, spec: InstanceSpec, session_folder: Path) -> list[str]:
-        return srun_command(
-            path,
-            self.allocation,
-            ranks=spec.ranks,
-            ranks_per_node=spec.ranks_per_node,
-            argv=spec.argv,
-            options=self.options,
-        )
+        return srun_command(path, self.allocation, spec, self.options)
 
     def mpi_program(self, path: Path) -> Path:
         beside = Path(sys.executable).with_name("prte")

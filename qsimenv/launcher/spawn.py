@@ -12,8 +12,8 @@ from pathlib import Path
 from qsimenv.errors import InvalidArgumentError, LibraryNotFoundError
 from qsimenv.launcher.allocation import Allocation
 from qsimenv.launcher.bindings import find_pmix_module
-from qsimenv.launcher.commands import LaunchOptions
-from qsimenv.launcher.instance import Instance, InstanceEnd, InstanceSpec, Launcher
+from qsimenv.launcher.commands import PLAIN, InstanceSpec, LaunchOptions
+from qsimenv.launcher.instance import Instance, InstanceEnd, Launcher
 from qsimenv.launcher.pmix_launcher import PMIxLauncher
 from qsimenv.launcher.process_launchers import PrterunLauncher, SrunLauncher
 
@@ -32,7 +32,7 @@ __all__ = [
 def choose_launcher(
     allocation: Allocation,
     run_folder: Path,
-    options: LaunchOptions | None = None,
+    options: LaunchOptions = PLAIN,
     environ: Mapping[str, str] = os.environ,
 ) -> Launcher:
     """The launcher of the options' world: SrunLauncher, or PMIxLauncher where the bindings are, else PrterunLauncher.
@@ -40,7 +40,7 @@ def choose_launcher(
     ``QSIMENV_LAUNCHER`` (pmix, prterun, srun) decides instead, where it is set. Raises InvalidArgumentError for another
     value, LibraryNotFoundError when pmix is demanded and missing.
     """
-    wanted = environ.get("QSIMENV_LAUNCHER") or ("srun" if options and options.world == "srun" else "auto")
+    wanted = environ.get("QSIMENV_LAUNCHER") or ("srun" if options.world == "srun" else "auto")
     kinds: dict[str, Callable[..., Launcher]] = {"pmix": PMIxLauncher, "prterun": PrterunLauncher, "srun": SrunLauncher}
     if wanted == "auto":
         wanted = "prterun" if find_pmix_module(environ) is None else "pmix"

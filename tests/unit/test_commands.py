@@ -14,6 +14,7 @@ from qsimenv.launcher.allocation import Allocation, Node
 from qsimenv.launcher.commands import (
     RANK_SETUP,
     RANK_SHELL,
+    InstanceSpec,
     LaunchOptions,
     device_choice,
     find_program,
@@ -86,10 +87,12 @@ def test_prte_with_a_sites_options() -> None:
     ]
 
 
+def instance(ranks: int, ranks_per_node: int | None, *argv: str) -> InstanceSpec:
+    return InstanceSpec(ranks, ranks_per_node, argv, {}, None, Path("/r/log"))
+
+
 def test_prterun() -> None:
-    tokens = prterun_command(
-        Path("/x/prterun"), HOSTS, ranks=4, ranks_per_node=2, argv=("python", "-m", "w"), session_folder=Path("/r/s")
-    )
+    tokens = prterun_command(Path("/x/prterun"), HOSTS, instance(4, 2, "python", "-m", "w"), Path("/r/s"))
     assert tokens == [
         *("/x/prterun", "--prtemca", "prte_local_tmpdir_base", "/r/s"),
         *("--prtemca", "odls_base_max_threads", "0", "--host", "a:2,b:4"),
@@ -108,10 +111,8 @@ def test_map_by() -> None:
 
 
 def test_prterun_binds_ranks_to_their_cores() -> None:
-    tokens = prterun_command(
-        Path("/x/prterun"), SLURM, ranks=4, ranks_per_node=2, argv=("w",), session_folder=Path("/r/s"),
-        options=LaunchOptions(cores_per_rank=7),
-    )  # fmt: skip
+    options = LaunchOptions(cores_per_rank=7)
+    tokens = prterun_command(Path("/x/prterun"), SLURM, instance(4, 2, "w"), Path("/r/s"), options)
     assert tokens[-13:-4] == [
         *("--map-by", "ppr:2:node:pe=7:OVERSUBSCRIBE", "--bind-to", "core"),
         *("-x", "QSIMENV_RANK_SETUP", "-n", "4", "/bin/sh"),
@@ -119,9 +120,7 @@ def test_prterun_binds_ranks_to_their_cores() -> None:
 
 
 def srun(allocation: Allocation, ranks: int, ranks_per_node: int | None, options: LaunchOptions = PLAIN) -> list[str]:
-    command = srun_command(
-        Path("/x/srun"), allocation, ranks=ranks, ranks_per_node=ranks_per_node, argv=("w",), options=options
-    )
+    command = srun_command(Path("/x/srun"), allocation, instance(ranks, ranks_per_node, "w"), options)
     assert command[-5:] == ["/bin/sh", "-c", 'eval "$QSIMENV_RANK_SETUP"', "qsimenv-rank", "w"]
     return command[:-5]
 
