@@ -36,7 +36,8 @@ def work(tmp_path: Path, cluster: Cluster, compiled: None) -> Iterator[Path]:
     yield folder
     cluster.cancel_all()
     cluster.assert_clean()
-    left = {path.name for path in folder.iterdir() if path.suffix not in (".out", ".json", ".qasm", ".py")}
+    meant = (".out", ".json", ".qasm", ".py", ".journal")
+    left = {path.name for path in folder.iterdir() if path.suffix not in meant}
     assert left == {".venv", "examples", "jobs"}
 
 
@@ -104,10 +105,19 @@ def test_big_circuit(cluster: Cluster, work: Path) -> None:
 
 
 def test_parameter_scan(cluster: Cluster, work: Path) -> None:
+    """Submitted again it runs what has no result, and nothing else."""
     completed(cluster, work, submit(cluster, work, "parameter-scan.sh", QUANTUM))
-    energies = [result(work, f"theta-*-{k}.json")["expectation_values"][0] for k in range(4)]
+    files = [work / f"qsimenv-scan-theta={theta}.json" for theta in ("-0.4", "-0.3", "-0.2", "-0.1")]
+    answers = [json.loads(file.read_text()) for file in files]
+    energies = [answer["expectation_values"][0] for answer in answers]
     assert len(set(energies)) == 4
     assert min(energies) == energies[2] == pytest.approx(-1.857, abs=0.001)
+
+    files[1].unlink()
+    times = [file.stat().st_mtime_ns for file in files if file.exists()]
+    completed(cluster, work, submit(cluster, work, "parameter-scan.sh", QUANTUM))
+    assert [json.loads(file.read_text()) for file in files] == answers
+    assert [file.stat().st_mtime_ns for file in files if file != files[1]] == times
 
 
 def test_scaling(cluster: Cluster, work: Path) -> None:
@@ -160,10 +170,10 @@ with connect() as qpm:
 """
 
 
-def busy_job(cluster: Cluster, work: Path, *options: str) -> int:
+def busy_job(cluster: Cluster, work: Path, application: str = ENDLESS) -> int:
     """A heterogeneous job whose application never ends, in the middle of its work."""
-    (work / "endless.py").write_text(ENDLESS)
-    number = submit(cluster, work, "heterogeneous.sh", *options, arguments=("endless.py",))
+    (work / "mine.py").write_text(application)
+    number = submit(cluster, work, "heterogeneous.sh", arguments=("mine.py",))
 
     def works() -> bool:
         assert set(cluster.states(number)) <= {"PENDING", "CONFIGURING", "RUNNING"}, outputs(work)
@@ -186,47 +196,86 @@ def test_many_circuits_after_scancel(cluster: Cluster, work: Path) -> None:
     assert [record["result"]["counts"] for record in records] == [expected(name) for name in names]
 
 
-def test_a_signal_before_the_time_limit_stops_the_service(cluster: Cluster, work: Path) -> None:
-    number = busy_job(cluster, work)
+STEPS = """
+import json, time
+from pathlib import Path
+import qsimenv as qs
+from qsimenv.qpm_plugin import connect
+circuit = qs.load("examples/ghz.qasm")
+with connect() as qpm:
+    for step in range(2):
+        ids = qpm.async_run([qs.Task(circuit, shots=1000, seed=7 + k) for k in range(50)], key=f"step {step}")
+        records = qpm.read_cq(task_ids=ids, timeout_s=100)
+        seen = [[r.task_id, r.state.name, r.attempts, r.times.completion_time, r.result.counts] for r in records]
+        Path(f"step-{step}.json").write_text(json.dumps(seen))
+        if not Path("again.out").exists():
+            Path("busy.out").write_text("busy")
+            time.sleep(1000)
+"""
+
+
+def test_an_application_finds_what_an_interrupted_job_has_done(cluster: Cluster, work: Path) -> None:
+    """A signal before the time limit; the second job answers the first step from the journal, and runs the second."""
+    number = busy_job(cluster, work, STEPS)
+    first = result(work, "step-0.json")
     cluster.run(LOGIN, "scancel", "--batch", "--signal=USR1", number)
     assert cluster.wait(number)[0] == "FAILED"
     assert cluster.job(number).exit_code == "75:0"
     assert "the time is nearly up" in outputs(work)
+    cluster.assert_clean()
+
+    (work / "again.out").write_text("")
+    completed(cluster, work, submit(cluster, work, "heterogeneous.sh", arguments=("mine.py",)))
+    assert not list(work.glob("*.journal")), "what is done needs no journal to go on from"
+    assert result(work, "step-0.json") == first, "the same tasks, done when they were done, none twice"
+    second = result(work, "step-1.json")
+    assert [record[1:3] for record in second] == [["DONE", 1]] * 50
+    assert not {record[0] for record in first} & {record[0] for record in second}
+    assert first[0][4] == expected("ghz")
 
 
-HALF = """
+HOLD = """
 import sys, time
+from qsimenv.errors import QSimEnvError
 from qsimenv.qpm_plugin import connect
 while True:
     try:
-        with connect() as qpm:
-            while qpm.telemetry()["tasks"]["DONE"] < int(sys.argv[1]):
-                time.sleep(0.02)
-            break
-    except Exception:
-        time.sleep(0.2)
+        qpm = connect()
+        break
+    except QSimEnvError:
+        time.sleep(0.1)
+while qpm.telemetry()["tasks"]["DONE"] < int(sys.argv[1]):
+    time.sleep(0.01)
+qpm.reserve(qpm.describe()["ranks"], 1000)
 """
+"""Waits until so many tasks are done, and then keeps all ranks from the others: what runs ends, nothing else begins."""
 
 
-def test_an_interrupted_job_goes_on_when_it_is_submitted_again(cluster: Cluster, work: Path) -> None:
-    """A third of 300 circuits are done when the signal goes out; the second job runs the others, and none twice."""
-    number = 300
-    files = [f"{k:03}.qasm" for k in range(number)]
-    circuits = [tangled_program(18, 4).replace("ry(0.3)", f"ry({0.3 + 0.01 * k})") for k in range(30)]
+def let_time_run_out(cluster: Cluster, number: int) -> None:
+    """The time limit of a running job comes now: Slurm ends it when it looks next, which is twice a minute."""
+    cluster.run(LOGIN, "scontrol", "update", f"JobId={number}", "EndTime=now")
+
+
+def test_a_job_that_hit_its_time_limit_goes_on_when_it_is_submitted_again(cluster: Cluster, work: Path) -> None:
+    """Some half of 2,000 circuits are done when the time is over; the second job runs the others, and none twice."""
+    number, different = 2000, 20
+    files = [f"{k:04}.qasm" for k in range(number)]
     for k, file in enumerate(files):
-        (work / file).write_text(circuits[k % 30])
+        angle = 0.3 + 0.01 * (k % different)
+        body = f"ry({angle}) q;\ncx q[0], q[9];\nrx(0.7) q;\nc = measure q;\n"
+        (work / file).write_text(f"{QASM3}qubit[18] q;\nbit[18] c;\n{body}")
     first = submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=tuple(files))
     run_folder = str(work / f"qsimenv-{first}")
-    cluster.run(LOGIN, "python", "-c", HALF, number // 3, timeout_s=240, QSIMENV_RUN_FOLDER=run_folder)
-    cluster.run(LOGIN, "scancel", "--batch", "--signal=USR1", first)
-    assert cluster.wait(first) == ["FAILED"]
-    assert cluster.job(first).exit_code == "75:0", outputs(work)
+    cluster.run(LOGIN, "python", "-c", HOLD, number // 3, timeout_s=300, QSIMENV_RUN_FOLDER=run_folder)
+    let_time_run_out(cluster, first)
+    assert cluster.wait(first) == ["TIMEOUT"], outputs(work)
     cluster.assert_clean()
     assert [path.suffix for path in work.glob("qsimenv-*") if path.suffix != ".out"] == [".journal"]
     assert not list(work.glob("results-*"))
 
     began = time.time()
     completed(cluster, work, submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=tuple(files)))
+    assert not list(work.glob("*.journal")), "what is done needs no journal to go on from"
     records = result(work, "results-*.json")["tasks"]
     assert [record["state"] for record in records] == ["DONE"] * number
     assert [record["attempts"] for record in records] == [1] * number, "none was started twice"
@@ -235,13 +284,13 @@ def test_an_interrupted_job_goes_on_when_it_is_submitted_again(cluster: Cluster,
     before, after = sum(end < began for end in ends), sum(start > began for start in starts)
     assert number // 3 <= before < number
     assert before + after == number
-    counts = [qs.run(work / file, shots=1000, seed=7).counts for file in files[:30]]
-    assert [record["result"]["counts"] for record in records] == counts * (number // 30)
+    counts = [qs.run(work / file, shots=1000, seed=7).counts for file in files[:different]]
+    assert [record["result"]["counts"] for record in records] == counts * (number // different)
 
 
 def test_one_node_after_a_time_limit(cluster: Cluster, work: Path) -> None:
-    """Without a signal before it: the limit is a minute, and Slurm looks twice a minute."""
-    number = busy_job(cluster, work, "--time=1", "--signal=CONT@1")
+    number = busy_job(cluster, work)
+    let_time_run_out(cluster, number)
     assert cluster.wait(number)[0] == "TIMEOUT"
     cluster.assert_clean()
     out = completed(cluster, work, submit(cluster, work, "one-node.sh", QUANTUM))

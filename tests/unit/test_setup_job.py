@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 
 from qsimenv.cli.job import _KINDS, FOLDER, job_script, setup_job
 from qsimenv.errors import InvalidArgumentError, NotFoundError
-from qsimenv.launcher.profiles import names
+from qsimenv.launcher.profiles import names, read_named
 
 
 def options(text: str) -> list[str]:
@@ -39,6 +40,28 @@ def test_a_heterogeneous_job_asks_for_the_simulation() -> None:
     assert {"#SBATCH --nodes=1", "#SBATCH --partition=compute", "#SBATCH --account=abc"} <= set(application)
     assert {"#SBATCH --nodes=64", "#SBATCH --partition=gpu", "#SBATCH --account=abc"} <= set(simulation)
     assert application.count("#SBATCH --time=60") == simulation.count("#SBATCH --time=60") == 1
+
+
+def test_the_script_for_frontier_says_what_its_profile_says() -> None:
+    """Modules, variables, a rank a GCD with its cores, GPU-aware MPI; compiled kernels from the nodes' own memory."""
+    text, site = job_script("frontier"), read_named("frontier")
+    asked = {option.partition("=")[0] for option in site.job.sbatch}
+    given = {line.removeprefix("#SBATCH ").partition("=")[0] for line in options(text)}
+    assert asked - given == {"--account"}, "which is the user's to name"
+    assert "#SBATCH --gpus-per-node=8" in options(text)
+    assert f"\nmodule load {' '.join(site.job.modules)}\n" in text
+    exports = dict(re.findall(r"^export (\w+)=(\S+)", text, re.MULTILINE))
+    assert site.environment.items() <= exports.items()
+    assert exports["NUMBA_CACHE_DIR"].startswith("/dev/shm/")
+
+    (command,) = re.findall(r"^srun (.*?)\\\n\s+qsimenv run", text, re.MULTILINE)
+    words = command.split()
+    ranks, cores = len(site.devices), site.cores_per_node
+    assert cores is not None
+    assert ranks == 8
+    assert {f"--ntasks-per-node={ranks}", f"--cpus-per-task={cores // ranks}", *site.srun_options} <= set(words)
+    steps = re.findall(r"^srun (--\S+) (cp|rm) ", text, re.MULTILINE)
+    assert steps == [("--ntasks-per-node=1", "cp"), ("--ntasks-per-node=1", "rm")], "the cache comes, and goes again"
 
 
 def test_a_profile_brings_options_and_modules() -> None:
