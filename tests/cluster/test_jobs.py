@@ -95,8 +95,8 @@ def tangled_program(num_qubits: int, layers: int) -> str:
 
 
 def test_big_circuit(cluster: Cluster, work: Path) -> None:
-    """2^20 amplitudes over 4 ranks on 2 hosts give the counts of one rank."""
-    (work / "big.qasm").write_text(tangled_program(20, 4))
+    """2^26 amplitudes over 4 ranks on 2 hosts give the counts of one rank."""
+    (work / "big.qasm").write_text(tangled_program(26, 4))
     completed(cluster, work, submit(cluster, work, "big-circuit.sh", QUANTUM, arguments=("big.qasm",)))
     answer = result(work, "result-*.json")
     assert answer["metadata"]["ranks"] == 4
