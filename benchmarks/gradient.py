@@ -56,6 +56,7 @@ def lightning(circuit: Circuit, observable: dict[str, float], values: np.ndarray
     words = [qml.pauli.string_to_pauli_word(text) for text in observable]
     tape = qml.tape.QuantumScript(operations, [qml.expval(qml.Hamiltonian(list(observable.values()), words))])
     device = qml.device("lightning.qubit", wires=n)
+    tape.trainable_params = list(range(len(values)))  # not the coefficients of the observable
     config = qml.devices.ExecutionConfig(gradient_method="adjoint", gradient_keyword_arguments={})
     return lambda: device.compute_derivatives(tape, config)
 

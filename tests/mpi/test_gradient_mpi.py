@@ -10,7 +10,8 @@ from qsimenv import errors, gates
 from qsimenv.circuit import Circuit, Gate, Measure, gate
 from qsimenv.comm import Team
 from qsimenv.statevec.engine import gradient
-from qsimenv.statevec.measuring import expectation, pauli_numba
+from qsimenv.statevec.gradients import gradient as gradients
+from qsimenv.statevec.measuring import expectation, pauli_applied_numba, pauli_groups, pauli_numba
 from qsimenv.task import Task, task
 
 pytestmark = pytest.mark.mpi
@@ -75,8 +76,13 @@ def test_every_gate_with_parameters(name: str, team: Team) -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_circuits_of_many_gates(seed: int, team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shared parameters, formulas, X, SWAP and CX between them, gates that end a layer and such that do not."""
-    monkeypatch.setattr(expectation, "PIECE_BYTES", (1 << 20, 64)[seed % 2])
-    monkeypatch.setattr(pauli_numba, "PARALLEL_FROM", (1 << 15, 1)[seed % 2])
+    if seed % 2:
+        for module in (expectation, gradients):
+            monkeypatch.setattr(module, "PIECE_BYTES", 64)
+        for kernels in (pauli_numba, pauli_applied_numba):
+            monkeypatch.setattr(kernels, "PARALLEL_FROM", 1)
+        monkeypatch.setattr(pauli_groups, "NEAR_BITS", 7)
+        monkeypatch.setattr(pauli_groups, "LEAST_RUN_BITS", 6)
     rng = np.random.default_rng(seed)
     num_qubits, count = 6 + seed % 3, 5
     angles = ["p0", "p1", "2*p2 - 0.5", "sin(p3)*p0", "p4**2/3", "-p1", "sqrt(2 + p2)", 0.3, "p4**p0", "exp(p3)/5"]

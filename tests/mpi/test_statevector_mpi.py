@@ -20,7 +20,7 @@ from qsimenv.statevec import exchange
 from qsimenv.statevec.encoding.encode import REAL_TYPE, encode
 from qsimenv.statevec.exchange import trade_bits
 from qsimenv.statevec.kernels import sweep_numba
-from qsimenv.statevec.measuring import expectation, pauli_numba, sampling, sampling_numba
+from qsimenv.statevec.measuring import expectation, pauli_groups, pauli_numba, sampling, sampling_numba
 from qsimenv.statevec.planning import planner
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.statevec.planning.plan import Plan
@@ -542,7 +542,8 @@ def test_pauli_sums(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Small and large blocks, masks near and far, in one thread and in several, on inverted and shuffled bits."""
-    monkeypatch.setattr(pauli_numba, "NEAR_BITS", near_bits)
+    monkeypatch.setattr(pauli_groups, "NEAR_BITS", near_bits)
+    monkeypatch.setattr(pauli_groups, "LEAST_RUN_BITS", max(6, near_bits - 3))
     monkeypatch.setattr(expectation, "PIECE_BYTES", piece_bytes)
     rng = np.random.default_rng(num_qubits)
     vector = random_state(num_qubits, rng)

@@ -7,7 +7,10 @@ Two states of memory and the buffers of an exchange; the time hangs on the gates
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +21,11 @@ from qsimenv.errors import NotSupportedError, OutOfMemoryError, QSimEnvError
 from qsimenv.statevec.encoding.encode import REAL_TYPE, encode
 from qsimenv.statevec.exchange import PIECE_BYTES
 from qsimenv.statevec.gradients.layers import Request, is_parametric, requests, split
-from qsimenv.statevec.kernels.devices import DeviceName, device
-from qsimenv.statevec.measuring import pauli_numba
-from qsimenv.statevec.measuring.expectation import imaginary_parts, kernels_of
+from qsimenv.statevec.kernels.devices import Device, DeviceName, device
+from qsimenv.statevec.measuring import pauli_applied_numba, pauli_cupy
+from qsimenv.statevec.measuring.expectation import imaginary_parts
 from qsimenv.statevec.measuring.pauli_groups import Strings, collect
+from qsimenv.statevec.measuring.pauli_numba import X_MASK
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.statevec.planning.plan import Plan
 from qsimenv.statevec.planning.planner import make_plan
@@ -126,27 +130,43 @@ def applied(observable: Observable, state: State) -> State:
     other = State(planes[0], planes[1], state.layout, state.team, state.work)
     other.scale = state.scale
     strings = collect([observable], state.layout)
-    for terms in strings.split(0):
-        _add_mask(state, other, strings, terms)
+    for terms in strings.split(state.layout.num_local):
+        _add_strings(state, other, strings, terms)
     return other
 
 
-def _add_mask(state: State, other: State, strings: Strings, terms: range) -> None:
-    """The strings that flip one set of bits; those of the rank by way of pieces of the partner's state."""
+def _add_strings(state: State, other: State, strings: Strings, terms: range) -> None:
+    """Strings that flip one set of rank bits."""
     num_local = state.layout.num_local
     partner = state.team.rank ^ (int(strings.x_masks[terms.start]) >> num_local)
-    masks = strings.masks(terms)
-    masks[:, pauli_numba.X_MASK] &= len(state.re) - 1
     coefficients = np.bincount(strings.strings, strings.factors, len(strings.x_masks))
-    coefficients = np.where(strings.imaginary, -coefficients, coefficients)[terms.start : terms.stop]
-    rest = (other.re, other.im, partner << num_local, masks, strings.z_masks[terms.start : terms.stop], coefficients)
+    coefficients = np.where(strings.imaginary, -coefficients, coefficients)
+    for start, re, im in _planes_of(partner, state):
+        for some in strings.split(len(re).bit_length() - 1, terms):
+            masks = strings.masks(some)
+            first = start ^ (int(masks[0, X_MASK]) & (len(state.re) - len(re)))
+            masks[:, X_MASK] &= len(re) - 1
+            into = slice(first, first + len(re))
+            _kernels_of(state.device).add_pauli_sum(
+                re, im, partner << num_local | start, other.re[into], other.im[into], masks,
+                strings.z_masks[some.start : some.stop], coefficients[some.start : some.stop],
+            )  # fmt: skip
+
+
+def _planes_of(partner: int, state: State) -> Iterator[tuple[int, Any, Any]]:
+    """The state of ``partner``, which wants ours: (where it begins, real parts, imaginary parts) of each piece."""
     if partner == state.team.rank:
-        kernels_of(state.device).add_pauli_sum(state.re, state.im, 0, *rest)
+        yield 0, state.re, state.im
         return
     size = min(len(state.re), PIECE_BYTES // state.re.itemsize)
-    pieces = [state.device.buffer(size, state.re.dtype) for _ in range(2)]
+    piece = [state.device.buffer(size, state.re.dtype) for _ in range(2)]
     passage = state.device.passage(size, state.re.dtype)
     for start in range(0, len(state.re), size):
-        for plane, into in zip((state.re, state.im), pieces, strict=True):
+        for plane, into in zip((state.re, state.im), piece, strict=True):
             passage.exchange(state.team, partner, plane[start : start + size], into)
-        kernels_of(state.device).add_pauli_sum(pieces[0], pieces[1], start, *rest)
+        yield start, piece[0], piece[1]
+
+
+def _kernels_of(device: Device) -> ModuleType:
+    """The kernels that apply strings there."""
+    return pauli_applied_numba if device.name == "cpu" else pauli_cupy

@@ -105,6 +105,8 @@ LINE_BITS = 3
 TILE_BITS = 6
 """A line is eight amplitudes, a tile eight lines: what fits the registers as doubles, with room for the other side."""
 TILES_BITS = 4
+BLOCK_BITS = TILE_BITS + TILES_BITS
+"""What is transformed at once; a state too small for that is worked on a tile at a time, or as it comes."""
 
 
 def products(lane_mask: int) -> Callable[..., Any]:
@@ -143,6 +145,75 @@ def products(lane_mask: int) -> Callable[..., Any]:
         return types.void(*arguments), generate
 
     return tile  # type: ignore[no-any-return]
+
+
+def sums_of_pairs(mask: int) -> Callable[..., Any]:
+    """An intrinsic ``add(re, im, start, other_re, other_im, other_start, sums)`` for one bit ``mask`` of two lines.
+
+    Adds ``conj(other[other_start + (i ^ mask)]) own[start + i]`` of a tile to ``sums`` (32 doubles): the real parts of
+    number i at ``i & 15``, the imaginary parts 16 further.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def add(
+        typing: Any, re: Any, im: Any, start: Any, other_re: Any, other_im: Any, other_start: Any, sums: Any
+    ) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            array, totals = signature.args[6], arguments[6]
+            places = [ir.Constant(_WORD, number << LINE_BITS) for number in range(4)]
+            lines = [_load_doubles(context, builder, array, totals, place) for place in places]
+            for number in range(1 << (TILE_BITS - LINE_BITS)):
+                mine = builder.add(arguments[2], ir.Constant(_WORD, number << LINE_BITS))
+                theirs = builder.add(arguments[5], ir.Constant(_WORD, number << LINE_BITS ^ mask & -(1 << LINE_BITS)))
+                x, y, u, v = (
+                    _load_doubles(context, builder, signature.args[k], arguments[k], place)
+                    for k, place in ((0, mine), (1, mine), (3, theirs), (4, theirs))
+                )
+                u, v = (_exchanged(builder, plane, mask & ((1 << LINE_BITS) - 1)) for plane in (u, v))
+                odd = number & 1
+                lines[odd] = _fused(builder, u, x, _fused(builder, v, y, lines[odd]))
+                lines[2 + odd] = _fused(builder, u, y, _fused(builder, builder.fneg(v), x, lines[2 + odd]))
+            _store_lines(context, builder, array, totals, ir.Constant(_WORD, 0), lines, 1 << LINE_BITS)
+            return context.get_dummy_value()
+
+        return types.void(re, im, start, other_re, other_im, other_start, sums), generate
+
+    return add  # type: ignore[no-any-return]
+
+
+def added_products(lane_mask: int) -> Callable[..., Any]:
+    """An intrinsic ``add(re, im, start, c, s, at, line_mask, out_re, out_im, to)``.
+
+    For the 64 numbers i of a tile ``(c + i s)[at + i ^ mask] psi[start + i ^ mask]`` is added to ``out[to + i]``;
+    ``mask`` is ``lane_mask`` plus the bits of ``line_mask`` above the lanes. ``c`` and ``s`` are doubles.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def add(
+        typing: Any, re: Any, im: Any, start: Any, c: Any, s: Any, at: Any, line_mask: Any, out_re: Any, out_im: Any,
+        to: Any,
+    ) -> Any:  # fmt: skip
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            start, at, line_mask, to = (arguments[k] for k in (2, 5, 6, 9))
+            for number in range(1 << (TILE_BITS - LINE_BITS)):
+                offset = ir.Constant(_WORD, number << LINE_BITS)
+                line = builder.xor(line_mask, offset)
+                mine, factor, place = builder.add(start, line), builder.add(at, line), builder.add(to, offset)
+                x, y, c, s = (
+                    _load_doubles(context, builder, signature.args[k], arguments[k], place)
+                    for k, place in ((0, mine), (1, mine), (3, factor), (4, factor))
+                )
+                real = _fused(builder, c, x, builder.fneg(builder.fmul(s, y)))
+                imaginary = _fused(builder, c, y, builder.fmul(s, x))
+                for k, part in ((7, real), (8, imaginary)):
+                    before = _load_doubles(context, builder, signature.args[k], arguments[k], place)
+                    after = builder.fadd(before, _exchanged(builder, part, lane_mask))
+                    _store_numbers(context, builder, signature.args[k], arguments[k], place, after)
+            return context.get_dummy_value()
+
+        return types.void(re, im, start, c, s, at, line_mask, out_re, out_im, to), generate
+
+    return add  # type: ignore[no-any-return]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -192,6 +263,15 @@ def _turned(builder: ir.IRBuilder, lines: list[Any]) -> list[Any]:
                 x, y = lines[low], lines[low | 1 << bit]
                 lines[low], lines[low | 1 << bit] = builder.fadd(x, y), builder.fsub(x, y)
     return lines
+
+
+def _store_numbers(context: Any, builder: ir.IRBuilder, array: Any, plane: Any, at: Any, line: Any) -> None:
+    """Eight doubles to a plane of either precision."""
+    data = context.make_array(array)(context, builder, plane).data
+    single = array.dtype.bitwidth == 32
+    kind = ir.VectorType(ir.FloatType() if single else ir.DoubleType(), _LANES)
+    pointer = builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
+    builder.store(builder.fptrunc(line, kind) if single else line, pointer).align = array.dtype.bitwidth // 8
 
 
 def _store_lines(

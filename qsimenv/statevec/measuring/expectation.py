@@ -43,7 +43,7 @@ def expectation_values(state: State, observables: Sequence[Observable]) -> Float
 
 def _add_own(state: State, strings: Strings, terms: range, sums: Floats) -> None:
     """Strings that flip no rank bit."""
-    for some in strings.split(kernels_of(state.device).near_bits(len(state.re)), terms):
+    for some in strings.readings(terms):
         _add(state, strings, some, sums, (state.re, state.im), 0, paired=True)
 
 
@@ -69,7 +69,7 @@ def _add_traded(state: State, strings: Strings, terms: range, sums: Floats) -> N
     for start in range(0, half, size):
         for plane, into in zip((state.re, state.im), other, strict=True):
             passage.exchange(state.team, partner, plane[outgoing + start : outgoing + start + size], into)
-        for some in strings.split(kernels_of(state.device).near_bits(size), terms):
+        for some in strings.readings(terms):
             _add(state, strings, some, sums, (other[0], other[1]), incoming + start, paired=False)
     state.work.bytes_exchanged += state.re.nbytes
 
@@ -84,7 +84,7 @@ def imaginary_parts(state: State, other: State, x_masks: Integers, z_masks: Inte
     num_local = state.layout.num_local
     for terms in strings.split(num_local):
         if strings.x_masks[terms.start] >> num_local == 0:
-            for some in strings.split(kernels_of(state.device).near_bits(len(state.re)), terms):
+            for some in strings.readings(terms):
                 _add(state, strings, some, sums, (other.re, other.im), 0, paired=False)
         else:
             _add_from_partner(state, other, strings, terms, sums)
@@ -101,7 +101,7 @@ def _add_from_partner(state: State, other: State, strings: Strings, terms: range
     for start in range(0, len(state.re), size):
         for plane, into in zip((other.re, other.im), planes, strict=True):
             passage.exchange(state.team, partner, plane[start : start + size], into)
-        for some in strings.split(kernels_of(state.device).near_bits(size), terms):
+        for some in strings.readings(terms):
             _add(state, strings, some, sums, (planes[0], planes[1]), start, paired=False)
     state.work.bytes_exchanged += 2 * state.re.nbytes
 

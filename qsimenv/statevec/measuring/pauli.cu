@@ -49,18 +49,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) pauli_sums(
     }
 }
 
-// Add sum_t c_t (-1)**popcount(i & z_t) psi[i] to the amplitude at i ^ mask of the other planes; the planes read are the
-// piece from `offset` on. The coefficients of terms from `turned` on are imaginary.
+// Add sum_t c_t (-1)**popcount((index | i) & z_t) psi[i] to the amplitude at i ^ mask of the other planes. The coefficients
+// of terms from `turned` on are imaginary.
 extern "C" __global__ void add_pauli_sum(
-    const REAL* re, const REAL* im, integer offset, REAL* out_re, REAL* out_im, integer rank_index, integer mask,
+    const REAL* re, const REAL* im, integer index, REAL* out_re, REAL* out_im, integer mask,
     const integer* z_masks, const double* coefficients, int turned, int terms, integer count)
 {
     if (MINE >= count)
         return;
-    const integer i = MINE + offset, j = i ^ mask;
+    const integer j = MINE ^ mask;
     double c = 0, s = 0;
     for (int term = 0; term < terms; term++) {
-        double signed_one = is_odd((i | rank_index) & z_masks[term]) ? -coefficients[term] : coefficients[term];
+        double signed_one = is_odd((index | MINE) & z_masks[term]) ? -coefficients[term] : coefficients[term];
         (term < turned ? c : s) += signed_one;
     }
     double x = re[MINE], y = im[MINE];

@@ -21,11 +21,6 @@ _TILE_BITS = 11
 _BLOCKS_PER_PROCESSOR = 8
 
 
-def near_bits(count: int) -> int:
-    """The masks of one call may differ in all bits: each is worked on by itself."""
-    return max(int(count).bit_length() - 1, 0)
-
-
 def pauli_sums(
     re: Any, im: Any, other_re: Any, other_im: Any, offset: int, rank_index: int, masks: Integers, z_masks: Integers,
     paired: bool,
@@ -49,14 +44,14 @@ def pauli_sums(
 
 
 def add_pauli_sum(
-    re: Any, im: Any, offset: int, out_re: Any, out_im: Any, rank_index: int, masks: Integers, z_masks: Integers,
+    re: Any, im: Any, index: int, out_re: Any, out_im: Any, masks: Integers, z_masks: Integers,
     coefficients: npt.NDArray[np.float64],
 ) -> None:  # fmt: skip
-    """Add a sum of strings applied to some amplitudes to other planes; see ``pauli_numba.add_pauli_sum``."""
+    """Add a sum of strings applied to some amplitudes to other planes; see ``pauli_applied_numba``."""
     gpu = arrays.gpu()
     for mask, first, turned, last in masks.tolist():
         launch_over(
-            _FILE, "add_pauli_sum", len(re), re.dtype, re, im, np.int64(offset), out_re, out_im, np.int64(rank_index),
+            _FILE, "add_pauli_sum", len(re), re.dtype, re, im, np.int64(index), out_re, out_im,
             np.int64(mask), integers(z_masks[first:last]), gpu.upload(coefficients[first:last].astype(np.float64)),
             np.int32(turned - first), np.int32(last - first),
         )  # fmt: skip

@@ -13,10 +13,15 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from qsimenv.statevec.kernels.intrinsics_numba import BLOCK_BITS
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.task import Observable
 
 Integers = npt.NDArray[np.int64]
+
+NEAR_BITS = 14
+"""Two blocks of so many bits fit a second-level cache; any bits, as long as the lowest are among them."""
+LEAST_RUN_BITS = BLOCK_BITS
 
 _X = str.maketrans("IXYZ", "0110")
 _Z = str.maketrans("IXYZ", "0011")
@@ -58,6 +63,31 @@ class Strings:
         for first, last in pairwise(starts):
             if first < last:
                 yield range(terms.start + first, terms.start + last)
+
+    def readings(self, terms: range) -> Iterator[range]:
+        """Terms whose masks differ in so few bits that one reading of the state serves all, in runs."""
+        x = self.x_masks[terms.start : terms.stop].tolist()
+        first, differing = 0, 0
+        for k, mask in enumerate(x):
+            wider = differing | (mask ^ x[first])
+            if not _fits(wider):
+                yield range(terms.start + first, terms.start + k)
+                first, wider = k, 0
+            differing = wider
+        yield range(terms.start + first, terms.stop)
+
+
+def block_bits(differing: int) -> int:
+    """How many of the lowest bits lie in one run, where masks that differ in ``differing`` are read together."""
+    bits = NEAR_BITS
+    while bits > LEAST_RUN_BITS and bits + (differing >> bits).bit_count() > NEAR_BITS:
+        bits -= 1
+    return bits
+
+
+def _fits(differing: int) -> bool:
+    bits = block_bits(differing)
+    return bits + (differing >> bits).bit_count() <= NEAR_BITS
 
 
 def collect(observables: Sequence[Observable], layout: Layout) -> Strings:

@@ -12,15 +12,18 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.kernels.intrinsics_numba import TILE_BITS, TILES_BITS, parity, products, transform_tiles
+from qsimenv.statevec.kernels.intrinsics_numba import (
+    BLOCK_BITS,
+    TILE_BITS,
+    parity,
+    products,
+    sums_of_pairs,
+    transform_tiles,
+)
+from qsimenv.statevec.measuring.pauli_groups import block_bits
 
 PARALLEL_FROM = 1 << 15
 """Amplitudes from which starting threads pays."""
-BLOCK_BITS = TILE_BITS + TILES_BITS
-"""What is transformed at once; a state too small for that is worked on a tile at a time, or as it comes."""
-NEAR_BITS = 14
-"""Strings that flip the same bits above these share one reading: two such blocks fit a second-level cache."""
-
 _TILE = 1 << TILE_BITS
 
 X_MASK, FIRST_REAL, FIRST_IMAGINARY, END = range(4)
@@ -29,10 +32,11 @@ X_MASK, FIRST_REAL, FIRST_IMAGINARY, END = range(4)
 _options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
 _sums = {**_options, "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
-_LEAST_PLAIN_RUN = 16
-"""Amplitudes next to each other from which sums need no transform to be fast."""
+_LEAST_RUN = 16
+"""Amplitudes next to each other from which sums need no shuffled lanes to be fast."""
 
 _tile_0, _tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6, _tile_7 = (products(mask) for mask in range(8))
+_pairs_1, _pairs_2, _pairs_4, _pairs_8 = (sums_of_pairs(mask) for mask in (1, 2, 4, 8))
 
 
 @njit(**_options)
@@ -116,10 +120,42 @@ def _sums_of_run(re, im, other_re, other_im):
 
 
 @njit(**_options)
+def _sums_of_runs(re, im, start, other_re, other_im, other_start, size, inner, sums):
+    """Real and imaginary part (rows) of a block's sums where the flipped bit is zero in our index, and where one."""
+    run = inner if inner else size
+    for at in range(0, size, run):
+        one = 1 if at & inner else 0
+        i, j = start + at, other_start + (at ^ inner)
+        real, imaginary = _sums_of_run(
+            re[i : i + run], im[i : i + run], other_re[j : j + run], other_im[j : j + run]
+        )  # fmt: skip
+        sums[0, one] += real
+        sums[1, one] += imaginary
+
+
+@njit(**_options)
+def _sums_of_near_pairs(re, im, start, other_re, other_im, other_start, size, inner, sums):
+    """The same for bits inside of two lines, a tile at a time."""
+    lines = np.zeros(4 * 8)  # real parts of even and of odd lines, imaginary parts of both
+    for at in range(0, size, _TILE):
+        i, j = start + at, other_start + at
+        if inner == 1:
+            _pairs_1(re, im, i, other_re, other_im, j, lines)
+        elif inner == 2:
+            _pairs_2(re, im, i, other_re, other_im, j, lines)
+        elif inner == 4:
+            _pairs_4(re, im, i, other_re, other_im, j, lines)
+        else:
+            _pairs_8(re, im, i, other_re, other_im, j, lines)
+    for k in range(len(lines)):
+        sums[k >> 4, 1 if k & inner else 0] += lines[k]
+
+
+@njit(**_options)
 def _is_plain(mask, z_masks, size):
     """Whether a block needs no transform: at most one bit flipped, and signs on no other, among those of the block."""
     inner = mask[X_MASK] & (size - 1)
-    if inner & (inner - 1) or 0 < inner < _LEAST_PLAIN_RUN:
+    if inner & (inner - 1):
         return False
     signs = 0
     for term in range(mask[FIRST_REAL], mask[END]):
@@ -131,16 +167,11 @@ def _is_plain(mask, z_masks, size):
 def _plain_block(re, im, start, other_re, other_im, other_start, size, index, mask, z_masks, weight, totals):
     """A block of such a mask: sums where the flipped bit is zero in our index, and where it is one."""
     inner = mask[X_MASK] & (size - 1)
-    run = inner if inner else size
     sums = np.zeros((2, 2))
-    for at in range(0, size, run):
-        one = 1 if at & inner else 0
-        i, j = start + at, other_start + (at ^ inner)
-        real, imaginary = _sums_of_run(
-            re[i : i + run], im[i : i + run], other_re[j : j + run], other_im[j : j + run]
-        )  # fmt: skip
-        sums[0, one] += real
-        sums[1, one] += imaginary
+    if 0 < inner < _LEAST_RUN:
+        _sums_of_near_pairs(re, im, start, other_re, other_im, other_start, size, inner, sums)
+    else:
+        _sums_of_runs(re, im, start, other_re, other_im, other_start, size, inner, sums)
     for term in range(mask[FIRST_REAL], mask[END]):
         part = sums[0 if term < mask[FIRST_IMAGINARY] else 1]
         total = part[0] - part[1] if z_masks[term] & inner else part[0] + part[1]
@@ -148,79 +179,85 @@ def _plain_block(re, im, start, other_re, other_im, other_start, size, index, ma
 
 
 @njit(**_options)
-def _range(re, im, other_re, other_im, offset, rank_index, near, masks, z_masks, weight, scratch, totals, first, last):
-    """Blocks ``first`` to ``last`` of ``near`` bits of the other planes."""
-    size, block = 1 << near, len(scratch)
-    far_mask = masks[0, X_MASK] & -size
+def _place(number, fast):
+    """Block ``number`` in an order in which the bits ``fast`` of a block's number (sorted) vary first."""
+    rest, block = number >> len(fast), 0
+    for k in range(len(fast)):
+        rest = (rest >> fast[k]) << (fast[k] + 1) | rest & ((1 << fast[k]) - 1)
+        block |= (number >> k & 1) << fast[k]
+    return rest | block
+
+
+@njit(**_options)
+def _range(
+    re, im, other_re, other_im, offset, rank_index, bits, fast, masks, z_masks, paired, scratch, totals, first, last
+):  # fmt: skip
+    """Blocks ``first`` to ``last`` of ``bits`` bits of the other planes, in the order of ``_place``."""
+    size = 1 << bits
+    plain = np.empty(len(masks), dtype=np.bool_)
+    for row in range(len(masks)):
+        plain[row] = _is_plain(masks[row], z_masks, size)
     for number in range(first, last):
-        other_start = number << near
-        start = (other_start + offset) ^ far_mask
+        other_start = _place(number, fast) << bits
         for row in range(len(masks)):
             mask = masks[row]
-            if _is_plain(mask, z_masks, size):
-                _plain_block(
-                    re, im, start, other_re, other_im, other_start, size, rank_index | start, mask, z_masks, weight,
-                    totals,
-                )  # fmt: skip
-                continue
-            inner = mask[X_MASK] & (size - 1) & -block
-            half = weight == 1.0 and inner != 0  # each pair comes twice: look at those whose first has a zero there
-            pivot = _top_bit(inner)
-            for at in range(0, size, block):
-                if half and at >> pivot & 1:
-                    continue
-                mine = start + (at ^ inner)
-                _block(
-                    re, im, mine, other_re, other_im, other_start + at, rank_index | mine, mask, z_masks,
-                    2.0 if half else weight, scratch, totals,
-                )  # fmt: skip
+            far = mask[X_MASK] & -size
+            weight = 1.0 if paired and far == 0 else 2.0
+            if paired and far and other_start >> _top_bit(far) & 1:
+                continue  # each pair of blocks comes twice: this is the second time
+            start = (other_start + offset) ^ far
+            arguments = (re, im, start, other_re, other_im, other_start)
+            if plain[row]:
+                _plain_block(*arguments, size, rank_index | start, mask, z_masks, weight, totals)
+            else:
+                _whole_block(*arguments, size, rank_index | start, mask, z_masks, weight, scratch, totals)
 
 
 @njit(**_options)
-def _paired_range(re, im, rank_index, near, masks, z_masks, pivot, scratch, totals, first, last):
-    """As above for pairs of blocks inside of the same planes: those that have a zero at bit ``pivot``."""
-    low = pivot - near
-    for number in range(first, last):
-        block = ((number >> low) << (low + 1)) | (number & ((1 << low) - 1))
-        start = block << near
-        end = start + (1 << near)
-        _range(
-            re, im, re[start:end], im[start:end], start, rank_index, near, masks, z_masks, 2.0, scratch, totals, 0, 1
-        )
-
-
-@njit(**_options)
-def _share(
-    re, im, other_re, other_im, offset, rank_index, near, masks, z_masks, weight, pivot, scratch, totals, share, shares
-):
-    """One of ``shares`` equal parts of the work."""
-    count = len(other_re) >> (near + (1 if pivot >= 0 else 0))
-    first, last = count * share // shares, count * (share + 1) // shares
-    if pivot >= 0:
-        _paired_range(re, im, rank_index, near, masks, z_masks, pivot, scratch, totals, first, last)
-    else:
-        _range(
-            re, im, other_re, other_im, offset, rank_index, near, masks, z_masks, weight, scratch, totals, first, last
-        )
-
-
-@njit(parallel=True, **_options)
-def _parallel(re, im, other_re, other_im, offset, rank_index, near, masks, z_masks, weight, pivot, scratch, totals):
-    threads = scratch.shape[0]
-    for thread in prange(threads):
-        _share(
-            re, im, other_re, other_im, offset, rank_index, near, masks, z_masks, weight, pivot, scratch[thread],
-            totals[thread], thread, threads,
+def _whole_block(
+    re, im, start, other_re, other_im, other_start, size, index, mask, z_masks, weight, scratch, totals
+):  # fmt: skip
+    """A block of a mask that needs transforms, as many amplitudes at a time as are transformed at once."""
+    block = len(scratch)
+    inner = mask[X_MASK] & (size - 1) & -block
+    half = weight == 1.0 and inner != 0  # each pair comes twice: look at those whose first has a zero there
+    pivot = _top_bit(inner)
+    for at in range(0, size, block):
+        if half and at >> pivot & 1:
+            continue
+        own = at ^ inner
+        _block(
+            re, im, start + own, other_re, other_im, other_start + at, index | own, mask, z_masks,
+            2.0 if half else weight, scratch, totals,
         )  # fmt: skip
 
 
-def near_bits(count):
-    """The low bits in which the masks of one call of ``pauli_sums`` may differ, for other planes of ``count``."""
-    return min(count.bit_length() - 1, NEAR_BITS)
+@njit(parallel=True, **_options)
+def _parallel(
+    re, im, other_re, other_im, offset, rank_index, bits, fast, masks, z_masks, paired, scratch, totals
+):  # fmt: skip
+    threads, count = scratch.shape[0], len(other_re) >> bits
+    for thread in prange(threads):
+        _range(
+            re, im, other_re, other_im, offset, rank_index, bits, fast, masks, z_masks, paired, scratch[thread],
+            totals[thread], count * thread // threads, count * (thread + 1) // threads,
+        )  # fmt: skip
+
+
+def order_of_blocks(masks, count):
+    """How ``pauli_sums`` walks through planes of ``count`` for ``masks``: the bits of a block, and which others first.
+
+    What the masks read in turn then stays in the second-level cache; threads get equally many first halves of pairs.
+    """
+    x = masks[:, X_MASK]
+    differing, top = int(np.bitwise_or.reduce(x ^ x[0])), count.bit_length() - 1
+    bits = min(block_bits(differing), top)
+    fast = differing | (1 << int(x[0]).bit_length() >> 1)
+    return bits, np.array([bit - bits for bit in range(bits, top) if fast >> bit & 1], dtype=np.int64)
 
 
 def pauli_sums(re, im, other_re, other_im, offset, rank_index, masks, z_masks, paired):
-    """Sums of products by term, float64 of shape (terms,), of masks that agree in all but the ``near_bits``.
+    """Sums of products by term, float64 of shape (terms,), of masks that go together (``pauli_groups``).
 
     The other planes are the piece from ``offset`` on of those that index ``i ^ x`` is found in. With ``paired`` they
     are ours, all of them, and every pair counts once for either side; else each counts twice. ``masks``: int64 of shape
@@ -228,106 +265,14 @@ def pauli_sums(re, im, other_re, other_im, offset, rank_index, masks, z_masks, p
     """
     threads = get_num_threads() if len(other_re) >= PARALLEL_FROM else 1
     totals = np.zeros((threads, len(z_masks)))
-    weight = 1.0 if paired else 2.0
     if len(other_re) < _TILE:
-        _few(re, im, other_re, other_im, offset, rank_index, masks, z_masks, weight, totals[0])
+        _few(re, im, other_re, other_im, offset, rank_index, masks, z_masks, 1.0 if paired else 2.0, totals[0])
         return totals[0]
-    near = near_bits(len(other_re))
-    scratch = np.empty((threads, 1 << (BLOCK_BITS if len(other_re) >> BLOCK_BITS else TILE_BITS)))
-    far = int(masks[0, X_MASK]) >> near
-    pivot = near + far.bit_length() - 1 if paired and far else -1
-    arguments = (re, im, other_re, other_im, offset, rank_index, near, masks, z_masks, weight, pivot)
+    bits, fast = order_of_blocks(masks, len(other_re))
+    scratch = np.empty((threads, 1 << (BLOCK_BITS if bits >= BLOCK_BITS else TILE_BITS)))
+    arguments = (re, im, other_re, other_im, offset, rank_index, bits, fast, masks, z_masks, paired)
     if threads == 1:
-        _share(*arguments, scratch[0], totals[0], 0, 1)
+        _range(*arguments, scratch[0], totals[0], 0, len(other_re) >> bits)
     else:
         _parallel(*arguments, scratch, totals)
     return totals.sum(axis=0)
-
-
-# --- a sum of strings applied to a state ---
-
-
-@njit(**_options)
-def _walsh(numbers):
-    """Walsh and Hadamard's transform, in place."""
-    half = 1
-    while half < len(numbers):
-        for start in range(0, len(numbers), 2 * half):
-            low, high = numbers[start : start + half], numbers[start + half : start + 2 * half]
-            for k in range(half):
-                x, y = low[k], high[k]
-                low[k], high[k] = x + y, x - y
-        half *= 2
-
-
-@njit(**_options)
-def _signed_sums(index, z_masks, coefficients, first, last, out):
-    """``sum_t c_t (-1)**popcount((index + k) & z_t)`` for each k of a block, over terms ``first`` to ``last``."""
-    low, rest = len(out) - 1, 0
-    out[:] = 0.0
-    for term in range(first, last):
-        rest |= z_masks[term] & low
-        out[z_masks[term] & low] += coefficients[term] * (1.0 - 2.0 * parity(index & z_masks[term]))
-    if rest:
-        _walsh(out)
-    else:
-        out[:] = out[0]
-
-
-@njit(**_options)
-def _apply_range(
-    re, im, offset, out_re, out_im, rank_index, bits, masks, z_masks, coefficients, factors, first, last
-):  # fmt: skip
-    size = 1 << bits
-    for number in range(first, last):
-        mine = number << bits  # of the planes read
-        for row in range(len(masks)):
-            mask = masks[row]
-            inner = mask[X_MASK] & (size - 1)
-            theirs = ((mine + offset) ^ mask[X_MASK]) & -size
-            index = rank_index | (mine + offset)
-            _signed_sums(index, z_masks, coefficients, mask[FIRST_REAL], mask[FIRST_IMAGINARY], factors[0])
-            _signed_sums(index, z_masks, coefficients, mask[FIRST_IMAGINARY], mask[END], factors[1])
-            run = inner & -inner if inner else size
-            for at in range(0, size, run):
-                i, j = mine + at, theirs | (at ^ inner)
-                _add_product(
-                    factors[0, at : at + run], factors[1, at : at + run], re[i : i + run], im[i : i + run],
-                    out_re[j : j + run], out_im[j : j + run],
-                )  # fmt: skip
-
-
-@njit(**_options)
-def _add_product(c, s, re, im, out_re, out_im):
-    for k in range(len(c)):
-        x, y = np.float64(re[k]), np.float64(im[k])
-        out_re[k] += c[k] * x - s[k] * y
-        out_im[k] += c[k] * y + s[k] * x
-
-
-@njit(parallel=True, **_options)
-def _apply_parallel(
-    re, im, offset, out_re, out_im, rank_index, bits, masks, z_masks, coefficients, factors
-):  # fmt: skip
-    count, threads = len(re) >> bits, factors.shape[0]
-    for thread in prange(threads):
-        _apply_range(
-            re, im, offset, out_re, out_im, rank_index, bits, masks, z_masks, coefficients, factors[thread],
-            count * thread // threads, count * (thread + 1) // threads,
-        )  # fmt: skip
-
-
-def add_pauli_sum(re, im, offset, out_re, out_im, rank_index, masks, z_masks, coefficients):
-    """Add ``sum_t c_t (-1)**popcount(i & z_t) psi[i]`` to the amplitude at ``i ^ x`` of the other planes.
-
-    The planes read are the piece from ``offset`` on of those with ``rank_index``. Masks as for ``pauli_sums``, of one
-    ``x`` only; the coefficients of the second kind of terms are imaginary ones.
-    """
-    bits = min(len(re).bit_length() - 1, BLOCK_BITS)
-    threads = get_num_threads() if len(re) >= PARALLEL_FROM else 1
-    factors = np.empty((threads, 2, 1 << bits))
-    arguments = (re, im, offset, out_re, out_im, rank_index, bits, masks, z_masks, coefficients)
-    if threads == 1:
-        _apply_range(*arguments, factors[0], 0, len(re) >> bits)
-    else:
-        _apply_parallel(*arguments, factors)

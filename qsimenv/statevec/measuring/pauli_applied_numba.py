@@ -1,0 +1,139 @@
+"""Kernels of ``gradient``: a sum of Pauli strings applied to a state, all strings in one pass over the result.
+
+They know neither qubits nor ranks; masks of strings are those of ``pauli_numba``. A block of the result stays in the
+first-level cache while for every mask the block that it comes from is read, times the signs of all the mask's terms:
+these are one transform by Walsh and Hadamard, or one number where no term has a sign inside of the block.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import get_num_threads, prange
+
+from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernels.intrinsics_numba import BLOCK_BITS, TILE_BITS, added_products, parity
+from qsimenv.statevec.measuring.pauli_numba import END, FIRST_IMAGINARY, FIRST_REAL, PARALLEL_FROM, X_MASK
+
+_TILE = 1 << TILE_BITS
+_options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+
+_add_0, _add_1, _add_2, _add_3, _add_4, _add_5, _add_6, _add_7 = (added_products(mask) for mask in range(8))
+
+
+@njit(**_options)
+def _walsh(numbers):
+    """Walsh and Hadamard's transform, in place."""
+    half = 1
+    while half < len(numbers):
+        for start in range(0, len(numbers), 2 * half):
+            low, high = numbers[start : start + half], numbers[start + half : start + 2 * half]
+            for k in range(half):
+                x, y = low[k], high[k]
+                low[k], high[k] = x + y, x - y
+        half *= 2
+
+
+@njit(**_options)
+def _varies(mask, z_masks, size):
+    """Whether a term has a sign inside of a block."""
+    signs = 0
+    for term in range(mask[FIRST_REAL], mask[END]):
+        signs |= z_masks[term]
+    return signs & (size - 1) != 0
+
+
+@njit(**_options)
+def _signed_sums(index, z_masks, coefficients, first, last, varies, out):
+    """``sum_t c_t (-1)**popcount((index + k) & z_t)`` for each k of a block, over terms ``first`` to ``last``.
+
+    Where that is one number, it is written for the first tile only.
+    """
+    low = len(out) - 1
+    out[: len(out) if varies else min(_TILE, len(out))] = 0.0
+    for term in range(first, last):
+        out[z_masks[term] & low] += coefficients[term] * (1.0 - 2.0 * parity(index & z_masks[term]))
+    if not varies:
+        out[: min(_TILE, len(out))] = out[0]
+    elif first < last:
+        _walsh(out)
+
+
+@njit(**_options)
+def _add_block(re, im, start, c, s, varies, inner, out_re, out_im, to):
+    """A block of products added to a block of the result, tile by tile."""
+    lanes, lines, tiles = inner & 7, inner & (_TILE - 8), inner & -_TILE
+    for number in range(0, len(c), _TILE):
+        i, j = start + (number ^ tiles), to + number
+        at = number ^ tiles if varies else 0
+        if lanes == 0:
+            _add_0(re, im, i, c, s, at, lines, out_re, out_im, j)
+        elif lanes == 1:
+            _add_1(re, im, i, c, s, at, lines, out_re, out_im, j)
+        elif lanes == 2:
+            _add_2(re, im, i, c, s, at, lines, out_re, out_im, j)
+        elif lanes == 3:
+            _add_3(re, im, i, c, s, at, lines, out_re, out_im, j)
+        elif lanes == 4:
+            _add_4(re, im, i, c, s, at, lines, out_re, out_im, j)
+        elif lanes == 5:
+            _add_5(re, im, i, c, s, at, lines, out_re, out_im, j)
+        elif lanes == 6:
+            _add_6(re, im, i, c, s, at, lines, out_re, out_im, j)
+        else:
+            _add_7(re, im, i, c, s, at, lines, out_re, out_im, j)
+
+
+@njit(**_options)
+def _add_few(re, im, start, c, s, inner, out_re, out_im, to):
+    """As above for a block smaller than a tile."""
+    for k in range(len(c)):
+        i = k ^ inner
+        x, y = np.float64(re[start + i]), np.float64(im[start + i])
+        out_re[to + k] += c[i] * x - s[i] * y
+        out_im[to + k] += c[i] * y + s[i] * x
+
+
+@njit(**_options)
+def _add_range(re, im, index, out_re, out_im, masks, z_masks, coefficients, factors, first, last):
+    """Blocks ``first`` to ``last`` of the result."""
+    size = factors.shape[1]
+    c, s = factors[0], factors[1]
+    for number in range(first, last):
+        to = number * size
+        for row in range(len(masks)):
+            mask = masks[row]
+            start = to ^ (mask[X_MASK] & -size)
+            varies = _varies(mask, z_masks, size)
+            _signed_sums(index | start, z_masks, coefficients, mask[FIRST_REAL], mask[FIRST_IMAGINARY], varies, c)
+            _signed_sums(index | start, z_masks, coefficients, mask[FIRST_IMAGINARY], mask[END], varies, s)
+            inner = mask[X_MASK] & (size - 1)
+            if size < _TILE:
+                _add_few(re, im, start, c, s, inner, out_re, out_im, to)
+            else:
+                _add_block(re, im, start, c, s, varies, inner, out_re, out_im, to)
+
+
+@njit(parallel=True, **_options)
+def _add_parallel(re, im, index, out_re, out_im, masks, z_masks, coefficients, factors):
+    count, threads = len(re) // factors.shape[2], factors.shape[0]
+    for thread in prange(threads):
+        _add_range(
+            re, im, index, out_re, out_im, masks, z_masks, coefficients, factors[thread],
+            count * thread // threads, count * (thread + 1) // threads,
+        )  # fmt: skip
+
+
+def add_pauli_sum(re, im, index, out_re, out_im, masks, z_masks, coefficients):
+    """Add ``sum_t c_t (-1)**popcount((index | i) & z_t) psi[i]`` to the amplitude at ``i ^ x_t`` of the other planes.
+
+    All planes are equally long, and the masks flip no bit above them. ``masks``: int64 of shape (masks, 4) as for
+    ``pauli_sums``, ``z_masks`` and ``coefficients``: shape (terms,), those of the second kind of terms imaginary.
+    """
+    size = 1 << min(len(re).bit_length() - 1, BLOCK_BITS)
+    threads = get_num_threads() if len(re) >= PARALLEL_FROM else 1
+    factors = np.empty((threads, 2, size))
+    arguments = (re, im, index, out_re, out_im, masks, z_masks, coefficients)
+    if threads == 1:
+        _add_range(*arguments, factors[0], 0, len(re) // size)
+    else:
+        _add_parallel(*arguments, factors)
