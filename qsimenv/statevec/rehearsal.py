@@ -22,14 +22,19 @@ from qsimenv.statevec.kernel_cache import is_kept, kernels
 from qsimenv.statevec.kernels import slots_numba
 from qsimenv.statevec.kernels.lanes_numba import HAS_VECTORS
 from qsimenv.statevec.measuring import pauli_numba, sampling_numba
+from qsimenv.statevec.measuring.sampling import Draw, sample
+from qsimenv.statevec.planning.layout import identity
+from qsimenv.statevec.state import State
 from qsimenv.task import Precision, Task, task
 
 _SMALL, _ONE_THREAD, _MANY_THREADS = 4, 14, 19
-_MANY_SHOTS = 100_000
-_LEFT_OUT = ("move_numbers" if HAS_VECTORS else "move_lines", "_gather_groups", "_gather_parallel", "_search_parallel")
-"""What moves numbers on processors of another kind, and what only ranks that share a draw call."""
-_MANY_ROWS = 200_000
 """Qubits: a batch in vector lanes, a state too small for threads, and one that is worth them."""
+_MANY_SHOTS = 100_000
+_CHUNKS = (10, 6, 3)
+"""Qubits of each chunk of a draw in three chunks, as states of many ranks have it."""
+_LEFT_OUT = ("move_numbers" if HAS_VECTORS else "move_lines",)
+"""What moves numbers on processors of another kind."""
+_MANY_ROWS = 200_000
 
 
 def rehearse(precisions: Sequence[Precision] = get_args(Precision)) -> list[str]:
@@ -62,7 +67,7 @@ def _run_all(precision: Precision) -> None:
         gradient(made, alone)
     for num_bits in (8, _MANY_THREADS):
         _exchange(num_bits, REAL_TYPE[precision])
-    _share(REAL_TYPE[precision])
+    _share(precision)
 
 
 def _tasks(precision: Precision) -> Iterator[Task]:
@@ -108,8 +113,15 @@ def _exchange(num_bits: int, real: type[np.floating]) -> None:
     slots_numba.keep_slot(plane, positions, 0, 1 << (num_bits - 2))
 
 
-def _share(real: type[np.floating]) -> None:
-    """What sampling and Pauli sums with other ranks would call: parts of weights, pieces of a few amplitudes."""
-    sampling_numba.spread(np.zeros((1, 2)), np.arange(2), np.zeros((1, 4)), 2)
-    few = np.zeros(4, dtype=real)
+def _share(precision: Precision) -> None:
+    """What sampling and Pauli sums with other ranks would call: chunks in between, parts of weights, small pieces."""
+    state = State.zero(identity(_MANY_THREADS, _MANY_THREADS), Team(), precision)
+    state.re[:] = 1
+    shots = np.arange(_MANY_SHOTS)
+    sample(state, range(_MANY_THREADS), Draw(1, 0, shots), _CHUNKS)
+    rows = np.zeros((1, 4))
+    sampling_numba.spread(np.zeros((1, 2)), np.arange(2), rows, 2)
+    spans, numbers, drawn = np.array([[0, len(shots)]]), np.zeros(len(shots)), np.zeros(len(shots), dtype=np.uint16)
+    sampling_numba.search(rows + 1, spans, shots, numbers, drawn)
+    few = np.zeros(4, dtype=REAL_TYPE[precision])
     pauli_numba.pauli_sums(few, few, few, few, 0, 0, np.zeros((1, 4), np.int64), np.zeros(1, np.int64), True)

@@ -57,16 +57,17 @@ class Draw:
         return uniforms(self.seed, self.run, _EVENT_OF_FIRST_CHUNK + chunk, self.chosen)
 
 
-def sample(state: State, qubits: Sequence[int], draw: Draw) -> Integers:
+def sample(state: State, qubits: Sequence[int], draw: Draw, sizes: Sequence[int] | None = None) -> Integers:
     """Outcomes, one a chosen shot; bit k of an outcome belongs to ``qubits[k]`` (distinct). *Collective.*
 
+    ``sizes`` are the qubits of each chunk where those of ``chunk_sizes`` are not wanted; outcomes depend on them.
     Cost: one sweep's reading, then for each chunk that of the amplitudes behind the values that were hit.
     """
     order = sorted(qubits)
     outcomes = np.zeros(len(draw.chosen), dtype=np.int64)  # over ``order``: bit k belongs to order[k]
     if not (order and len(outcomes)):
         return outcomes
-    sizes = chunk_sizes(len(order))
+    sizes = sizes or chunk_sizes(len(order))
     first_masses = state.team.sum(_first_masses(state, order[len(order) - sizes[0] :]))
     for first in range(0, len(outcomes), SHOTS_AT_ONCE):
         part = slice(first, first + SHOTS_AT_ONCE)
