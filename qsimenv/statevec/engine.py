@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -176,13 +177,18 @@ def _seconds(task: Task, ranks: int, fits_one: bool) -> float:
 
 def _seconds_a_run(task: Task, ranks: int) -> float:
     """A guess from the gates and the rates of this machine, with some microseconds a gate for deciding."""
-    gate_list = [each for each in walk(task.circuit.instructions) if isinstance(each, Gate)]
+    gate_list = _gates(task.circuit)
     if is_small(task.circuit):
         row = _SMALL_SECONDS_A_ROW * (len(gate_list) << task.circuit.num_qubits) + 1e-8 * (task.shots or 0)
         return _SMALL_SECONDS / _num_rows(task) + row
     num_local = task.circuit.num_qubits - (ranks.bit_length() - 1)
     machine = Machine(rates.load(), default_threads())
     return 1e-4 + len(gate_list) * 1e-6 + rough_s(gate_list, num_local, task.precision, machine)
+
+
+@lru_cache(maxsize=256)
+def _gates(circuit: Circuit) -> tuple[Gate, ...]:
+    return tuple(each for each in walk(circuit.instructions) if isinstance(each, Gate))
 
 
 def _bytes_per_rank(task: Task, ranks: int) -> int:
