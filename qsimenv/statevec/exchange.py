@@ -23,6 +23,8 @@ PIECE_BYTES = 2 << 20
 """One message between ranks of one host: it stays in the second-level cache on its way through the buffer."""
 FAR_PIECE_BYTES = 16 << 20
 """One message where ranks live on several hosts: long enough for a network's full rate."""
+_MOST_PASSED_OVER = 8
+"""Index bits at which only zeros are passed over; the kernels' tables have a row for each value at them."""
 _UNDER_WAY = 2
 _SHARE_OF_STATE = 32
 """No piece is larger than this part of the rank's state, so that all buffers together stay below an eighth of it."""
@@ -101,14 +103,16 @@ class FixedBits:
 
 
 def keep_own_part(
-    planes: Sequence[Any], pairs: Sequence[tuple[int, int]], rank_index: int, value: int, unset: int = 0
+    planes: Sequence[Any], pairs: Sequence[tuple[int, int]], rank_index: int, value: int, unset: int = 0, empty: int = 0
 ) -> None:
     """Trade rank bits that have the values of ``value`` wherever the state is not zero, and that all ranks worked on.
 
     Each rank holds what every other holds, and keeps what is its own after the trade. What has a bit of ``unset`` in
-    its index need not become zero. *Local*, no message.
+    its index need not become zero, what has one of ``empty`` is not looked at. *Local*, no message.
     """
-    positions = np.array(sorted(local for local, _ in pairs), dtype=np.int64)
+    passed_over = [bit for bit in range(empty.bit_length()) if empty >> bit & 1][-_MOST_PASSED_OVER:]
+    unset |= sum(1 << bit for bit in passed_over)
+    positions = np.array(sorted([*(local for local, _ in pairs), *passed_over]), dtype=np.int64)
     source = sum((rank_index >> bit & 1) << local for local, bit in pairs)
     target = sum((value >> bit & 1) << local for local, bit in pairs)
     for plane in planes:

@@ -187,7 +187,7 @@ class State:
         if self._unset & sum(1 << local for local, _ in pairs):
             self.fill()
         unset = sum(1 << local for local, bit in pairs if local >= MOST_RUN_BITS and not value >> bit & 1)
-        keep_own_part((self._re, self._im), pairs, self.rank_index, value, unset)
+        keep_own_part((self._re, self._im), pairs, self.rank_index, value, unset, self._unset)
         self._unset |= unset
 
     def _sweep(self, sweep: EncodedSweep, fixed: FixedBits) -> None:

@@ -57,6 +57,17 @@ def test_sweeps(name: str, num_qubits: int) -> None:
         assert form.PERMUTE not in kinds
 
 
+@pytest.mark.parametrize("rank_bits", [1, 2])
+@pytest.mark.parametrize("name", ["ghz", "qft", "hea"])
+def test_ranks_cost_no_sweep(name: str, rank_bits: int) -> None:
+    """What is left for a last sweep before the exchange shares one with what comes behind it."""
+    circuit = circuits.FAMILIES[name](24)
+    plan = plan_from_zero(gates_of(circuit), 24, 24 - rank_bits, 17)
+    assert plan.num_exchanges == 1
+    assert plan.num_sweeps <= SWEEPS[name]
+    assert mixes_local_bits_only(plan)
+
+
 @pytest.mark.parametrize("n", [5, 9])
 def test_phases_between_two_cx_mix_nothing(n: int) -> None:
     """Under any control value and with X on the way, on stored bits that are turned over or not."""

@@ -71,17 +71,42 @@ class _Planner:
     def plan(self, start: Layout | None) -> Plan:
         """The plan from a layout, or from one of the planner's choice. Inside, layouts place wires, not qubits."""
         stages = self._stages(start)
+        made = self._with_sweeps(stages.sets, stages.members, start)
+        later = self._postponed(stages, made)
+        if later is None:
+            return made
+        other = self._with_sweeps(*later, start)
+        return other if other.num_sweeps < made.num_sweeps else made
+
+    def _with_sweeps(self, needed: Sequence[int], members_of: Sequence[Members], start: Layout | None) -> Plan:
+        """The plan of stages that need some wires to be local, and of which each runs some steps."""
         before = _mask(start.local_qubits) if start else None
-        sets = _completed(stages.sets, before, self._num_qubits, self._num_local)
-        layout = first = start or self._first_layout(sets, stages.members)
+        sets = _completed(needed, before, self._num_qubits, self._num_local)
+        layout = first = start or self._first_layout(sets, members_of)
         made = list[Stage]()
-        for wires, members in zip(sets, stages.members, strict=True):
+        for wires, members in zip(sets, members_of, strict=True):
             exchange = _exchange(layout, wires)
             layout = layout.exchanged(exchange)
             sweeps = tuple(self._sweeps(members, layout))
             if exchange or sweeps:
                 made.append(Stage(exchange, sweeps))
         return Plan(self._gates, first, self._end(layout), tuple(made))
+
+    def _postponed(self, stages: Cover, made: Plan) -> tuple[list[int], list[Members]] | None:
+        """The stages with the last sweep of the first one put off to the second, where its wires may still be local.
+
+        Sweeps on both sides of an exchange may fit one; and from |0…0> on, the state is still small at the exchange.
+        """
+        if len(stages.sets) < 2 or len(made.stages) < 2 or len(made.stages[0].sweeps) < 2:
+            return None
+        gates = {op.gate for op in made.stages[0].sweeps[-1].ops}
+        first, second = stages.members[:2]
+        last = np.array([self._steps.steps[number].gate in gates for number in first.tolist()], dtype=np.bool_)
+        needed = stages.sets[1] | int(np.bitwise_or.reduce(self._steps.mixed[first[last]]))
+        if needed.bit_count() > self._num_local:
+            return None
+        moved = np.sort(np.concatenate([first[last], second]))
+        return [stages.sets[0], needed, *stages.sets[2:]], [first[~last], moved, *stages.members[2:]]
 
     # --- stages ---
 
