@@ -223,7 +223,12 @@ def main(arguments: list[str]) -> dict[str, Any]:
     print(
         f"{options.qubits} qubits, {THREADS} threads; seconds, how many bounds of the plan ours take, and in brackets"
     )
-    print(f"many times ours a peer takes; {machine.rates.memory_bytes_per_s / 1e9:.0f} GB/s", flush=True)
+    print(
+        f"many times ours a peer takes; {machine.rates.memory_bytes_per_s / 1e9:.0f} GB/s in place, "
+        f"{machine.rates.store_bytes_per_s / 1e9:.0f} written alone, "
+        f"{machine.rates.single.flops_per_s * THREADS / 1e9:.0f} Gflop/s (single)",
+        flush=True,
+    )
     figures: dict[str, Any] = {"qubits": options.qubits, "threads": THREADS, "families": {}}
     figures["rates"] = msgspec.to_builtins(machine.rates)
     for family in options.family or list(FAMILIES):

@@ -75,7 +75,11 @@ def _measure(as_json: bool) -> None:
         return
     rows = [
         ("source", found.source),
-        ("memory", f"{found.memory_bytes_per_s / 1e9:.1f} GB/s read and written by a sweep"),
+        (
+            "memory",
+            f"{found.memory_bytes_per_s / 1e9:.1f} GB/s read and written by a sweep, "
+            f"{found.store_bytes_per_s / 1e9:.1f} GB/s where it only writes",
+        ),
         ("exchange", f"{found.exchange_bytes_per_s / 1e9:.1f} GB/s sent by a rank while it receives as much"),
         *((name, _pass_rates(found.of(name))) for name in ("single", "double")),
         ("kept in", str(path)),

@@ -1,8 +1,10 @@
 """Measuring the rates of this machine: some seconds of the very sweeps that runs are made of.
 
-Called by ``qsimenv doctor --measure`` on every rank. Short circuits that need different mixtures of passes are run and
-timed; least squares (with no negative cost) give what each kind of pass costs. The peak is that of NumPy's matrix
-product, which its library has tuned for the machine; the exchange rate is measured where there is a partner.
+Called by ``qsimenv doctor --measure`` on every rank. Moving the state is timed by sweeps without passes, in place and
+over a fresh state that is written without being read. Short circuits that need different mixtures of passes are run
+and timed; least squares (with no negative cost) give what each kind of pass costs beyond moving the state. The peak is
+that of NumPy's matrix product, which its library has tuned for the machine; the exchange rate is measured where there
+is a partner.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from qsimenv.comm import Team
 from qsimenv.errors import OutOfRangeError
 from qsimenv.statevec.costs.cost import cost_of
 from qsimenv.statevec.costs.rates import ASSUMED, PASS_KINDS, PassRates, Rates, processor
+from qsimenv.statevec.encoding.encode import MOST_RUN_BITS
+from qsimenv.statevec.kernels import sweep_numba as kernels
 from qsimenv.statevec.simulate import prepare
 from qsimenv.statevec.state import State
 from qsimenv.task import Precision
@@ -38,14 +42,17 @@ def measure(team: Team, threads: int, num_qubits: int = 22) -> Rates:
     """
     if num_qubits < 18:
         raise OutOfRangeError(f"measure: {num_qubits} qubits found, at least 18 are needed to fill the caches")
-    found = {precision: _passes(num_qubits, precision, threads, team) for precision in ("single", "double")}
-    bandwidth = min(rates[1] for rates in found.values()) * memory.ranks_on_this_node()
+    ranks = memory.ranks_on_this_node()
+    bandwidth, store_rate = (team.minimum(rate * ranks) for rate in _bandwidths(num_qubits, team))
+    per_byte = ranks / bandwidth
+    found = {precision: _passes(num_qubits, precision, threads, team, per_byte) for precision in ("single", "double")}
     exchange = _exchange_rate(team)
     return Rates(
         source=f"measured on {platform.node()} ({processor()}), {team.size} rank(s) x {threads} thread(s), "
         f"{time.strftime('%Y-%m-%d')}" + ("" if exchange else "; exchange rate assumed, one rank has no partner"),
-        memory_bytes_per_s=team.minimum(bandwidth),
-        sweep_s=team.maximum(max(rates[2] for rates in found.values())),
+        memory_bytes_per_s=bandwidth,
+        store_bytes_per_s=store_rate,
+        sweep_s=team.maximum(max(rates[1] for rates in found.values())),
         exchange_bytes_per_s=exchange or ASSUMED.exchange_bytes_per_s,
         exchange_s=ASSUMED.exchange_s,
         single=found["single"][0],
@@ -53,10 +60,33 @@ def measure(team: Team, threads: int, num_qubits: int = 22) -> Rates:
     )
 
 
-def _passes(num_qubits: int, precision: Precision, threads: int, team: Team) -> tuple[PassRates, float, float]:
-    """What passes cost, the bandwidth of a sweep in bytes a second, and the seconds to start one."""
+def _bandwidths(num_qubits: int, team: Team) -> tuple[float, float]:
+    """Bytes a second of this rank's sweeps without passes: read and written in place; written alone. *Collective.*"""
+    circuit = Circuit(num_qubits, 0, tuple(gate("h", qubit) for qubit in range(num_qubits)))
+    prepared = prepare(circuit, num_qubits, "double")
+    fills = prepared.encoding(0, prepared.start(), np.zeros(0))[0][-1]
+    state = State.zero(prepared.start(), Team(), "double")
+    planes = (state.re, state.im)
+    everything = (1 << num_qubits) - 1
+    empty = everything & ~((1 << MOST_RUN_BITS) - 1) & ~sum(1 << int(bit) for bit in fills.outer)
+    rates = []
+    for before in (0, empty):
+        run = partial(
+            kernels.sweep, *planes, fills.block_bits, fills.low_bits, fills.offsets, fills.outer, fills.ops[:0],
+            fills.coefficients, fills.tables, 0, before, 0,
+        )  # fmt: skip
+        team.barrier()  # ranks of one node share its memory's bandwidth, so they must sweep at the same time
+        read = sum(plane.nbytes for plane in planes) >> before.bit_count()
+        rates.append((read + sum(plane.nbytes for plane in planes)) / _fastest(run))
+    return rates[0], rates[1]
+
+
+def _passes(
+    num_qubits: int, precision: Precision, threads: int, team: Team, per_byte: float
+) -> tuple[PassRates, float]:
+    """What passes cost, and the seconds to start a sweep; ``per_byte``: what moving the state costs this rank."""
     probes = _probes(num_qubits)
-    rows, seconds = [], []
+    rows, seconds, moved_s = list[list[float]](), list[float](), list[float]()
     for circuit in probes:
         prepared = prepare(circuit, num_qubits, precision)
         plan = prepared.plan(0, prepared.start())
@@ -67,10 +97,10 @@ def _passes(num_qubits: int, precision: Precision, threads: int, team: Team) -> 
         seconds.append(_fastest(partial(state.run, plan, encoded)))
         cost = cost_of(plan, encoded, precision, from_zero=False)  # the state is full
         totals = [sum(sweep.passes.get(kind, 0.0) for sweep in cost.sweeps) / threads for kind in PASS_KINDS]
-        rows.append([sum(sweep.bytes for sweep in cost.sweeps), *totals])
-    start_s = _start_of_a_sweep(precision)
-    per_byte, *costs = _least_squares(np.array(rows), np.array(seconds))
-    return PassRates(peak(precision) / threads, *costs), 1 / per_byte, start_s
+        rows.append(totals)
+        moved_s.append(per_byte * sum(sweep.bytes for sweep in cost.sweeps))
+    costs = _least_squares(np.array(rows), np.array(seconds), np.array(moved_s))
+    return PassRates(peak(precision) / threads, *costs), _start_of_a_sweep(precision)
 
 
 def _probes(n: int) -> Sequence[Circuit]:
@@ -127,13 +157,15 @@ def _fastest(run: Callable[[], object]) -> float:
     return min(seconds)
 
 
-def _least_squares(rows: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64]) -> list[float]:
-    """Non-negative costs that explain the seconds with the smallest relative error."""
+def _least_squares(
+    rows: npt.NDArray[np.float64], seconds: npt.NDArray[np.float64], known_s: npt.NDArray[np.float64]
+) -> list[float]:
+    """Non-negative costs that explain the seconds beyond the known ones with the smallest relative error."""
     from scipy.optimize import nnls
 
     relative = rows / seconds[:, None]
     size = relative.max(axis=0)
-    costs, _ = nnls(relative / size, np.ones(len(seconds)))
+    costs, _ = nnls(relative / size, 1 - known_s / seconds)
     return [float(cost) for cost in np.maximum(costs / size, 1e-15)]
 
 

@@ -37,11 +37,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class SweepCost:
-    """One sweep of one rank. ``passes``: amplitudes that each kind of pass (see ``rates.PASS_KINDS``) works on."""
+    """One sweep of one rank. ``passes``: amplitudes that each kind of pass (see ``rates.PASS_KINDS``) works on.
+
+    Of its ``bytes`` read and written, ``stored_bytes`` are written where nothing was read.
+    """
 
     bytes: int
     flops: float
     passes: Mapping[str, float] = field(default_factory=dict)
+    stored_bytes: int = 0
 
     def __bool__(self) -> bool:
         return self.bytes > 0
@@ -50,7 +54,7 @@ class SweepCost:
         return max(self.memory_s(machine), self.flops / (machine.rates.of(precision).flops_per_s * machine.threads))
 
     def memory_s(self, machine: Machine) -> float:
-        return self.bytes * machine.ranks_per_node / machine.rates.memory_bytes_per_s
+        return machine.rates.memory_s(self.bytes, self.stored_bytes) * machine.ranks_per_node
 
     def predicted_s(self, machine: Machine, precision: Precision) -> float:
         rates = machine.rates.of(precision)
@@ -76,7 +80,11 @@ class PlanCost:
     def bound_s(self, machine: Machine) -> float:
         """Bytes over bandwidth or operations over peak, whichever is more; and the bytes sent over their rate."""
         sweeps = self.sweeps
-        whole = SweepCost(sum(sweep.bytes for sweep in sweeps), sum(sweep.flops for sweep in sweeps))
+        whole = SweepCost(
+            sum(sweep.bytes for sweep in sweeps),
+            sum(sweep.flops for sweep in sweeps),
+            stored_bytes=sum(sweep.stored_bytes for sweep in sweeps),
+        )
         return whole.bound_s(machine, self.precision) + sum(self.sent) / machine.rates.exchange_bytes_per_s
 
     def predicted_s(self, machine: Machine) -> float:
@@ -141,18 +149,20 @@ def _stage(
         before, unset = unset, unset & ~each.mixes
         block = (1 << num_local) - 1 & ~sum(1 << bit for bit in outer)
         blocks = 1 << sum(not before >> bit & 1 for bit in outer)
-        moved = (1 << (block & ~before).bit_count()) + (1 << (block & ~unset).bit_count())
-        costs.append(_sweep(each, blocks * moved * amplitude_bytes, float(blocks << len(sweep.block))))
+        read, written = (blocks * amplitude_bytes << (block & ~mask).bit_count() for mask in (before, unset))
+        flops, passes = _work(each, float(blocks << len(sweep.block)))
+        costs.append(SweepCost(read + written, flops, passes, written - read))
     return tuple(costs), unset
 
 
-def _sweep(sweep: EncodedSweep, num_bytes: int, amplitudes: float) -> SweepCost:
+def _work(sweep: EncodedSweep, amplitudes: float) -> tuple[float, dict[str, float]]:
+    """Operations of a sweep, and the amplitudes that each kind of pass works on."""
     flops, passes = 0.0, dict[str, float]()
     for row in sweep.ops.tolist():
         kind, part, operations = _pass(row, sweep)
         passes[kind] = passes.get(kind, 0.0) + part * amplitudes
         flops += operations * amplitudes
-    return SweepCost(num_bytes, flops, passes)
+    return flops, passes
 
 
 def _pass(row: list[int], sweep: EncodedSweep) -> tuple[str, float, float]:
@@ -163,11 +173,12 @@ def _pass(row: list[int], sweep: EncodedSweep) -> tuple[str, float, float]:
         lanes = int((sweep.coefficients[at : at + _MOST_LANE_BITS] != 0).sum()) if row[form.HAS_LANES] else 0
         return "rotate", 1.0, 4.0 * (targets + lanes)
     if kind == form.QUADRATIC:
-        return "phases", 1.0, 6.0
+        part = 0.5 if row[form.BASE] else 1.0  # all terms share a bit: where it is 0 nothing is done
+        return "phases", part, 6.0 * part
     if kind == form.PERMUTE:
         return "permute", 1.0, 0.0
     if kind == form.TWO_TARGETS:
-        return "dense", 1.0, 32.0
+        return "dense", 1.0, 24.0  # three real products a complex one; the additions have units of their own
     controls = row[form.NUM_FIXED] - targets + row[form.OUTER_MASK].bit_count()
     part = 0.5**controls
     if kind == form.PHASE:

@@ -40,6 +40,7 @@ class PassRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``memory_bytes_per_s``: what all threads of a node read plus write together while they sweep over a state.
+    ``store_bytes_per_s``: what they write where they read next to nothing; 0 where that was not measured.
     ``exchange_bytes_per_s``: what a rank sends while it receives as much. ``sweep_s``, ``exchange_s``: what it costs to
     start one, however small it is. ``source``: where the figures come from."""
 
@@ -50,6 +51,12 @@ class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exchange_s: float
     single: PassRates
     double: PassRates
+    store_bytes_per_s: float = 0.0
+
+    def memory_s(self, num_bytes: float, stored_bytes: float = 0.0) -> float:
+        """Seconds of a node to move so many bytes, of which ``stored_bytes`` are written without being read."""
+        moved_s = (num_bytes - stored_bytes) / self.memory_bytes_per_s
+        return moved_s + stored_bytes / (self.store_bytes_per_s or self.memory_bytes_per_s)
 
     def of(self, precision: Precision) -> PassRates:
         return self.single if precision == "single" else self.double
