@@ -68,22 +68,17 @@ def line_map(columns: Sequence[int], lane_bits: int) -> LineMap:
 
 def inverse_columns(masks: Sequence[int]) -> list[int]:
     """The columns of the inverse over GF(2) of the matrix whose row k is ``masks[k]``."""
-    size = len(masks)
-    rows = [mask | 1 << (size + k) for k, mask in enumerate(masks)]
-    for column in range(size):
-        pivot = next(k for k in range(column, size) if rows[k] >> column & 1)
-        rows[column], rows[pivot] = rows[pivot], rows[column]
-        for k in range(size):
-            if k != column and rows[k] >> column & 1:
-                rows[k] ^= rows[column]
-    return [sum((row >> (size + column) & 1) << k for k, row in enumerate(rows)) for column in range(size)]
+    from qsimenv.statevec.encoding import tables_numba as tables  # not on top: see ``phase_rows``
+
+    columns: list[int] = tables.inverse_columns(np.array(masks, dtype=np.int64)).tolist()
+    return columns
 
 
 def xor_table(columns: Sequence[int]) -> Table:
     """For each number the exclusive or of the columns that its bits pick."""
-    table = np.zeros(1, dtype=np.int64)
-    for column in columns:
-        table = np.concatenate([table, table ^ column])
+    from qsimenv.statevec.encoding import tables_numba as tables  # as above
+
+    table: Table = tables.xor_table(np.array(columns, dtype=np.int64))
     return table
 
 

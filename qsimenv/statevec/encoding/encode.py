@@ -363,7 +363,7 @@ def _dense_entries(lanes: tuple[int, ...], lane_bits: int) -> tuple[npt.NDArray[
 
 def _sums(numbers: Sequence[int]) -> npt.NDArray[np.int64]:
     """The sums of all subsets."""
-    sums = np.zeros(1, dtype=np.int64)
-    for number in numbers:
-        sums = np.concatenate([sums, sums + number])
+    from qsimenv.statevec.encoding import tables_numba as tables  # not on top: see ``phase_rows``
+
+    sums: npt.NDArray[np.int64] = tables.sum_table(np.array(numbers, dtype=np.int64))
     return sums
