@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +47,8 @@ class Links:
 
 @dataclass(frozen=True)
 class Site:
-    """A machine in numbers. ``block_bits`` None: blocks as they are on processors; ``rank_bytes``: memory of a rank."""
+    """A machine in numbers. ``rank_bytes``: memory of a rank; ``block_bits``, ``low_bits``: of a sweep's block, and the
+    lowest of them that every block has, by precision. None: as they are on processors."""
 
     name: str
     rates: Rates
@@ -55,7 +56,8 @@ class Site:
     ranks_per_node: int
     rank_bytes: float
     threads: float = 1
-    block_bits: int | None = None
+    block_bits: Mapping[Precision, int] | None = None
+    low_bits: Mapping[Precision, int] | None = None
     assumptions: tuple[str, ...] = ()
 
     @property
@@ -136,8 +138,9 @@ def predict(circuit: Circuit, site: Site, nodes: int, precision: Precision) -> P
             f"predict: {nodes} nodes x {site.ranks_per_node} ranks found for {circuit.num_qubits} qubits, a power of "
             f"two of at most {1 << (circuit.num_qubits - 1)} ranks needed"
         )
-    size = site.block_bits or block_bits(num_local, max(1, round(site.threads)))
-    plan = plan_from_zero(_gates(circuit), circuit.num_qubits, num_local, size)
+    size = site.block_bits[precision] if site.block_bits else block_bits(num_local, max(1, round(site.threads)))
+    low_bits = site.low_bits[precision] if site.low_bits else None
+    plan = plan_from_zero(_gates(circuit), circuit.num_qubits, num_local, size, low_bits)
     cost = cost_of(plan, encode(plan, (), precision), precision)
     sent = traffic(plan, AMPLITUDE_BYTES[precision], site.ranks_per_node.bit_length() - 1)
     stages = []
@@ -207,7 +210,8 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ranks_per_node: int
     rank_bytes: float
     memory_bytes_per_s: float
-    block_bits: int
+    block_bits: dict[Precision, int]
+    line_bytes: int
     block_bytes_per_s: float
     flops_per_s: dict[Precision, float]
     sweep_s: float
@@ -273,4 +277,6 @@ def _site(name: str, given: _File) -> Site:
     )
     shares = ", ".join(f"{field} {100 * getattr(reached, field):.0f} %" for field in reached.__struct_fields__)
     assumptions = (f"reached of the peaks: {shares}", *given.assumptions)
-    return Site(name, rates, links, given.ranks_per_node, given.rank_bytes, 1, given.block_bits, assumptions)
+    real_bytes = {precision: AMPLITUDE_BYTES[precision] // 2 for precision in given.block_bits}
+    low_bits = {precision: (given.line_bytes // size).bit_length() - 1 for precision, size in real_bytes.items()}
+    return Site(name, rates, links, given.ranks_per_node, given.rank_bytes, 1, given.block_bits, low_bits, assumptions)
