@@ -267,10 +267,12 @@ def _dvm_tokens(allocation: Allocation, session_folder: Path, options: LaunchOpt
 
 
 def _slurm_mca(allocation: Allocation) -> list[tuple[str, str]]:
-    if not _is_part_of_job(allocation):
+    """How PRTE's own srun starts the daemons: beside the step of a DVM before it, which ends late on a lost node."""
+    if allocation.source != "slurm":
         return []
-    group = [] if allocation.het_group is None else [("plm_slurm_args", f"--het-group {allocation.het_group}")]
-    return [("ras", "^slurm"), ("plm", "slurm"), *group]
+    group = "" if allocation.het_group is None else f" --het-group {allocation.het_group}"
+    chosen = [("ras", "^slurm"), ("plm", "slurm")] if _is_part_of_job(allocation) else []
+    return [*chosen, ("plm_slurm_args", f"--overlap{group}")]
 
 
 def _is_part_of_job(allocation: Allocation) -> bool:

@@ -61,19 +61,19 @@ def test_prte_on_hosts() -> None:
 
 
 def test_prte_in_slurm_reads_the_allocation_itself() -> None:
-    assert dvm(SLURM) == HEAD
+    assert dvm(SLURM) == [*HEAD, "--prtemca", "plm_slurm_args", "--overlap"], "beside what a lost node has not ended"
+
+
+CHOSEN = ["--prtemca", "ras", "^slurm", "--prtemca", "plm", "slurm", "--prtemca", "plm_slurm_args"]
 
 
 def test_prte_in_one_het_group() -> None:
-    slurm = ["--prtemca", "ras", "^slurm", "--prtemca", "plm", "slurm", "--prtemca", "plm_slurm_args", "--het-group 1"]
-    assert dvm(HET) == [*HEAD, *slurm, "--host", "n1:2,n2:2"]
+    assert dvm(HET) == [*HEAD, *CHOSEN, "--overlap --het-group 1", "--host", "n1:2,n2:2"]
 
 
 def test_prte_in_what_is_left_of_a_slurm_job() -> None:
-    slurm = ["--prtemca", "ras", "^slurm", "--prtemca", "plm", "slurm"]
-    assert dvm(SLURM.only({"n2"})) == [*HEAD, *slurm, "--host", "n2:2"]
-    group = ["--prtemca", "plm_slurm_args", "--het-group 1"]
-    assert dvm(HET.only({"n1"})) == [*HEAD, *slurm, *group, "--host", "n1:2"]
+    assert dvm(SLURM.only({"n2"})) == [*HEAD, *CHOSEN, "--overlap", "--host", "n2:2"]
+    assert dvm(HET.only({"n1"})) == [*HEAD, *CHOSEN, "--overlap --het-group 1", "--host", "n1:2"]
 
 
 def test_prte_with_a_sites_options() -> None:
