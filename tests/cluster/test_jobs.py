@@ -251,6 +251,23 @@ qpm.reserve(qpm.describe()["ranks"], 1000)
 """Waits until so many tasks are done, and then keeps all ranks from the others: what runs ends, nothing else begins."""
 
 
+DIFFERENT = 20
+
+
+def write_circuits(work: Path, number: int) -> tuple[str, ...]:
+    """So many files, of so few different circuits, quick to read and some milliseconds long."""
+    for k in range(number):
+        body = f"ry({0.3 + 0.01 * (k % DIFFERENT)}) q;\ncx q[0], q[9];\nrx(0.7) q;\nc = measure q;\n"
+        (work / f"{k:04}.qasm").write_text(f"{QASM3}qubit[18] q;\nbit[18] c;\n{body}")
+    return tuple(f"{k:04}.qasm" for k in range(number))
+
+
+def hold_after(cluster: Cluster, work: Path, job: int, done: int) -> None:
+    """Let the service of a job do so many tasks, and nothing more."""
+    folder = str(work / f"qsimenv-{job}")
+    cluster.run(LOGIN, "python", "-c", HOLD, done, timeout_s=300, QSIMENV_RUN_FOLDER=folder)
+
+
 def let_time_run_out(cluster: Cluster, number: int) -> None:
     """The time limit of a running job comes now: Slurm ends it when it looks next, which is twice a minute."""
     cluster.run(LOGIN, "scontrol", "update", f"JobId={number}", "EndTime=now")
@@ -258,15 +275,10 @@ def let_time_run_out(cluster: Cluster, number: int) -> None:
 
 def test_a_job_that_hit_its_time_limit_goes_on_when_it_is_submitted_again(cluster: Cluster, work: Path) -> None:
     """Some half of 2,000 circuits are done when the time is over; the second job runs the others, and none twice."""
-    number, different = 2000, 20
-    files = [f"{k:04}.qasm" for k in range(number)]
-    for k, file in enumerate(files):
-        angle = 0.3 + 0.01 * (k % different)
-        body = f"ry({angle}) q;\ncx q[0], q[9];\nrx(0.7) q;\nc = measure q;\n"
-        (work / file).write_text(f"{QASM3}qubit[18] q;\nbit[18] c;\n{body}")
-    first = submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=tuple(files))
-    run_folder = str(work / f"qsimenv-{first}")
-    cluster.run(LOGIN, "python", "-c", HOLD, number // 3, timeout_s=300, QSIMENV_RUN_FOLDER=run_folder)
+    number = 2000
+    files = write_circuits(work, number)
+    first = submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=files)
+    hold_after(cluster, work, first, number // 3)
     let_time_run_out(cluster, first)
     assert cluster.wait(first) == ["TIMEOUT"], outputs(work)
     cluster.assert_clean()
@@ -274,7 +286,7 @@ def test_a_job_that_hit_its_time_limit_goes_on_when_it_is_submitted_again(cluste
     assert not list(work.glob("results-*"))
 
     began = time.time()
-    completed(cluster, work, submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=tuple(files)))
+    completed(cluster, work, submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=files))
     assert not list(work.glob("*.journal")), "what is done needs no journal to go on from"
     records = result(work, "results-*.json")["tasks"]
     assert [record["state"] for record in records] == ["DONE"] * number
@@ -284,8 +296,8 @@ def test_a_job_that_hit_its_time_limit_goes_on_when_it_is_submitted_again(cluste
     before, after = sum(end < began for end in ends), sum(start > began for start in starts)
     assert number // 3 <= before < number
     assert before + after == number
-    counts = [qs.run(work / file, shots=1000, seed=7).counts for file in files[:different]]
-    assert [record["result"]["counts"] for record in records] == counts * (number // different)
+    counts = [qs.run(work / file, shots=1000, seed=7).counts for file in files[:DIFFERENT]]
+    assert [record["result"]["counts"] for record in records] == counts * (number // DIFFERENT)
 
 
 def test_one_node_after_a_time_limit(cluster: Cluster, work: Path) -> None:
@@ -293,5 +305,14 @@ def test_one_node_after_a_time_limit(cluster: Cluster, work: Path) -> None:
     let_time_run_out(cluster, number)
     assert cluster.wait(number)[0] == "TIMEOUT"
     cluster.assert_clean()
-    out = completed(cluster, work, submit(cluster, work, "one-node.sh", QUANTUM))
+
+    files = write_circuits(work, 300)
+    first = submit(cluster, work, "one-node.sh", QUANTUM, arguments=("examples/ghz.qasm", *files))
+    hold_after(cluster, work, first, 1)
+    cluster.run(LOGIN, "scancel", "--batch", "--signal=USR1", first)
+    assert (cluster.wait(first), cluster.job(first).exit_code) == (["FAILED"], "75:0"), outputs(work)
+    kept = set(work.glob("*.journal"))
+    again = submit(cluster, work, "one-node.sh", QUANTUM, arguments=("examples/ghz.qasm", *files))
+    out = completed(cluster, work, again)
+    assert set(work.glob("*.journal")) < kept, "what is done needs no journal to go on from"
     assert all(f"{outcome}    {count}" in out for outcome, count in expected("ghz").items()), out
