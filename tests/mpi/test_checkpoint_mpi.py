@@ -14,7 +14,7 @@ import pytest
 
 import qsimenv as qs
 from qsimenv import engines, shards
-from qsimenv.checkpoints import FILE_NAME, Checkpointing, Every
+from qsimenv.checkpoints import FILE_NAME, Checkpointing, Every, claimed
 from qsimenv.circuit import Bits, Circuit, Gate, IfElse, Instruction, Literal, Measure, Operation, Register, Reset, gate
 from qsimenv.comm import Team
 from qsimenv.engines import Watch
@@ -137,6 +137,19 @@ def test_a_damaged_checkpoint_is_refused_and_the_older_one_taken(team: Team, fol
     team.barrier()
     with pytest.raises(BadStateError, match=r"none of the 2 in .* is whole; remove the folder"):
         resumed(made, team, folder / "c")
+
+
+def test_a_folder_in_use_is_refused_on_every_rank(team: Team, folder: Path) -> None:
+    words: list[str] = []
+    with (
+        claimed(folder / "c", team, words.append),
+        pytest.raises(BadStateError, match="is in use by process"),
+        claimed(folder / "c", team, words.append),
+    ):
+        pytest.fail("two runs have it")
+    team.barrier()
+    assert not (folder / "c").exists()
+    assert not words
 
 
 def test_a_checkpoint_of_another_run_is_refused(team: Team, folder: Path) -> None:
