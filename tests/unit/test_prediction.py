@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.circuits import FAMILIES, qv
+from benchmarks.predict import main
 from benchmarks.prediction import (
     MACHINES,
     Links,
@@ -122,6 +124,23 @@ def test_forty_qubits_on_frontier():
     assert full, "after the trade of all rank bits every sweep is over everything"
     for stage in full:
         assert stage.sweep_s > stage.sweeps * (4 << 30) / (0.8 * 1.6e12)
+
+
+def test_what_the_command_tells(capsys: pytest.CaptureFixture[str]):
+    figures = main(["--machine", "frontier", "--qubits", "42", "--nodes", "1024", "--circuit", "qv"])
+    (made,) = figures["predictions"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "qv, 42 qubits, double precision on 1024 node(s) x 8 ranks of frontier: 8 GiB a rank of 59.6 GiB"
+    assert len(made["stages"]) == sum(bool(re.match(r"  \d+ ", line)) for line in lines)
+    assert made["exchange_s"] > made["sweep_s"] > 0
+    assert 0 < made["efficiency"] < 1
+    assert any("against 256 node(s), the fewest that hold it" in line for line in lines)
+    assert sum(line.startswith("  assumed: ") for line in lines) == 3
+
+
+def test_a_circuit_that_does_not_fit_says_on_how_many_nodes_it_would(capsys: pytest.CaptureFixture[str]):
+    assert main(["--qubits", "42", "--nodes", "128", "--circuit", "ghz"])["predictions"] == []
+    assert "ghz: 128 node(s) of frontier do not hold it, 256 are needed\n" in capsys.readouterr().out
 
 
 def test_this_machine_shares_its_cores_among_its_ranks():
