@@ -215,6 +215,29 @@ def workers(qpm: QPM, number: int = 1000, num_qubits: int = 16) -> dict[str, flo
     return {"one_per_second": max(rates[1]), "two_per_second": max(rates[2]), "ratio": max(rates[2]) / max(rates[1])}
 
 
+def state(qpm: QPM, num_qubits: int = 20, repeats: int = 15) -> dict[str, float]:
+    """A state vector at the client, beside the time that its rank took for it; and its first pass over it."""
+    circuit = ansatz(num_qubits, 2)
+    rng, over, worked, summed = np.random.default_rng(0), list[float](), list[float](), list[float]()
+    for _ in range(repeats):
+        task = qs.Task(circuit, parameters=rng.uniform(-3, 3, len(circuit.parameters)), save="statevector")
+        began = time.perf_counter()
+        result = qpm.sync_run(task)
+        seconds = time.perf_counter() - began
+        assert result.statevector is not None
+        began = time.perf_counter()
+        assert abs(np.vdot(result.statevector, result.statevector) - 1) < 1e-9
+        summed.append(time.perf_counter() - began)
+        worked.append(result.metadata["seconds"]["total"])
+        over.append(seconds - worked[-1])
+    return {
+        "simulated_ms": 1e3 * statistics.median(worked),
+        "over_median_ms": 1e3 * statistics.median(over),
+        "over_least_ms": 1e3 * min(over),
+        "first_pass_ms": 1e3 * statistics.median(summed),
+    }
+
+
 def idle(qpm: QPM, seconds: float = 10.0) -> dict[str, float]:
     """Share of a core that a waiting worker and the controller use, in percent."""
     facts = qpm.describe()
@@ -247,6 +270,7 @@ ROWS: dict[str, Row] = {
     "vqls": Row(vqls, "480 circuits of a linear solver as 16 tasks of one request", at_most={"median_ms": 40}),
     "vqls_tasks": Row(vqls_tasks, "the same as 480 tasks of one request", at_most={"median_ms": 40}),
     "workers": Row(workers, "1,000 circuits of 16 qubits on 2 workers and on 1", at_least={"ratio": 1.85}),
+    "state": Row(state, "a 20-qubit double state vector at the client", at_most={"over_median_ms": 10}),
     "wide_among_small": Row(wide_among_small, "27 qubits among 1,000 small ones", at_least={"wide_ranks": 2}),
     "idle": Row(idle, "percent of a core while waiting for 10 s", at_most={"worker 0": 2, "worker 1": 2}),
 }

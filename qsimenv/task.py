@@ -389,7 +389,7 @@ class ArrayBytes(msgspec.Struct, frozen=True, array_like=True):
 
 _COPIED_BYTES = 4096
 """A smaller array is copied sooner than looked at."""
-_DTYPES = ("|u1", "<f8", "<c8", "<c16")
+DTYPES = ("|u1", "<f8", "<c8", "<c16")
 
 
 def encode_hook(value: Any) -> Any:
@@ -408,7 +408,7 @@ def decode_hook(kind: type, value: Any) -> Any:
     """For msgspec decoders: ArrayBytes as read-only arrays. Raises ValueError where sizes do not agree."""
     if kind is np.ndarray:
         array = msgspec.convert(value, ArrayBytes)
-        if array.dtype not in _DTYPES or any(size < 0 for size in array.shape):
+        if array.dtype not in DTYPES or any(size < 0 for size in array.shape):
             raise ValueError(f"an array of type {array.dtype!r} and shape {array.shape} does not travel")
         return np.frombuffer(array.data, dtype=array.dtype).reshape(array.shape)
     raise NotImplementedError(f"{kind.__name__} does not travel")

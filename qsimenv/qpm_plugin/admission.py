@@ -14,7 +14,7 @@ from qsimenv.circuit import Circuit
 from qsimenv.errors import InvalidArgumentError, NotFoundError, NotSupportedError, OutOfMemoryError
 from qsimenv.qpm_plugin.messages import MAX_RESULT_BYTES, Job
 from qsimenv.qpm_plugin.recent import Recent
-from qsimenv.task import AMPLITUDE_BYTES, Estimate, Observable, Task, validate
+from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Estimate, Observable, Task, validate
 
 CIRCUIT_BYTES = 1 << 30
 """What the controller keeps of circuits that no waiting task needs."""
@@ -91,7 +91,7 @@ class Admission:
 
 def _check_result_size(task: Task) -> None:
     runs = task.batch_shape[0] if task.batch_shape else 1
-    amplitudes = AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits if task.save else 0
+    amplitudes = AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits if task.save == WHOLE else 0
     samples = (task.shots or 0) * -(-task.circuit.num_clbits // 8)
     size = runs * (amplitudes + samples + 8 * len(task.observables))
     if size > MAX_RESULT_BYTES:

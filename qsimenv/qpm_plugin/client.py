@@ -23,6 +23,7 @@ import zmq
 
 from qsimenv.circuit import Circuit
 from qsimenv.errors import BadStateError, NotFoundError, QSimEnvError, from_code
+from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.api import QPM, Event, Reservation, TaskRecord, TaskState
 from qsimenv.qpm_plugin.connection import Connection, find_connection
@@ -274,10 +275,10 @@ class Client(QPM):
         records: list[TaskRecord] = []
         with self._link() as link:
             part = _expect(self._ask_on(link, tasks, body), m.Records)
-            records.extend(_dressed(part))
+            records.extend(_dressed(part, link.results))
             while part.more:
                 part = _expect(link.more(), m.Records)
-                records.extend(_dressed(part))
+                records.extend(_dressed(part, link.results))
         return records
 
     def _ask_with(self, tasks: Sequence[Task], body: _Body, kind: type[T]) -> T:
@@ -384,11 +385,11 @@ def _expect(reply: m.ReplyBody, kind: type[T]) -> T:
     raise QSimEnvError(f"client: a {type(reply).__name__} came where {kind.__name__} was due; versions do not agree")
 
 
-def _dressed(part: m.Records) -> list[TaskRecord]:
+def _dressed(part: m.Records, folder: Path | None) -> list[TaskRecord]:
     if not part.results:
         return list(part.records)
     pairs = zip(part.records, part.results, strict=True)
-    return [msgspec.structs.replace(record, result=m.decode_result(result)) for record, result in pairs]
+    return [msgspec.structs.replace(record, result=large.read(folder, result)) for record, result in pairs]
 
 
 def _result_of(record: TaskRecord) -> Result:

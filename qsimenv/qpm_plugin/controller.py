@@ -181,6 +181,7 @@ class Controller:
             host=socket.gethostname(),
             started=time.time(),
             keeper_pid=self._setting.keeper_pid,
+            results=self._ledger.open_results(server[0]),
         )
 
     async def _serve(self) -> None:
@@ -256,7 +257,7 @@ class Controller:
             return False
         if not isinstance(request.body, m.Abandon):
             link.number, link.frames = request.number, []
-        asker = Asker(link_id, request.number, request.client)
+        asker = Asker(link_id, request.number, request.client, request.maps)
         try:
             body = self._carry_out(asker, request.body)
         except QSimEnvError as error:

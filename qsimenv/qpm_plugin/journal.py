@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import sqlite3
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
@@ -243,8 +244,14 @@ def read_journal(path: Path) -> list[Stored]:
         raise _explained(path, error) from None
 
 
+def results_folder(path: Path) -> Path:
+    """Where the large results of the journal at ``path`` lie; see ``large``."""
+    return path.with_name(f"{path.name}.results")
+
+
 def remove_journal(path: Path) -> None:
-    """Delete a journal with its log."""
+    """Delete a journal with its log and its large results."""
+    shutil.rmtree(results_folder(path), ignore_errors=True)
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 

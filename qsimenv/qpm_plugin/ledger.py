@@ -8,7 +8,8 @@ everything else stays in memory and is written when there is room again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,8 +17,9 @@ import msgspec
 from qsimenv.circuit import Circuit
 from qsimenv.errors import InvalidArgumentError, QSimEnvError
 from qsimenv.qpm_plugin import journal as j
+from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin.api import TaskRecord, TaskState, Times
-from qsimenv.qpm_plugin.messages import Job
+from qsimenv.qpm_plugin.messages import NO_RESULT, Job
 from qsimenv.qpm_plugin.tasks import Entry
 from qsimenv.task import Estimate, decode_hook, encode_hook
 
@@ -35,6 +37,7 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True):
     creation_time: float
 
 
+_log = logging.getLogger("qsimenv.controller")
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=encode_hook)
 _KEPT = msgspec.msgpack.Decoder(_Kept, dec_hook=decode_hook)
 _RECORD = msgspec.msgpack.Decoder(TaskRecord, dec_hook=decode_hook)
@@ -48,6 +51,7 @@ class Ledger:
         self._rows: list[j.Row] = []
         self._fresh: list[Entry] = []
         self._circuits: set[str] = set()
+        self._folder = None if journal.path is None else j.results_folder(journal.path.absolute())
         self._ended: list[Entry] = []
 
     @property
@@ -86,12 +90,42 @@ class Ledger:
         """Forget tasks."""
         self._rows.extend(j.DropRow(entry.order) for entry in entries)
 
-    def result(self, entry: Entry) -> msgspec.Raw | None:
-        """The result of a task that has ended, from memory or from the journal."""
-        if entry.result is not None or entry.record.state != TaskState.DONE:
-            return entry.result
-        found = self._journal.result(entry.order)
-        return None if found is None else msgspec.Raw(found)
+    def result(self, entry: Entry, maps: bool = True) -> msgspec.Raw | None:
+        """The result of a task that has ended, from memory or from the journal; for who ``maps`` large ones, or whole.
+
+        None, too, where the file of a large result was taken away by somebody else.
+        """
+        found = entry.result
+        if found is None and entry.record.state == TaskState.DONE:
+            stored = self._journal.result(entry.order)
+            found = None if stored is None else msgspec.Raw(stored)
+        if maps or found is None:
+            return found
+        try:
+            return large.inline(self._folder, found)
+        except QSimEnvError as error:
+            _log.error("task %s: %s", entry.task_id, error)
+            return None
+
+    def open_results(self, server_key: str) -> str:
+        """The folder of large results, ready for the workers and clients of the controller with that key; "": none."""
+        if self._folder is None or self._journal.path is None:
+            return ""
+        try:
+            return str(large.open_folder(self._journal.path, server_key))
+        except OSError as error:
+            _log.warning("large results travel inline: %s (%s)", self._folder, error.strerror)
+            return ""
+
+    def discard(self, name: str) -> None:
+        """Remove the file of a large result that no task owns any more."""
+        if self._folder is not None and name:
+            large.remove(self._folder, name)
+
+    def sweep(self, entries: Iterable[Entry]) -> None:
+        """Remove the files that no task owns; nobody may be about to answer."""
+        if self._folder is not None and large.names(self._folder):
+            large.sweep(self._folder, {entry.large for entry in entries})
 
     def commit(self) -> list[Entry]:
         """Write what has been collected. Raises QSimEnvError where that cannot be; see ``undo``."""
@@ -116,9 +150,13 @@ class Ledger:
         """
         kept = self._journal.circuits()
         circuits: dict[str, Circuit] = {}
+        owners = {name.rpartition(".")[0] for name in large.names(self._folder)} if self._folder is not None else ()
         for stored in self._journal.tasks():
             try:
-                yield _entry(stored, kept, circuits), stored.reader
+                entry = _entry(stored, kept, circuits)
+                if entry.task_id in owners and entry.record.state == TaskState.DONE:
+                    entry.large = large.file_of(msgspec.Raw(self._journal.result(entry.order) or NO_RESULT))
+                yield entry, stored.reader
             except (msgspec.MsgspecError, KeyError) as error:
                 path = self._journal.path
                 raise InvalidArgumentError(

@@ -16,6 +16,7 @@ from pathlib import Path
 import zmq
 
 from qsimenv.errors import PermissionDeniedError, QSimEnvError, TimedOutError
+from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.connection import Connection, next_connection_event, set_heartbeat
 
@@ -67,6 +68,7 @@ class Link:
 
     def _open(self) -> None:
         connection = self.connection
+        self.results = large.folder_here(connection)
         self._socket = socket = self._context.socket(zmq.DEALER)
         socket.identity = self._identity
         socket.curve_serverkey = connection.server_key.encode()
@@ -94,7 +96,7 @@ class Link:
         """
         self._deadline = None if within_s is None else time.monotonic() + within_s
         self._number += 1
-        self._request = m.encode(m.Request(self._client, self._number, body))
+        self._request = self._packed(body)
         self.is_clean = False
         if self._stands:
             self._socket.send(self._request)
@@ -122,7 +124,7 @@ class Link:
         self._posted[self._number] = (ticket, body)
         self.is_clean = False
         if self._stands:
-            self._socket.send(m.encode(m.Request(self._client, self._number, body)))
+            self._socket.send(self._packed(body))
 
     def collect(self) -> tuple[int, m.ReplyBody]:
         """The ticket of a posted request, and its answer. Raises like ``ask``."""
@@ -163,7 +165,10 @@ class Link:
     def abandon(self) -> None:
         """Tell the controller that nobody waits for the last answer any more."""
         if self._stands and not self.is_clean:
-            self._socket.send(m.encode(m.Request(self._client, self._number, m.Abandon(self._number))))
+            self._socket.send(self._packed(m.Abandon(self._number)))
+
+    def _packed(self, body: m.RequestBody) -> bytes:
+        return m.encode(m.Request(self._client, self._number, body, self.results is not None))
 
     def close(self) -> None:
         if self._bell is not None:

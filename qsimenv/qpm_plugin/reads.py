@@ -21,6 +21,8 @@ from qsimenv.qpm_plugin.tasks import Entry, TaskTable, Waiting
 
 _PART_BYTES = 64 << 20
 _NUMBER_BYTES = 8
+LINGER_S = 5.0
+"""So long the file of a large result is left after its task was forgotten: somebody may be about to map it."""
 
 
 class Asker(NamedTuple):
@@ -29,6 +31,8 @@ class Asker(NamedTuple):
     link: bytes
     number: int
     client: str
+    maps: bool = False
+    """Whether it sees the folder of large results."""
 
 
 class Timer(Protocol):
@@ -145,7 +149,7 @@ class Reads:
             now = time.time()
             taken = self._tasks.take(waiting, now)
             self._ledger.read(taken, _reader(asker), now)
-            parts = _parts([(entry.record, self._ledger.result(entry)) for entry in waiting.entries])
+            parts = _parts([(entry.record, self._ledger.result(entry, asker.maps)) for entry in waiting.entries])
             self._outside.answer(asker, parts, lambda: self._put_back(taken), at_once)
             for entry in self._tasks.outdated():
                 self._drop(entry)
@@ -160,6 +164,8 @@ class Reads:
     def _drop(self, entry: Entry) -> None:
         self._ledger.drop([entry])
         self._tasks.drop(entry)
+        if entry.large:
+            self._outside.later(LINGER_S, self._ledger.discard, entry.large)
 
     def _give_up_read(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
         self._forget(asker, waiting)

@@ -19,11 +19,12 @@ import msgspec
 from qsimenv import engines, gates
 from qsimenv.errors import BadStateError, InvalidArgumentError, OutOfRangeError, QSimEnvError, TimedOutError
 from qsimenv.memory import peak_bytes
+from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.admission import Admission
 from qsimenv.qpm_plugin.api import DeviceState, ErrorInfo, Reservation, TaskRecord, TaskState, Times
 from qsimenv.qpm_plugin.ledger import Ledger
-from qsimenv.qpm_plugin.reads import Asker, Outside, Reads
+from qsimenv.qpm_plugin.reads import LINGER_S, Asker, Outside, Reads
 from qsimenv.qpm_plugin.scheduler import Item, Schedule
 from qsimenv.qpm_plugin.tasks import KEPT_RESULTS, PAGE_RECORDS, Entry, TaskTable
 from qsimenv.task import Estimate
@@ -73,6 +74,7 @@ class Service:
             self.tasks.restore(entry)
             if not entry.record.state.is_final:
                 self.schedule.add(_item(entry))
+        self._ledger.sweep(self.tasks.all())
 
     # --- requests ---
 
@@ -246,6 +248,8 @@ class Service:
         self._ledger.drop(entries)
         for entry in entries:
             self.tasks.drop(entry)
+            if entry.large:
+                self._outside.later(LINGER_S, self._ledger.discard, entry.large)
 
     def withdraw(self, entries: Sequence[Entry]) -> None:
         """Tasks that could not be recorded: they were never here."""
@@ -314,7 +318,9 @@ class Service:
         """A task has ended on its ranks."""
         self.schedule.finish(answer.task_id)
         entry = self.tasks.find(answer.task_id)
+        file = large.file_of(answer.result)
         if entry is None or entry.record.state != TaskState.RUNNING:
+            self._ledger.discard(file)
             return
         if answer.canceled and not entry.to_cancel and self.kept:
             return  # it was stopped with the environment, and goes on with the next one
@@ -323,10 +329,12 @@ class Service:
         entry.record.engine = answer.engine or entry.record.engine
         self.work_seconds += (answer.completion_time - answer.exec_time) * len(entry.record.ranks)
         if entry.to_cancel or answer.canceled:
+            self._ledger.discard(file)
             self._finish(entry, TaskState.CANCELED)
         elif answer.error is not None:
             self._finish(entry, TaskState.FAILED, answer.error)
         else:
+            entry.large = file
             self._finish(entry, TaskState.DONE, result=answer.result.copy())
 
     def broke(self, answer: m.Answer) -> None:
@@ -364,6 +372,7 @@ class Service:
         An instance that ``was_ended`` by us for a known reason does not count.
         """
         self.schedule.restart(0)
+        self._ledger.sweep(self.tasks.all())
         for entry in self.tasks.unfinished():
             if entry.record.state != TaskState.RUNNING:
                 continue

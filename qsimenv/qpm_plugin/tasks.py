@@ -34,6 +34,7 @@ KEPT_RESULTS = 200_000
 class Entry:
     """One task. ``job`` and ``circuit`` go when it ends, ``result`` when it is read (the journal still has it).
 
+    ``large`` names the file that its result lies in.
     ``key`` is that of the request that brought it; ``deaths`` counts the instances that died while it ran, for a reason
     that may have been the task; ``written`` says that the journal has it, or will have it with the next commit.
     """
@@ -53,6 +54,7 @@ class Entry:
     written: bool = False
     deaths: int = 0
     size_bytes: int = 0
+    large: str = ""
     waiting: list[Waiting] = field(default_factory=list)
 
     @property

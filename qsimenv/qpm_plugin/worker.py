@@ -25,6 +25,7 @@ import zmq
 from qsimenv import comm, engines, interrupt, memory
 from qsimenv import errors as e
 from qsimenv.circuit import Circuit, Measure, gate
+from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.api import ErrorInfo
 from qsimenv.qpm_plugin.connection import (
@@ -36,7 +37,7 @@ from qsimenv.qpm_plugin.connection import (
     worker_identity,
 )
 from qsimenv.qpm_plugin.recent import Recent
-from qsimenv.task import Task
+from qsimenv.task import Result, Task
 
 FLUSH_SECONDS = 0.005
 """Answers of small tasks are collected for so long at most."""
@@ -55,7 +56,8 @@ _Socket = zmq.Socket[bytes]
 class Worker:
     """One rank: its team of all ranks, its socket, and the circuits it has seen."""
 
-    def __init__(self, world: comm.Team, socket: _Socket, generation: int) -> None:
+    def __init__(self, world: comm.Team, socket: _Socket, generation: int, results: Path | None = None) -> None:
+        self._results = results
         self._world, self._socket, self._generation = world, socket, generation
         self._circuits: Recent[Circuit] = Recent(m.WORKER_CIRCUIT_BYTES)
         self._launches: deque[m.Launch] = deque()
@@ -172,7 +174,7 @@ class Worker:
             outcome = engines.run(job.with_circuit(circuit), team)
             engine = str(outcome.metadata.get("engine", ""))
             if team.rank == 0:
-                result = _packed(outcome)
+                result = self._packed(task_id, outcome)
         except e.QSimEnvError as problem:
             error = ErrorInfo(problem.code, problem.message)
             if error == _CANCELED:
@@ -215,9 +217,14 @@ class Worker:
     def _send(self, message: m.FromWorker) -> None:
         self._socket.send(m.encode(message))
 
+    def _packed(self, task_id: str, outcome: Result) -> msgspec.Raw:
+        """What travels of a result: the name of a file where the controller shares the host, else all of it."""
+        named = None if self._results is None else large.write(self._results, task_id, self._generation, outcome)
+        return _inline(outcome) if named is None else msgspec.Raw(named)
 
-def _packed(outcome: object) -> msgspec.Raw:
-    data = m.encode_result(outcome)  # type: ignore[arg-type]
+
+def _inline(outcome: Result) -> msgspec.Raw:
+    data = m.encode_result(outcome)
     if len(data) > 2 * m.MAX_RESULT_BYTES:
         limit = m.MAX_RESULT_BYTES >> 20
         raise e.NotSupportedError(f"run: the result has {len(data) >> 20} MiB, {limit} MiB travel through the service")
@@ -281,7 +288,7 @@ def main() -> None:
     _warm_up()
     context: zmq.Context[_Socket] = zmq.Context()
     socket = _connect(context, connection, worker_identity(generation, world.rank))
-    worker = Worker(world, socket, generation)
+    worker = Worker(world, socket, generation, large.folder_here(connection))
     interrupt.watch(worker.verdict)
     worker.greet()
     worker.serve()

@@ -193,13 +193,13 @@ def _gates(circuit: Circuit) -> tuple[Gate, ...]:
 
 def _bytes_per_rank(task: Task, ranks: int) -> int:
     state = (AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits) // ranks
-    whole = AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits if task.save else 0
+    whole = AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits if task.save == WHOLE else 0
     return state + state // 8 + 3 * whole + 2 * _result_bytes(task) + _OVERHEAD_BYTES
 
 
 def _result_bytes(task: Task) -> int:
     """The arrays of the result for all rows."""
-    amplitudes = AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits if task.save else 0
+    amplitudes = AMPLITUDE_BYTES[task.precision] << task.circuit.num_qubits if task.save == WHOLE else 0
     samples = (task.shots or 0) * -(-task.circuit.num_clbits // 8)
     return _num_rows(task) * (amplitudes + samples + 8 * len(task.observables))
 

@@ -1,0 +1,155 @@
+"""Large results: mapped where client and controller share a host, inline elsewhere, and nothing stays behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import psutil
+import pytest
+from environments import wait_until
+
+import qsimenv as qs
+from qsimenv.circuit import Circuit, gate
+from qsimenv.errors import InvalidArgumentError, NotFoundError
+from qsimenv.launcher import environment
+from qsimenv.launcher.dvm import memory_mark
+from qsimenv.qpm_plugin import large
+from qsimenv.qpm_plugin.client import Client, connect
+from qsimenv.qpm_plugin.connection import FILE_NAME, Connection
+from qsimenv.qpm_plugin.journal import FILE_NAME as JOURNAL_NAME
+from qsimenv.qpm_plugin.journal import results_folder
+from qsimenv.task import Result, Task
+
+NAME, SOON = "large", 120.0
+
+
+def spread(num_qubits: int, angle: float = 0.3) -> Task:
+    gates = [gate("ry", qubit, params=[angle * (qubit + 1)]) for qubit in range(num_qubits)]
+    return Task(circuit=Circuit(num_qubits, 0, tuple(gates)), save="statevector")
+
+
+def wanted(task: Task) -> np.ndarray:
+    return qs.run(task.circuit, save="statevector").statevector
+
+
+def files(folder: Path) -> list[str]:
+    return large.names(results_folder(folder / JOURNAL_NAME))
+
+
+# --- the file by itself ---
+
+
+def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
+    state, samples = np.arange(1 << 17) * 1j, np.arange(1 << 21, dtype=np.uint8).reshape(-1, 2)
+    result = Result(statevector=state, samples=samples, expectation_values=np.ones(3), metadata={"seed": 1})
+    named = msgspec.Raw(large.write(tmp_path, "ab12-7", 1, result))
+    assert large.file_of(named) == "ab12-7.1"
+    assert (tmp_path / "ab12-7.1").stat().st_mode & 0o777 == 0o600
+    back, inline = large.read(tmp_path, named), large.read(None, large.inline(tmp_path, named))
+    large.remove(tmp_path, "ab12-7.1")
+    for found in (back, inline):
+        assert np.array_equal(found.statevector, state)
+        assert np.array_equal(found.samples, samples)
+        assert found.expectation_values.tolist() == [1, 1, 1]
+        assert found.metadata == {"seed": 1}
+    assert not back.statevector.flags.writeable
+
+
+def test_small_results_and_full_disks_make_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert large.write(tmp_path, "ab12-7", 1, Result(statevector=np.ones(8, complex))) is None
+    big = Result(statevector=np.ones(1 << 17, complex))
+    assert large.write(tmp_path / "missing", "ab12-7", 1, big) is None
+    assert large.write(tmp_path, "../ab12-7", 1, big) is None
+    monkeypatch.setattr(large, "_SPARE", 1 << 60)
+    assert large.write(tmp_path, "ab12-7", 1, big) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_gone_or_cut_is_told(tmp_path: Path) -> None:
+    named = msgspec.Raw(large.write(tmp_path, "ab12-7", 1, Result(statevector=np.ones(1 << 17, complex))))
+    os.truncate(tmp_path / "ab12-7.1", 4096)
+    with pytest.raises(InvalidArgumentError, match="what was written"):
+        large.read(tmp_path, named)
+    large.remove(tmp_path, "ab12-7.1")
+    with pytest.raises(NotFoundError, match="deleted"):
+        large.read(tmp_path, named)
+
+
+# --- through the service ---
+
+
+@pytest.fixture
+def running(folder: Path) -> Iterator[Client]:
+    environment.start(NAME, run_folder=folder, ranks_per_node=2)
+    try:
+        with connect(folder / FILE_NAME) as client:
+            yield client
+    finally:
+        environment.stop(NAME, run_folder=folder)
+    assert not list(Path("/dev/shm").glob(f"{memory_mark(folder.absolute())}*"))  # noqa: S108 - where it lives
+    assert not folder.exists()
+
+
+@pytest.mark.environment
+@pytest.mark.slow
+def test_a_state_is_mapped_and_its_file_goes_with_its_task(running: Client, folder: Path) -> None:
+    task = spread(17)
+    assert np.allclose(running.sync_run(task).statevector, wanted(task))
+    assert len(files(folder)) == 1
+    [record] = running.read_cq(task_ids=running.async_run(task), timeout_s=SOON)
+    running.delete([each.task_id for each in running.status()])
+    wait_until(lambda: not files(folder), SOON, "the files of deleted tasks are still there")
+    assert np.allclose(record.result.statevector, wanted(task))
+
+
+@pytest.mark.environment
+@pytest.mark.slow
+def test_who_does_not_see_the_folder_gets_it_inline(running: Client, folder: Path, tmp_path: Path) -> None:
+    seen = Connection.read(folder / FILE_NAME)
+    elsewhere = tmp_path / FILE_NAME
+    msgspec.structs.replace(seen, results=str(tmp_path)).write(elsewhere)
+    task = spread(17)
+    with connect(elsewhere) as stranger:
+        assert np.allclose(stranger.sync_run(task).statevector, wanted(task))
+    assert len(files(folder)) == 1
+
+
+@pytest.mark.environment
+@pytest.mark.slow
+def test_large_results_survive_worker_and_controller(running: Client, folder: Path) -> None:
+    tasks = [spread(17, angle) for angle in (0.1, 0.2, 0.3)]
+    ids = running.async_run(tasks)
+    running.read_cq(task_ids=ids[:1], timeout_s=SOON)
+    orphan = results_folder(folder / JOURNAL_NAME) / "ab12-7.1"
+    orphan.write_bytes(b"half of a result, whose writer died")
+    psutil.Process(running.describe()["workers"][0]["pid"]).kill()
+    records = running.read_cq(task_ids=ids, timeout_s=SOON)
+    wait_until(lambda: not orphan.exists(), SOON, "the orphan was not swept")
+    psutil.Process(running.describe()["controller"]["pid"]).kill()
+    again = running.read_cq(task_ids=ids, timeout_s=SOON)
+    for task, first, second in zip(tasks, records, again, strict=True):
+        assert np.allclose(first.result.statevector, wanted(task))
+        assert np.array_equal(first.result.statevector, second.result.statevector)
+    assert len(files(folder)) == 3
+    del records, again
+    gc.collect()
+
+
+@pytest.mark.environment
+@pytest.mark.slow
+@pytest.mark.parametrize("num_qubits", [10, 23])
+def test_shards_are_written_by_the_ranks(running: Client, tmp_path: Path, num_qubits: int) -> None:
+    """A state of more than the service carries, on both ranks, to a file of shards."""
+    task = msgspec.structs.replace(spread(num_qubits), save=str(tmp_path / "state.h5"))
+    ids = running._submit([task], [(0, 1)])
+    [record] = running.read_cq(task_ids=ids, timeout_s=SOON)
+    assert record.error is None
+    assert record.ranks == (0, 1)
+    assert record.result.statevector is None
+    assert record.result.metadata["saved"] == task.save
+    assert np.allclose(qs.load_state(tmp_path / "state.h5"), wanted(task))
