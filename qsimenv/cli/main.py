@@ -28,6 +28,7 @@ _COMMANDS = {
     "submit": ("tasks", "Submit circuits to the running environment."),
     "results": ("tasks", "Fetch the results of submitted circuits."),
     "log": ("log", "Show what became of tasks, one line each, also after the environment has ended."),
+    "events": ("events", "Tell what happens to the running environment as it happens."),
     "report": ("report", "Write a page with plots: utilisation, waiting times, throughput, failures."),
     "bench": ("bench", "Measure this machine and this program, with what is wanted beside each figure."),
     "setup-job": ("job", "Write a batch script for Slurm from a few answers."),

@@ -106,8 +106,27 @@ class Reservation(msgspec.Struct, frozen=True):
     expires: float
 
 
+class EventKind(enum.StrEnum):
+    """What an event tells of, and the keys of its details.
+
+    instance-up: the ranks are ready (generation, ranks, lost); instance-down: they are gone (generation, reason);
+    task: a task has changed its state (task_id, state, name); drain and stop: the end was asked for, with and without
+    finishing what waits; shutdown: it is here. lost: this listener missed events because it read too slowly (number);
+    disconnected: the listener's own end has found the device gone, nothing follows.
+    """
+
+    INSTANCE_UP = "instance-up"
+    INSTANCE_DOWN = "instance-down"
+    TASK = "task"
+    DRAIN = "drain"
+    STOP = "stop"
+    SHUTDOWN = "shutdown"
+    LOST = "lost"
+    DISCONNECTED = "disconnected"
+
+
 class Event(msgspec.Struct, frozen=True):
-    """Something that happened to the device: ``instance-up``, ``instance-down``, ``task``, ``drain``, ``shutdown``."""
+    """Something that happened to the device (see ``EventKind``), at ``time`` seconds since the epoch."""
 
     kind: str
     time: float
@@ -194,9 +213,9 @@ class QPM(ABC):
     def register_event_notification(
         self, callback: Callable[[Event], None], kinds: Sequence[str] = ()
     ) -> Callable[[], None]:
-        """Call ``callback`` (on a thread of the client's) for events, of the given kinds or of all.
+        """Call ``callback`` (on a thread of the client's) for events, of the given kinds (``EventKind``) or of all.
 
-        Returns the way to stop.
+        Events that a slow callback has no room for are dropped. ``events.EventQueue`` makes a queue of it. Returns the way to stop.
         """
 
     @abstractmethod

@@ -25,7 +25,7 @@ from qsimenv.circuit import Circuit
 from qsimenv.errors import BadStateError, NotFoundError, QSimEnvError, from_code
 from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin import messages as m
-from qsimenv.qpm_plugin.api import QPM, Event, Reservation, TaskRecord, TaskState
+from qsimenv.qpm_plugin.api import QPM, Event, EventKind, Reservation, TaskRecord, TaskState
 from qsimenv.qpm_plugin.connection import Connection, find_connection
 from qsimenv.qpm_plugin.link import Link
 from qsimenv.qpm_plugin.records import ALL, Filter
@@ -361,7 +361,7 @@ class _Listener:
                 if isinstance(body, m.Notice) and not self._stopped.is_set():
                     self._hand_on(body.event)
         except QSimEnvError:
-            pass  # the environment is gone: there will be no more events
+            self._hand_on(Event(EventKind.DISCONNECTED, time.time()))
         finally:
             self._link.close()
 

@@ -25,7 +25,7 @@ import zmq
 from qsimenv.errors import BadStateError, InvalidArgumentError, QSimEnvError
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin import metrics
-from qsimenv.qpm_plugin.api import Event
+from qsimenv.qpm_plugin.api import Event, EventKind
 from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, Connection, new_keys
 from qsimenv.qpm_plugin.instances import PING_SECONDS, InstanceHandle, InstanceLauncher, Limits, Supervisor, Worker
 from qsimenv.qpm_plugin.journal import Journal
@@ -106,6 +106,14 @@ class _Link:
     frames: list[bytes] = field(default_factory=list)
 
 
+@dataclass(eq=False)
+class _Subscriber:
+    """A link that wants events of these kinds (none: of all); ``lost`` of them had no room on their way since."""
+
+    kinds: tuple[str, ...]
+    lost: int = 0
+
+
 class Controller:
     """Joins the service to the sockets and the supervisor. It is the service's ``Outside``."""
 
@@ -128,7 +136,7 @@ class Controller:
             self._down,
         )  # fmt: skip
         self._links: OrderedDict[bytes, _Link] = OrderedDict()
-        self._subscribers: dict[bytes, tuple[str, ...]] = {}
+        self._subscribers: dict[bytes, _Subscriber] = {}
         self._stop = asyncio.Event()
         self._farewells: list[Asker] = []
         self._answers: list[_Answer] = []
@@ -273,7 +281,7 @@ class Controller:
     def _carry_out(self, asker: Asker, body: m.RequestBody) -> m.ReplyBody | None:
         match body:
             case m.Subscribe(kinds=kinds):
-                self._subscribers[asker.link] = kinds
+                self._subscribers[asker.link] = _Subscriber(kinds)
                 return m.Done()
             case m.Shutdown():
                 self._shut_down(asker, body)
@@ -433,10 +441,19 @@ class Controller:
     def emit(self, kind: str, **details: Any) -> None:
         if not self._subscribers:
             return
-        frame = m.encode(m.Reply(0, m.Notice(Event(kind, time.time(), details))))
-        for link_id, kinds in list(self._subscribers.items()):
-            if (not kinds or kind in kinds) and not self._clients.send(link_id, frame):
-                self._counters["events_dropped"] += 1
+        frame = _notice(kind, details)
+        for link_id, subscriber in list(self._subscribers.items()):
+            if not subscriber.kinds or kind in subscriber.kinds:
+                self._notify(link_id, subscriber, frame)
+
+    def _notify(self, link_id: bytes, subscriber: _Subscriber, frame: bytes) -> None:
+        """Nobody waits for who reads slowly: it is told how many events it has missed as soon as it has room again."""
+        if subscriber.lost and self._clients.send(link_id, _notice(EventKind.LOST, {"number": subscriber.lost})):
+            subscriber.lost = 0
+        if subscriber.lost or not self._clients.send(link_id, frame):
+            self._counters["events_dropped"] += 1
+            subscriber.lost += 1
+            if not self._clients.reaches(link_id, _ARE_YOU_THERE):
                 del self._subscribers[link_id]
 
     def later(self, delay_s: float, call: Any, *arguments: Any) -> asyncio.TimerHandle:
@@ -503,6 +520,10 @@ class Controller:
         self._service.instance_down(reason, self._supervisor.instance.explained)
         self._settle()
         self.emit("instance-down", generation=self._supervisor.instance.generation, reason=reason)
+
+
+def _notice(kind: str, details: dict[str, Any]) -> bytes:
+    return m.encode(m.Reply(0, m.Notice(Event(kind, time.time(), details))))
 
 
 def _without_acceptance(answer: _Answer, refused: Container[str], error: QSimEnvError) -> _Answer:

@@ -172,3 +172,23 @@ def test_the_log_of_a_killed_environment(tmp_path: Path) -> None:
         finally:
             assert qsimenv("stop", timeout_s=120).returncode == 0
     refused(qsimenv("log", QSIMENV_RUN_FOLDER=str(folder)), "no environment is running and none has left a journal")
+
+
+def test_events_on_the_command_line(running: Running, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with out.open("wb") as file:
+        process = subprocess.Popen([*COMMAND, "events", "--kind", "task", "--count", "2", "--json"], stdout=file)
+        try:
+
+            def has_ended() -> bool:
+                running("submit", BELL, "--wait")  # it has no way to say that it listens
+                return process.poll() is not None
+
+            wait_until(has_ended, 120, "two events were not told")
+        finally:
+            process.kill()
+    told = [json.loads(line) for line in out.read_text().splitlines()]
+    assert process.returncode == 0
+    assert len(told) == 2
+    assert all(event["kind"] == "task" and event["state"] in ("RUNNING", "DONE") for event in told)
+    refused(qsimenv("events", "--kind", "nothing"), "nothing")

@@ -31,6 +31,7 @@ from qsimenv.qpm_plugin.api import DeviceState, TaskState
 from qsimenv.qpm_plugin.client import connect
 from qsimenv.qpm_plugin.connection import Connection, new_keys
 from qsimenv.qpm_plugin.controller import Limits, serve
+from qsimenv.qpm_plugin.events import EventQueue
 from qsimenv.qpm_plugin.messages import Failed, decode_reply
 from qsimenv.task import Task
 
@@ -532,3 +533,44 @@ def test_workers_end_with_a_killed_controller(fresh):
         assert not alive
         with pytest.raises(TimedOutError, match="broke"):
             client.read_cq()
+
+
+def test_an_event_queue_tells_of_instances_and_tasks(fresh):
+    with fresh.connect() as client, EventQueue(client, ["instance-down", "instance-up"]) as instances:
+        with EventQueue(client, ["task"]) as tasks:
+            [task_id] = client.async_run(play())
+            told = [tasks.get(SOON) for _ in range(2)]
+        assert [(event.details["task_id"], event.details["state"]) for event in told] == [
+            (task_id, "RUNNING"),
+            (task_id, "DONE"),
+        ]
+        fresh.workers[0].kill()
+        assert [instances.get(2 * SOON).kind for _ in range(2)] == ["instance-down", "instance-up"]
+        assert (instances.lost, tasks.lost) == (0, 0)
+
+
+def test_who_does_not_read_its_events_slows_nobody_and_hears_what_it_missed(fresh):
+    """The listener holds still until more has happened than ZeroMQ and the system keep for it."""
+    go_on, missed, last = threading.Event(), [], threading.Event()
+
+    def slow(event):
+        go_on.wait(4 * SOON)
+        if event.kind == "lost":
+            missed.append(event.details["number"])
+        elif event.details["name"] == "last":
+            last.set()
+
+    with fresh.connect() as client, fresh.connect() as other:
+        client.register_event_notification(slow, ["task", "lost"])
+        long_name = "x" * 20_000
+        while not other.telemetry()["events_dropped"]:
+            other.read_cq(task_ids=other.async_run([play(name=f"ok {long_name}", small=True)] * 100), timeout_s=SOON)
+        go_on.set()
+
+        def is_told():
+            other.sync_run(play(name="last"))
+            return last.wait(0.1)
+
+        wait_until(is_told, 4 * SOON, "no event comes any more")
+        assert sum(missed) >= 1
+        assert sum(missed) <= other.telemetry()["events_dropped"]
