@@ -215,7 +215,8 @@ class QPM(ABC):
     ) -> Callable[[], None]:
         """Call ``callback`` (on a thread of the client's) for events, of the given kinds (``EventKind``) or of all.
 
-        Events that a slow callback has no room for are dropped. ``events.EventQueue`` makes a queue of it. Returns the way to stop.
+        Events that a slow callback has no room for are dropped; ``events.EventQueue`` makes a queue of it.
+        Returns the way to stop.
         """
 
     @abstractmethod

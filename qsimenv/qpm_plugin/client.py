@@ -338,7 +338,7 @@ class _Listener:
     """A thread with a link of its own that hands events on."""
 
     def __init__(self, link: Link, callback: Callable[[Event], None], kinds: tuple[str, ...]) -> None:
-        self._link, self._callback = link, callback
+        self._link, self._callback, self._kinds = link, callback, kinds
         self._stopped = threading.Event()
         _expect(link.ask(m.Subscribe(kinds)), m.Done)
         link.repeats = True
@@ -361,7 +361,8 @@ class _Listener:
                 if isinstance(body, m.Notice) and not self._stopped.is_set():
                     self._hand_on(body.event)
         except QSimEnvError:
-            self._hand_on(Event(EventKind.DISCONNECTED, time.time()))
+            if not self._kinds or EventKind.DISCONNECTED in self._kinds:
+                self._hand_on(Event(EventKind.DISCONNECTED, time.time()))
         finally:
             self._link.close()
 

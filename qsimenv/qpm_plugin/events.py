@@ -16,7 +16,7 @@ from qsimenv.qpm_plugin.api import QPM, Event, EventKind
 
 
 class EventQueue:
-    """The events of the given kinds (none: of all), from now on. Safe to use from several threads; close it, or ``with``.
+    """The events of the given kinds (none: of all), from now on. For any number of threads; close it, or use ``with``.
 
     ``lost`` counts the events that were dropped, here or on their way, because they were not read in time.
     """
