@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from qsimenv import memory
 from qsimenv.arrays_cupy import CupyGPU, Source, pick_device
-from qsimenv.errors import QSimEnvError
+from qsimenv.errors import InvalidArgumentError, QSimEnvError
 
 _HUGE = 2 << 20
 _LARGE = 4 << 20
@@ -154,9 +155,19 @@ def set_gpu(other: GPU | None) -> None:
     _gpu = other
 
 
+def wished(device: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The device asked for: where that is "auto", what QSIMENV_DEVICE says. Raises InvalidArgumentError."""
+    found = environ.get("QSIMENV_DEVICE", "auto") if device == "auto" else device
+    if found not in ("auto", "cpu", "gpu"):
+        raise InvalidArgumentError(f"device: QSIMENV_DEVICE={found!r} found, 'auto', 'cpu' or 'gpu' needed")
+    return found
+
+
 def free_bytes(device: str) -> int:
     """What this process may take for a state on the device "gpu" (where it has one), or in main memory. *Local.*"""
-    return gpu().free_bytes() if device == "gpu" and has_gpu() else memory.free_bytes_per_process() + kept_bytes()
+    return (
+        gpu().free_bytes() if wished(device) == "gpu" and has_gpu() else memory.free_bytes_per_process() + kept_bytes()
+    )
 
 
 def has_gpu() -> bool:

@@ -148,13 +148,13 @@ def _num_rows(task: Task) -> int:
 
 def _is_small(task: Task) -> bool:
     """Whether it takes the way of small circuits, which is the CPU's: no launch is as short as they are."""
-    return task.device != "gpu" and is_small(task.circuit)
+    return arrays.wished(task.device) != "gpu" and is_small(task.circuit)
 
 
 def _device(task: Task, team: Team) -> DeviceName:
     """Where its states lie: with "auto" on the GPUs if every rank has one and its part fits. *Collective.*"""
     on = choose(task.device, team)
-    if on == "gpu" and task.device == "auto":
+    if on == "gpu" and arrays.wished(task.device) == "auto":
         fits = _bytes_per_rank(task, usable_ranks(task.circuit, team.size)) <= team.minimum(arrays.free_bytes(on))
         return "gpu" if fits else "cpu"
     return on

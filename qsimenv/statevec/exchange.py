@@ -69,9 +69,8 @@ def trade_bits(planes: Sequence[Any], num_local: int, pairs: Sequence[tuple[int,
     An involution. A rank that fails on the way goes on sending, so that none waits for it; then all raise its error.
     """
     real = planes[0].dtype
-    most: int = max(
-        1, piece_bytes(sum(plane.nbytes for plane in planes), team, device_of(planes[0]).name) // real.itemsize
-    )
+    state_bytes = sum(plane.nbytes for plane in planes)
+    most: int = max(1, piece_bytes(state_bytes, team, device_of(planes[0]).name) // real.itemsize)
     traffic = _Traffic(planes, tuple(sorted(local for local, _ in pairs)), team, most)
     numbers, itemsize = 0, int(real.itemsize)
     for piece in pieces(num_local, pairs, team.rank, len(planes), most):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import re
@@ -21,16 +22,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qsimenv import memory
 from qsimenv.arrays_cupy import Source
 
 _HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(')
 
 
-def needs_compiler() -> pytest.MarkDecorator:
-    """Skips where there is no g++, unless QSIMENV_REQUIRE says that there must be one."""
-    missing = shutil.which("g++") is None and "g++" not in os.environ.get("QSIMENV_REQUIRE", "")
-    return pytest.mark.skipif(missing, reason="no g++ to run CUDA sources with")
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and "g++" not in os.environ.get("QSIMENV_REQUIRE", ""),
+    reason="no g++ to run CUDA sources with",
+)
+"""Where there is no g++, unless QSIMENV_REQUIRE says that there must be one."""
 
 
 class DeviceArray:
@@ -109,7 +112,8 @@ class StandIn:
         pass
 
     def free_bytes(self) -> int:
-        return 1 << 30
+        """Its memory is the host's."""
+        return memory.free_bytes_per_process()
 
 
 @lru_cache(maxsize=64)
@@ -128,12 +132,18 @@ def _compiled(source: Source) -> ctypes.CDLL:
     folder = Path(tempfile.gettempdir()) / f"qsimenv-stand-in-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     library = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as here:
-            (Path(here) / "module.cpp").write_text(text, encoding="utf-8")
-            command = ["g++", "-std=c++17", "-O2", "-fno-strict-aliasing", "-w", "-shared", "-fPIC", "-o", "module.so"]
-            command = [*command, "module.cpp"]
-            done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=280, check=False)
-            assert done.returncode == 0, done.stderr[:4000]
-            (Path(here) / "module.so").replace(library)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # ranks and test processes that need the same wait for one of them
+        if not library.exists():
+            _compile(text, library)
     return ctypes.CDLL(str(library))
+
+
+def _compile(text: str, library: Path) -> None:
+    command = ["g++", "-std=c++17", "-O2", "-fno-strict-aliasing", "-w", "-shared", "-fPIC", "-o", "module.so"]
+    with tempfile.TemporaryDirectory(dir=library.parent) as here:
+        (Path(here) / "module.cpp").write_text(text, encoding="utf-8")
+        command += ["module.cpp"]
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=280, check=False)
+        assert done.returncode == 0, done.stderr[:4000]
+        (Path(here) / "module.so").replace(library)

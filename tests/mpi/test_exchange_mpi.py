@@ -56,7 +56,7 @@ def test_every_amplitude_arrives(
     """Pieces of one number, of a line, smaller than, equal to and larger than a slot; lone planes and both together."""
     if count > rank_bits(team):
         pytest.skip("as many rank bits as pairs are needed")
-    monkeypatch.setattr(exchange, "piece_bytes", lambda _state, _team: piece_bytes)
+    monkeypatch.setattr(exchange, "piece_bytes", lambda _state, _team, _on: piece_bytes)
     indices = np.arange(1 << LOCAL) + (team.rank << LOCAL)
     for number, pairs in enumerate(choices(LOCAL, team, count)):
         if number % max(7 if piece_bytes < 1024 else 1, 2 * team.size - 3):
@@ -102,7 +102,7 @@ def test_a_rank_that_fails_in_the_middle_takes_no_other_along(
     """The last rank breaks down at its third piece; all raise what it raised, and the team works on."""
     if team.size == 1:
         pytest.skip("a trade needs two ranks")
-    monkeypatch.setattr(exchange, "piece_bytes", lambda _state, _team: 256)
+    monkeypatch.setattr(exchange, "piece_bytes", lambda _state, _team, _on: 256)
     copy, calls = getattr(slots_numba, kernel), itertools.count()
 
     def breaks(*arguments: object) -> None:

@@ -8,6 +8,7 @@ import pytest
 from launch import ROOT, environment, prterun_pytest, run_pytest
 
 from qsimenv.launcher.commands import find_program
+from tests.gpu.stand_in import needs_compiler
 
 SECONDS = 240
 EXCHANGE = "tests/mpi/test_exchange_mpi.py"
@@ -19,6 +20,18 @@ EXCHANGE = "tests/mpi/test_exchange_mpi.py"
 @pytest.mark.parametrize(("ranks", "files"), [(1, "tests/mpi"), (2, "tests/mpi"), (4, "tests/mpi"), (8, EXCHANGE)])
 def test_on_ranks(ranks: int, files: str) -> None:
     status, tail = run_pytest(ranks, (files,), SECONDS)
+    assert status == 0, f"{ranks} ranks ended with {status}:\n{tail}"
+    assert f"size: {ranks}" in tail
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 60)
+@needs_compiler
+@pytest.mark.parametrize(("ranks", "takes_messages"), [(1, False), (2, True), (4, False)])
+def test_on_ranks_with_a_gpu(ranks: int, takes_messages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on what stands in for a GPU, with messages from its memory and by way of the host's."""
+    monkeypatch.setenv("QSIMENV_GPU_AWARE_MPI", str(int(takes_messages)))
+    status, tail = run_pytest(ranks, ("tests/mpi", "--device", "stand-in"), SECONDS)
     assert status == 0, f"{ranks} ranks ended with {status}:\n{tail}"
     assert f"size: {ranks}" in tail
 

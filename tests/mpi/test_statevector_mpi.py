@@ -13,13 +13,14 @@ import dense
 import numpy as np
 import pytest
 
-from qsimenv import gates
+from qsimenv import arrays, gates
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
 from qsimenv.statevec import exchange
-from qsimenv.statevec.encoding.encode import REAL_TYPE, encode
+from qsimenv.statevec.encoding.encode import REAL_TYPE, EncodedSweep, encode
 from qsimenv.statevec.exchange import trade_bits
 from qsimenv.statevec.kernels import sweep_numba
+from qsimenv.statevec.kernels.devices import DeviceName, device
 from qsimenv.statevec.measuring import expectation, pauli_groups, pauli_numba, sampling, sampling_numba
 from qsimenv.statevec.planning import planner
 from qsimenv.statevec.planning.layout import Layout
@@ -30,6 +31,8 @@ from qsimenv.task import Observable, Precision
 
 pytestmark = pytest.mark.mpi
 
+ON: DeviceName = "gpu" if arrays.wished("auto") == "gpu" else "cpu"
+"""Where the states of these tests lie: see the option --device."""
 TOLERANCE: dict[Precision, float] = {"double": 1e-12, "single": 1e-5}
 PRECISIONS: tuple[Precision, ...] = ("double", "single")
 FIXED_NAMES = [name for name in gates.NAMES if name != gates.UNITARY]
@@ -64,13 +67,25 @@ def logical_indices(layout: Layout, rank: int) -> np.ndarray:
 
 def scatter(vector: np.ndarray, layout: Layout, team: Team, precision: Precision) -> State:
     mine = vector[logical_indices(layout, team.rank)]
-    real = REAL_TYPE[precision]
-    return State(np.ascontiguousarray(mine.real, dtype=real), np.ascontiguousarray(mine.imag, dtype=real), layout, team)
+    planes = [device(ON).empty(len(mine), REAL_TYPE[precision]) for _ in range(2)]
+    for part, plane in zip((mine.real, mine.imag), planes, strict=True):
+        device(ON).from_host(np.ascontiguousarray(part, dtype=plane.dtype), plane)
+    return State(*planes, layout, team)
+
+
+def planes_of(state: State) -> tuple[np.ndarray, np.ndarray]:
+    """Copies that NumPy can read, wherever the state lies."""
+    return state.device.to_host(state.re).copy(), state.device.to_host(state.im).copy()
+
+
+def encoded(plan: Plan, precision: Precision, values: Sequence[float] = ()) -> tuple[tuple[EncodedSweep, ...], ...]:
+    return encode(plan, values, precision, device(ON).form)
 
 
 def assert_amplitudes(state: State, vector: np.ndarray, precision: Precision, what: object = "") -> None:
     wanted = vector[logical_indices(state.layout, state.team.rank)]
-    found = (state.re.astype(float) + 1j * state.im) * getattr(state, "scale", 1.0)
+    re, im = planes_of(state)
+    found = (re.astype(float) + 1j * im) * getattr(state, "scale", 1.0)
     deviation = float(np.abs(found - wanted).max())
     assert deviation < TOLERANCE[precision], f"rank {state.team.rank} is off by {deviation:.1e}: {what}"
 
@@ -83,7 +98,7 @@ def check(
     vector = random_state(len(layout.bits), rng)
     state = scatter(vector, layout, team, precision)
     made = make_plan(gate_list, layout, block_bits)
-    state.run(made, encode(made, values, precision))
+    state.run(made, encoded(made, precision, values))
     assert state.layout == made.end
     for one in gate_list:
         vector = dense.apply_gate(vector, one, values)
@@ -257,7 +272,7 @@ def test_measuring_and_copying_after_gates(precision: Precision, team: Team) -> 
     circuit = [gate("ry", q, params=[1.3]) for q in range(11)] + [gate("h", q) for q in range(11)]
     made = make_plan(circuit, layout, 15)
     state = scatter(vector, layout, team, precision)
-    state.run(made, encode(made, (), precision))
+    state.run(made, encoded(made, precision))
     for one in circuit:
         vector = dense.apply_gate(vector, one)
     for qubit in (0, 10, 4):
@@ -443,7 +458,7 @@ def test_a_circuit_and_its_inverse(precision: Precision, team: Team) -> None:
     state = scatter(vector, layout, team, precision)
     for half in (circuit, circuit.inverse()):
         made = make_plan(half.instructions, state.layout, 15)
-        state.run(made, encode(made, (), precision))
+        state.run(made, encoded(made, precision))
     assert_amplitudes(state, vector, precision)
 
 
@@ -461,7 +476,7 @@ def test_amplitudes_are_in_the_order_of_the_qubits(precision: Precision, team: T
 @pytest.mark.parametrize("flips", [0, 3, 200])
 def test_zero_is_the_state_of_zeros(flips: int, team: Team) -> None:
     layout = Layout(tuple(reversed(range(QUBITS))), QUBITS - rank_bits(team), flips)
-    assert_amplitudes(State.zero(layout, team, "double"), dense.zero_state(QUBITS), "double")
+    assert_amplitudes(State.zero(layout, team, "double", on=ON), dense.zero_state(QUBITS), "double")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -481,14 +496,14 @@ def test_exchange_moves_every_amplitude_and_back(
             pairs = tuple(zip(local, away, strict=True))
             layout = Layout(tuple(int(b) for b in rng.permutation(QUBITS)), num_local, int(rng.integers(1 << QUBITS)))
             state = scatter(vector, layout, team, precision)
-            before = state.re.copy(), state.im.copy()
+            before = planes_of(state)
             sent = trade_bits((state.re, state.im), num_local, pairs, team)
             assert sent == 2 * (state.re.nbytes - (state.re.nbytes >> num_pairs))
             state.layout = layout.exchanged(pairs)
             assert_amplitudes(state, vector, precision, pairs)
             trade_bits((state.re, state.im), num_local, pairs, team)
-            assert np.array_equal(state.re, before[0])
-            assert np.array_equal(state.im, before[1])
+            for found, wanted in zip(planes_of(state), before, strict=True):
+                assert np.array_equal(found, wanted)
 
 
 def test_the_planned_bytes_are_the_bytes_that_were_sent(team: Team) -> None:
@@ -497,10 +512,10 @@ def test_the_planned_bytes_are_the_bytes_that_were_sent(team: Team) -> None:
     layout = Layout(tuple(range(10)), 10 - rank_bits(team))
     made = make_plan([random_gate(10, 3, rng) for _ in range(60)], layout, 15)
     for blank in (True, False):
-        state = State.zero(layout, team, "single")
+        state = State.zero(layout, team, "single", on=ON)
         if not blank:
             state = scatter(random_state(10, rng), layout, team, "single")
-        state.run(made, encode(made, (), "single"))
+        state.run(made, encoded(made, "single"))
         assert state.work.bytes_exchanged == made.bytes_exchanged(8, from_zero=blank)
         assert (state.work.exchanges, state.work.sweeps) == (made.num_exchanges, made.num_sweeps)
     assert made.num_exchanges > 0 or team.size == 1
@@ -519,14 +534,14 @@ def test_runs_from_zero(precision: Precision, team: Team) -> None:
         wide = [random_gate(QUBITS, 3, rng) for _ in range(12)]
         narrow = [gate("h", q) for q in range(QUBITS) if layout.bits[q] < QUBITS - 1 or team.size == 1]
         narrow += [gate("cx", a, b) for a in layout.qubits for b in layout.qubits[: QUBITS - 1] if a != b][:20]
-        state, vector = State.zero(layout, team, precision), dense.zero_state(QUBITS)
+        state, vector = State.zero(layout, team, precision, on=ON), dense.zero_state(QUBITS)
         if turn % 3 == 1:
             state = state.copy()
         elif turn % 3 == 2:
             state.collapse(0, 0, 1.0)
         for part in (narrow, wide) if turn % 2 else (wide, narrow):
             made = make_plan(part, state.layout, 15)
-            state.run(made, encode(made, (), precision))
+            state.run(made, encoded(made, precision))
             for one in part:
                 vector = dense.apply_gate(vector, one)
             assert_amplitudes(state, vector, precision, turn)

@@ -124,12 +124,14 @@ def _copy_on_host(source: np.ndarray, into: np.ndarray) -> None:
     into[:] = source
 
 
-def choose(wished: str, team: Team) -> DeviceName:
+def choose(wish: str, team: Team) -> DeviceName:
     """The device for a wish: "cpu", "gpu", or "auto", which is the GPU where every rank has one. *Collective.*
 
-    Raises, on every rank alike, LibraryNotFoundError or NotSupportedError for "gpu" where a rank has none.
+    See ``arrays.wished`` for what "auto" may be turned into. Raises, on every rank alike, LibraryNotFoundError or
+    NotSupportedError for "gpu" where a rank has none.
     """
-    if wished == "gpu":
+    wish = arrays.wished(wish)
+    if wish == "gpu":
         error: QSimEnvError | None = None
         try:
             arrays.gpu()
@@ -137,4 +139,4 @@ def choose(wished: str, team: Team) -> DeviceName:
             error = found
         team.agree(error)
         return "gpu"
-    return "gpu" if wished == "auto" and team.minimum(float(arrays.has_gpu())) else "cpu"
+    return "gpu" if wish == "auto" and team.minimum(float(arrays.has_gpu())) else "cpu"

@@ -9,7 +9,7 @@ __device__ inline double weight(const REAL* re, const REAL* im, integer at)
 
 // masses[row, part, lane]: weights by the value at some positions of the index (row) and by the lowest bits (lane, below
 // width, at most 32), for one of `parts` equal parts of the rest. A thread block for each row and part; no position is
-// below the width.
+// below the width, and a part is a multiple of it.
 extern "C" __global__ void __launch_bounds__(THREADS) marginal(
     const REAL* re, const REAL* im, int num_positions, const integer* positions, int width, int parts, integer part_count,
     double* masses)

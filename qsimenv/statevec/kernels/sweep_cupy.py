@@ -138,7 +138,7 @@ def marginal(re: Any, im: Any, bits: Sequence[int]) -> tuple[npt.NDArray[np.floa
     high = sorted(bit for bit in bits if bit >= lanes)
     rows_asked, per_row = 1 << len(high), len(re) >> len(high)
     parts = 1
-    while rows_asked * parts < _PARTS_PER_PROCESSOR * gpu.processors and per_row // parts > gpu.threads:
+    while rows_asked * parts < _PARTS_PER_PROCESSOR * gpu.processors and per_row // parts > max(gpu.threads, width):
         parts *= 2
     masses = gpu.empty(rows_asked * parts * width, np.float64)
     gpu.launch(

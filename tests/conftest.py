@@ -1,0 +1,30 @@
+"""The device that states live on in a test run: ``pytest --device gpu``, or ``--device stand-in`` without a GPU."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        choices=("auto", "cpu", "gpu", "stand-in"),
+        default="auto",
+        help="where states live. gpu: on this machine's GPU, small circuits too. stand-in: the GPU's kernels, compiled "
+        "by g++ and run on the CPU; for tests in this process and under mpirun.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test file is imported."""
+    device = config.getoption("--device")
+    if device == "auto":
+        return
+    os.environ["QSIMENV_DEVICE"] = "cpu" if device == "cpu" else "gpu"
+    if device == "stand-in":
+        from qsimenv import arrays
+        from tests.gpu.stand_in import StandIn
+
+        arrays.set_gpu(StandIn(takes_messages=os.environ.get("QSIMENV_GPU_AWARE_MPI") == "1"))
