@@ -13,6 +13,7 @@
 #define __device__
 #define __global__
 #define __launch_bounds__(...)
+#define __noinline__
 #define __restrict__
 #define SHARED_BYTES(name) unsigned char* name = stand_in::shared.data()
 

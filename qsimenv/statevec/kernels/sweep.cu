@@ -94,7 +94,7 @@ __device__ void rotate_planes(const Block& block, const integer* row, const REAL
     rotate_tiles<COUNT>(block.y, block.bits, row, slopes);
 }
 
-__device__ void rotate(const Block& block, const integer* row, const REAL* coefficients)
+__device__ __noinline__ void rotate(const Block& block, const integer* row, const REAL* coefficients)
 {
     const REAL* slopes = coefficients + row[OFFSET];
     switch (row[NUM_TARGETS]) {
@@ -141,7 +141,7 @@ __device__ inline Phasor turned(Phasor factor, int number, const Phasor* turns)
 
 // Each thread keeps to one number of a row and walks over the rows in the order of Gray's code: the factor of the next
 // row differs in one outer bit, and phasors are undone by their conjugates.
-__device__ void apply_phases(
+__device__ __noinline__ void apply_phases(
     const Block& block, const integer* row, const REAL* coefficients, const integer* tables, Room& room)
 {
     const int entries = (int)row[NUM_ENTRIES], row_bits = (int)row[TILE_BITS];
@@ -201,7 +201,7 @@ __device__ void apply_phases(
 
 // --- affine permutations: number t comes from map(t) ^ shift; a plane goes through the registers of all threads ---
 
-__device__ void permute(const Block& block, const integer* row, const integer* tables)
+__device__ __noinline__ void permute(const Block& block, const integer* row, const integer* tables)
 {
     const integer* at = tables + row[TABLE];
     int shift = (int)at[0];
@@ -233,7 +233,7 @@ __device__ void permute(const Block& block, const integer* row, const integer* t
 
 // --- ops that stay what they are, under the controls of their row ---
 
-__device__ void phase(const Block& block, const integer* row, const REAL* coefficients)
+__device__ __noinline__ void phase(const Block& block, const integer* row, const REAL* coefficients)
 {
     const int count = (int)row[NUM_FIXED];
     const Phasor f = {coefficients[row[OFFSET]], coefficients[row[OFFSET] + 1]};
@@ -245,7 +245,7 @@ __device__ void phase(const Block& block, const integer* row, const REAL* coeffi
     }
 }
 
-__device__ void one_target(const Block& block, const integer* row, const REAL* coefficients)
+__device__ __noinline__ void one_target(const Block& block, const integer* row, const REAL* coefficients)
 {
     const int count = (int)row[NUM_FIXED], distance = skewed(1 << row[TARGETS]);
     const REAL* m = coefficients + row[OFFSET];
@@ -269,7 +269,7 @@ __device__ void one_target(const Block& block, const integer* row, const REAL* c
 }
 
 // A dense matrix on two bits without controls; its coefficients come by output and by the pattern of input ^ output.
-__device__ void two_targets(const Block& block, const integer* row, const REAL* coefficients)
+__device__ __noinline__ void two_targets(const Block& block, const integer* row, const REAL* coefficients)
 {
     const int distance[2] = {skewed(1 << row[TARGETS]), skewed(1 << row[TARGETS + 1])};
     const integer low = row[TARGETS], high = row[TARGETS + 1];
@@ -299,7 +299,7 @@ __device__ void two_targets(const Block& block, const integer* row, const REAL* 
 }
 
 // Any dense matrix: each thread makes its own numbers from those of all, and writes them when all have read.
-__device__ void many_targets(const Block& block, const integer* row, const REAL* coefficients)
+__device__ __noinline__ void many_targets(const Block& block, const integer* row, const REAL* coefficients)
 {
     const int targets = (int)row[NUM_TARGETS], columns = 1 << targets, size = 1 << block.bits;
     int control_mask = 0;
