@@ -64,10 +64,12 @@ def circuits(rng: np.random.Generator) -> dict[str, list[Gate]]:
         "rotations": layer("ry rx", rng),
         "phases": [*layer("ry", rng), *(gate("cp", a, b, params=[0.1 * a + b]) for a, b in pairs)],
         "permutations": [*layer("ry", rng), *chain, *chain[::-1]],
-        "mixed": [*layer("ry rz", rng), *chain, *layer("rx", rng), *(gate("rzz", a, b, params=[0.2]) for a, b in pairs)],
+        "mixed": [*layer("ry rz", rng), *chain, *layer("rx", rng),
+                  *(gate("rzz", a, b, params=[0.2]) for a, b in pairs)],
         "dense": wide,
         "controlled": [*layer("ry", rng), gate("ccx", 1, 7, 3), gate("cswap", 0, 11, 4), gate("ccz", 2, 5, 9),
-                       gate("ch", 10, 6), gate("crx", 8, 2, params=[0.7]), gate("cu", 3, 9, params=[0.1, 0.2, 0.3, 0.4])],
+                       gate("ch", 10, 6), gate("crx", 8, 2, params=[0.7]),
+                       gate("cu", 3, 9, params=[0.1, 0.2, 0.3, 0.4])],
     }  # fmt: skip
 
 
