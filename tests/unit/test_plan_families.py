@@ -58,7 +58,7 @@ def test_sweeps(name: str, num_qubits: int) -> None:
 
 
 @pytest.mark.parametrize("rank_bits", [1, 2])
-@pytest.mark.parametrize("name", ["ghz", "qft", "hea"])
+@pytest.mark.parametrize("name", ["ghz", "qft", "hea", "tfim"])
 def test_ranks_cost_no_sweep(name: str, rank_bits: int) -> None:
     """What is left for a last sweep before the exchange shares one with what comes behind it."""
     circuit = circuits.FAMILIES[name](24)

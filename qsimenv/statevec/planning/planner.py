@@ -127,7 +127,10 @@ class _Planner:
         local, staying = sets[0], sets[0]
         for later in sets[1:]:
             staying &= later
-        low, block = self._best_low(staying if staying.bit_count() >= self._num_low else local, local, members[0])
+        if staying.bit_count() >= self._num_low:  # they stay the lowest bits in all stages
+            low, block = self._best_low(staying, (1 << self._num_qubits) - 1, np.concatenate(members))
+        else:
+            low, block = self._best_low(local, local, members[0])
         leaves = [next((k for k, wires in enumerate(sets) if not wires >> w & 1), len(sets)) for w in self._wires()]
         order = sorted(
             self._wires(),
