@@ -15,7 +15,7 @@ from qsimenv.statevec.encoding import encode as rows
 from qsimenv.statevec.encoding.encode import REAL_TYPE, encode
 from qsimenv.statevec.kernels import slots_cupy, slots_numba, sweep_cupy, sweep_numba
 from qsimenv.statevec.kernels.devices import device
-from qsimenv.statevec.measuring import pauli_cupy, pauli_numba
+from qsimenv.statevec.measuring import pauli_applied_numba, pauli_cupy
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.statevec.planning.planner import make_plan
 from qsimenv.statevec.state import State
@@ -185,8 +185,11 @@ def test_strings_are_added(gpu: StandIn) -> None:
     out = [gpu.upload(plane) for plane in before]
     half = slice(256, 512)
     pieces = [gpu.upload(plane[half]) for plane in planes]
-    pauli_cupy.add_pauli_sum(*pieces, 256, *out, 512, masks, z_masks, coefficients)
-    pauli_numba.add_pauli_sum(planes[0][half], planes[1][half], 256, *before, 512, masks, z_masks, coefficients)
+    into, before_half = [plane[half] for plane in out], [plane[half] for plane in before]
+    pauli_cupy.add_pauli_sum(*pieces, 512 | 256, *into, masks, z_masks, coefficients)
+    pauli_applied_numba.add_pauli_sum(
+        planes[0][half], planes[1][half], 512 | 256, *before_half, masks, z_masks, coefficients
+    )
     for plane, wanted in zip(out, before, strict=True):
         assert np.allclose(gpu.download(plane), wanted, atol=1e-13)
 
