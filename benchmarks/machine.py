@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, memory, commit and versions."""
+    """Processor, cores, memory, commit and versions; and how many processes wanted a core in the last minute."""
     names = ("numpy", "numba", "mpi4py", "pyzmq", "msgspec", "qiskit")
     return {
         "processor": processor(),
@@ -25,6 +25,7 @@ def describe() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in names},
+        "load_average": round(os.getloadavg()[0], 1),
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
