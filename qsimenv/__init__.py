@@ -37,7 +37,8 @@ def run(circuit: Any, *, checkpoint: Any = None, checkpoint_every: str = "10min"
 
     ``circuit`` is anything ``load`` takes. ``options`` are those of ``Task``: ``shots`` (number of outcomes to draw),
     ``observables`` (exact expectation values where no shots are given), ``parameters`` of shape (P,) or (B, P),
-    ``save="statevector"`` or ``save="state.h5"``, ``seed``, ``precision`` ("double" or "single"), ``engine`` ("auto").
+    ``save="statevector"`` or ``save="state.h5"``, ``seed``, ``precision`` ("double" or "single"), ``engine`` ("auto"),
+    ``device`` ("auto": a GPU where every rank has one and the state fits; "cpu", "gpu").
     *Collective* under MPI; every rank returns the same Result. ``checkpoint`` names a folder for checkpoints, from
     which the same call goes on, and which is removed in the end; what there is to tell of them is logged.
 
@@ -58,7 +59,7 @@ def run(circuit: Any, *, checkpoint: Any = None, checkpoint_every: str = "10min"
         return engines.run(made, team, engines.Watch(checkpointing=checkpointing))
 
 
-def gradient(circuit: Any, observable: Any, parameters: Any, *, precision: str = "double") -> Any:
+def gradient(circuit: Any, observable: Any, parameters: Any, *, precision: str = "double", device: str = "auto") -> Any:
     """The derivatives of an expectation value by the circuit's free parameters, exactly (adjoint method).
 
     ``observable`` is a Pauli string, ``{string: coefficient}`` or anything else that ``Task`` takes for one;
@@ -77,7 +78,7 @@ def gradient(circuit: Any, observable: Any, parameters: Any, *, precision: str =
 
     team = comm.world()
     made = task(
-        load_together(circuit, team), observables=observable, parameters=parameters, precision=precision
+        load_together(circuit, team), observables=observable, parameters=parameters, precision=precision, device=device
     )  # fmt: skip
     if len(made.observables) != 1:
         raise InvalidArgumentError(f"gradient: {len(made.observables)} observables found, one is needed")

@@ -245,7 +245,15 @@ def _gpu() -> Finding:
         return Finding(
             "GPU", False, f"{len(devices)} device(s), but no CuPy", "pip install cupy-cuda13x (or cupy-rocm-7-0)"
         )
-    return Finding("GPU", True, f"{len(devices)} device(s), CuPy {metadata.version('cupy')}")
+    from qsimenv import arrays
+    from qsimenv.errors import QSimEnvError
+
+    try:
+        gpu = arrays.gpu()
+    except QSimEnvError as error:
+        return Finding("GPU", False, error.message, "see nvidia-smi or rocm-smi, and which CuPy fits the driver")
+    way = "GPU buffers" if gpu.takes_messages else "host memory"
+    return Finding("GPU", True, f"{gpu.name}, {len(devices)} device(s); ranks trade amplitudes through {way}")
 
 
 def _environment() -> Finding:
