@@ -181,15 +181,10 @@ def test_strings_are_added(gpu: StandIn) -> None:
     rng = np.random.default_rng(5)
     planes, before = random_planes(9, rng), random_planes(9, rng)
     z_masks, coefficients = rng.integers(1 << 11, size=5), rng.normal(size=5)
-    masks = np.array([[37, 0, 3, 5]], dtype=np.int64)
+    masks = np.array([[37, 0, 3, 4], [511, 4, 4, 5]], dtype=np.int64)
     out = [gpu.upload(plane) for plane in before]
-    half = slice(256, 512)
-    pieces = [gpu.upload(plane[half]) for plane in planes]
-    into, before_half = [plane[half] for plane in out], [plane[half] for plane in before]
-    pauli_cupy.add_pauli_sum(*pieces, 512 | 256, *into, masks, z_masks, coefficients)
-    pauli_applied_numba.add_pauli_sum(
-        planes[0][half], planes[1][half], 512 | 256, *before_half, masks, z_masks, coefficients
-    )
+    pauli_cupy.add_pauli_sum(*map(gpu.upload, planes), 512, *out, masks, z_masks, coefficients)
+    pauli_applied_numba.add_pauli_sum(*planes, 512, *before, masks, z_masks, coefficients)
     for plane, wanted in zip(out, before, strict=True):
         assert np.allclose(gpu.download(plane), wanted, atol=1e-13)
 
