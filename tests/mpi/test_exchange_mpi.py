@@ -126,7 +126,7 @@ def test_no_room_for_buffers_is_everybodys_error(team: comm.Team, monkeypatch: p
     if team.size == 1:
         pytest.skip("a trade needs two ranks")
 
-    def refuse(numbers: int, real: np.dtype) -> None:
+    def refuse(*_: object) -> None:
         raise MemoryError("refused")
 
     if team.rank == 0:
