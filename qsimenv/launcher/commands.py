@@ -267,12 +267,18 @@ def _dvm_tokens(allocation: Allocation, session_folder: Path, options: LaunchOpt
 
 
 def _slurm_mca(allocation: Allocation) -> list[tuple[str, str]]:
-    """How PRTE's own srun starts the daemons: beside the step of a DVM before it, which ends late on a lost node."""
+    """How PRTE's own srun starts the daemons: beside the step of a DVM before it, which ends late on a lost node, and
+    on the nodes that are meant, which PRTE 3.0 does not tell it: it would take the first ones of the job."""
     if allocation.source != "slurm":
         return []
-    group = "" if allocation.het_group is None else f" --het-group {allocation.het_group}"
+    arguments = ["--overlap"]
+    if allocation.het_group is not None:
+        arguments.append(f"--het-group {allocation.het_group}")
+    if allocation.left_out:
+        names = ",".join(node.name for node in allocation.nodes)
+        arguments.append(f"--nodes={len(allocation.nodes)} --nodelist={names}")
     chosen = [("ras", "^slurm"), ("plm", "slurm")] if _is_part_of_job(allocation) else []
-    return [*chosen, ("plm_slurm_args", f"--overlap{group}")]
+    return [*chosen, ("plm_slurm_args", " ".join(arguments))]
 
 
 def _is_part_of_job(allocation: Allocation) -> bool:

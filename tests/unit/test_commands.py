@@ -72,8 +72,11 @@ def test_prte_in_one_het_group() -> None:
 
 
 def test_prte_in_what_is_left_of_a_slurm_job() -> None:
-    assert dvm(SLURM.only({"n2"})) == [*HEAD, *CHOSEN, "--overlap", "--host", "n2:2"]
-    assert dvm(HET.only({"n1"})) == [*HEAD, *CHOSEN, "--overlap --het-group 1", "--host", "n1:2"]
+    """PRTE's srun has to be told which nodes those are."""
+    left = "--overlap --nodes=1 --nodelist=n2"
+    assert dvm(SLURM.only({"n2"})) == [*HEAD, *CHOSEN, left, "--host", "n2:2"]
+    left = "--overlap --het-group 1 --nodes=1 --nodelist=n1"
+    assert dvm(HET.only({"n1"})) == [*HEAD, *CHOSEN, left, "--host", "n1:2"]
 
 
 def test_prte_with_a_sites_options() -> None:
