@@ -15,9 +15,10 @@ from tests.cluster.cluster import LOGIN, Cluster
 
 pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(300)]
 
-QUBITS, DEPTH, RANKS_PER_HOST, HOSTS = 24, 24, 2, 2
-RATE_BYTES_PER_S = 1e9 / 8
+QUBITS, DEPTH, RANKS_PER_HOST, HOSTS = 22, 24, 2, 2
 AGREE = 0.3
+PAYLOAD = 1448 / 1514
+"""What a frame on the link carries of the message: the rest are headers of Ethernet, IP and TCP."""
 RUN = f"""
 import json
 import qsimenv as qs
@@ -50,12 +51,16 @@ def run_on_two_hosts(cluster: Cluster) -> dict:  # type: ignore[type-arg]
     return found
 
 
-def test_an_exchange_takes_what_its_bytes_take_at_the_rate_of_the_link(cluster: Cluster, compiled: None) -> None:
+@pytest.mark.parametrize(("rate", "bytes_per_s"), [("1gbit", 1e9 / 8), ("100mbit", 1e8 / 8)])
+def test_an_exchange_takes_what_its_bytes_take_at_the_rate_of_the_link(
+    rate: str, bytes_per_s: float, cluster: Cluster, compiled: None
+) -> None:
+    """At 1 Gbit/s two busy cores may be slower than the link, at a tenth of that the link decides."""
     circuit, ranks = measured_qv(QUBITS, DEPTH), RANKS_PER_HOST * HOSTS
     prepared = prepare(circuit, QUBITS - (ranks.bit_length() - 1), "double")
     sent = traffic(prepared.plan(0, prepared.start()), 16, node_bits=RANKS_PER_HOST.bit_length() - 1)
     for host in cluster.quantum:
-        cluster.slow(host, "1gbit")
+        cluster.slow(host, rate)
     try:
         seen = run_on_two_hosts(cluster)
     finally:
@@ -63,7 +68,8 @@ def test_an_exchange_takes_what_its_bytes_take_at_the_rate_of_the_link(cluster: 
             cluster.unslow(host)
     assert seen["ranks"] == ranks
     assert seen["sent"] == ranks * sum(each.bytes for each in sent)
-    planned_s = sum(each.between_bytes for each in sent) * RANKS_PER_HOST / RATE_BYTES_PER_S
-    assert planned_s > 1
-    assert seen["exchange_s"] == pytest.approx(planned_s, rel=AGREE)
+    planned_s = sum(each.between_bytes for each in sent) * RANKS_PER_HOST / (bytes_per_s * PAYLOAD)
+    assert seen["exchange_s"] > 0.9 * planned_s, "no faster than the link"
+    if rate == "100mbit":
+        assert seen["exchange_s"] == pytest.approx(planned_s, rel=AGREE)
     assert seen["counts"] == qs.run(circuit, shots=1000, seed=7).counts
