@@ -20,7 +20,7 @@ from typing import NamedTuple
 from qsimenv.errors import BadStateError, InvalidArgumentError, NotFoundError, QSimEnvError
 
 FILE_NAME = "journal.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x71_73_65_6A  # "qsej"
 _LOCK_TIMEOUT_S = 10.0
 """A predecessor that was just killed may need a moment to let go."""
@@ -36,6 +36,7 @@ CREATE TABLE tasks (ord INTEGER PRIMARY KEY, client TEXT NOT NULL, key TEXT NOT 
 CREATE TABLE ends (ord INTEGER PRIMARY KEY, data BLOB NOT NULL, result BLOB);
 CREATE TABLE reads (ord INTEGER PRIMARY KEY, reader BLOB NOT NULL, time REAL NOT NULL);
 CREATE TABLE deaths (ord INTEGER PRIMARY KEY, number INTEGER NOT NULL);
+CREATE TABLE claims (name TEXT PRIMARY KEY, client TEXT NOT NULL, ranks TEXT NOT NULL, expires REAL NOT NULL);
 """
 
 
@@ -90,7 +91,22 @@ class DropRow(NamedTuple):
     order: int
 
 
-Row = CircuitRow | TaskRow | EndRow | ReadRow | UnreadRow | DeathRow | DropRow
+class ClaimRow(NamedTuple):
+    """A reservation, new or renewed; ``ranks`` is the set of its ranks, as a hexadecimal number."""
+
+    name: str
+    client: str
+    ranks: str
+    expires: float
+
+
+class UnclaimRow(NamedTuple):
+    """A reservation has ended."""
+
+    name: str
+
+
+Row = CircuitRow | TaskRow | EndRow | ReadRow | UnreadRow | DeathRow | DropRow | ClaimRow | UnclaimRow
 _STATEMENTS: dict[type[Row], tuple[str, ...]] = {
     CircuitRow: ("INSERT OR IGNORE INTO circuits VALUES (?, ?)",),
     TaskRow: ("INSERT INTO tasks VALUES (?, ?, ?, ?)",),
@@ -98,6 +114,8 @@ _STATEMENTS: dict[type[Row], tuple[str, ...]] = {
     ReadRow: ("INSERT OR REPLACE INTO reads VALUES (?, ?, ?)",),
     UnreadRow: ("DELETE FROM reads WHERE ord = ?",),
     DeathRow: ("INSERT OR REPLACE INTO deaths VALUES (?, ?)",),
+    ClaimRow: ("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",),
+    UnclaimRow: ("DELETE FROM claims WHERE name = ?",),
     DropRow: tuple(f"DELETE FROM {table} WHERE ord = ?" for table in ("tasks", "ends", "reads", "deaths")),  # noqa: S608
 }
 
@@ -176,11 +194,16 @@ class Journal:
         found = self._database.execute("SELECT result FROM ends WHERE ord = ?", (order,)).fetchone()
         return None if found is None else found[0]
 
+    def claims(self) -> list[ClaimRow]:
+        """All reservations, those whose time is over included."""
+        return [ClaimRow(*row) for row in self._database.execute("SELECT name, client, ranks, expires FROM claims")]
+
     @property
     def is_empty(self) -> bool:
-        """Whether it holds no task at all; one that cannot be read may hold some."""
+        """Whether it holds no task and no reservation; one that cannot be read may hold some."""
         try:
-            return self._database.execute("SELECT 1 FROM tasks LIMIT 1").fetchone() is None
+            query = "SELECT 1 FROM tasks UNION ALL SELECT 1 FROM claims LIMIT 1"
+            return self._database.execute(query).fetchone() is None
         except sqlite3.Error:
             return False
 
@@ -212,7 +235,9 @@ class Journal:
         else:
             self._database.execute("BEGIN IMMEDIATE")  # takes the lock now, not with the first task
             self._database.execute("COMMIT")
-            self._database.execute("SELECT count(*) FROM tasks, ends, reads, deaths, circuits WHERE 0").fetchone()
+            self._database.execute(
+                "SELECT count(*) FROM tasks, ends, reads, deaths, circuits, claims WHERE 0"
+            ).fetchone()
 
     def _pragma(self, name: str) -> int:
         return int(self._database.execute(f"PRAGMA {name}").fetchone()[0])

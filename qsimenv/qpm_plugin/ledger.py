@@ -20,6 +20,7 @@ from qsimenv.qpm_plugin import journal as j
 from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin.api import TaskRecord, TaskState, Times
 from qsimenv.qpm_plugin.messages import NO_RESULT, Job
+from qsimenv.qpm_plugin.scheduler import Claim
 from qsimenv.qpm_plugin.tasks import Entry
 from qsimenv.task import Estimate, decode_hook, encode_hook
 
@@ -90,6 +91,18 @@ class Ledger:
         """Forget tasks."""
         self._rows.extend(j.DropRow(entry.order) for entry in entries)
 
+    def claim(self, name: str, claim: Claim) -> None:
+        """A reservation, new or renewed."""
+        self._rows.append(j.ClaimRow(name, claim.client, f"{claim.ranks:x}", claim.expires))
+
+    def unclaim(self, names: Iterable[str]) -> None:
+        """Reservations that have ended."""
+        self._rows.extend(j.UnclaimRow(name) for name in names)
+
+    def claims(self) -> dict[str, Claim]:
+        """The reservations of the journal."""
+        return {row.name: Claim(row.client, int(row.ranks, 16), row.expires) for row in self._journal.claims()}
+
     def result(self, entry: Entry, maps: bool = True) -> msgspec.Raw | None:
         """The result of a task that has ended, from memory or from the journal; for who ``maps`` large ones, or whole.
 
@@ -140,7 +153,7 @@ class Ledger:
         """After a ``commit`` that failed: forget, and return, the tasks that nobody may be told were accepted."""
         refused, self._fresh = self._fresh, []
         orders = {entry.order for entry in refused}
-        self._rows = [row for row in self._rows if isinstance(row, j.CircuitRow) or row.order not in orders]
+        self._rows = [row for row in self._rows if getattr(row, "order", None) not in orders]
         return refused
 
     def recover(self) -> Iterator[tuple[Entry, bytes | None]]:

@@ -75,6 +75,9 @@ class Service:
             if not entry.record.state.is_final:
                 self.schedule.add(_item(entry))
         self._ledger.sweep(self.tasks.all())
+        self.schedule.claims.update(self._ledger.claims())
+        for claim in self.schedule.claims.values():
+            self._outside.later(claim.expires - time.time(), self._expire)
 
     # --- requests ---
 
@@ -109,10 +112,12 @@ class Service:
                 return self._reserve(asker.client, body)
             case m.Renew():
                 claim = self.schedule.renew(body.reservation_id, self._expiry("renew", body.duration_s))
+                self._ledger.claim(body.reservation_id, claim)
                 self._outside.later(body.duration_s, self._expire)
                 return m.Reservations((_reservation(body.reservation_id, claim.ranks, claim.expires),))
             case m.Release():
                 self.schedule.release(body.reservation_id)
+                self._ledger.unclaim([body.reservation_id])
             case m.ListReservations():
                 claims = self.schedule.claims.items()
                 return m.Reservations(tuple(_reservation(name, claim.ranks, claim.expires) for name, claim in claims))
@@ -263,6 +268,7 @@ class Service:
         expires = self._expiry("reserve", body.duration_s)
         name = uuid.uuid4().hex[:12]
         claim = self.schedule.claim(name, client, body.ranks, expires)
+        self._ledger.claim(name, claim)
         self._outside.later(body.duration_s, self._expire)
         return m.Reservations((_reservation(name, claim.ranks, claim.expires),))
 
@@ -272,7 +278,7 @@ class Service:
         return time.time() + duration_s
 
     def _expire(self) -> None:
-        self.schedule.expire(time.time() + 0.001)
+        self._ledger.unclaim(self.schedule.expire(time.time() + 0.001))
         self.start_tasks()
 
     # --- workers ---

@@ -11,6 +11,7 @@ from qsimenv.errors import BadStateError, InvalidArgumentError, QSimEnvError
 from qsimenv.qpm_plugin import journal as module
 from qsimenv.qpm_plugin.journal import (
     CircuitRow,
+    ClaimRow,
     DeathRow,
     DropRow,
     EndRow,
@@ -18,6 +19,7 @@ from qsimenv.qpm_plugin.journal import (
     ReadRow,
     Row,
     TaskRow,
+    UnclaimRow,
     UnreadRow,
     remove_journal,
 )
@@ -29,6 +31,10 @@ ROWS: list[Row] = [
     EndRow(0, b"record", b"result"),
     ReadRow(0, b"reader", 1.5),
     DeathRow(1, 2),
+    ClaimRow("a", "client", "3", 10.0),
+    ClaimRow("b", "client", "ffffffffffffffffffff", 11.0),
+    ClaimRow("a", "client", "3", 20.0),
+    UnclaimRow("b"),
 ]
 
 
@@ -49,6 +55,7 @@ def test_what_was_written_is_there_again(path: Path) -> None:
     assert second == (1, "client", "key", b"second", None, None, None, 2)
     assert again.circuits() == {"c0": b"circuit"}
     assert (again.result(0), again.result(1)) == (b"result", None)
+    assert again.claims() == [("a", "client", "3", 20.0)]
     again.close(remove=True)
     assert list(path.parent.iterdir()) == []
 
@@ -74,6 +81,8 @@ def test_tasks_are_unread_and_dropped(path: Path) -> None:
     assert (left.order, left.reader) == (0, None)
     assert not journal.is_empty
     journal.write([DropRow(0)])
+    assert not journal.is_empty
+    journal.write([UnclaimRow("a")])
     assert journal.is_empty
     journal.keep_circuits(())
     assert journal.circuits() == {}

@@ -1,4 +1,4 @@
-"""Large results: mapped where client and controller share a host, inline elsewhere, and nothing stays behind."""
+"""What is kept: large results (mapped here, inline elsewhere), shards, reservations; nothing stays behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from environments import wait_until
 
 import qsimenv as qs
 from qsimenv.circuit import Circuit, gate
-from qsimenv.errors import InvalidArgumentError, NotFoundError
+from qsimenv.errors import InvalidArgumentError, NotFoundError, OutOfRangeError
 from qsimenv.launcher import environment
 from qsimenv.launcher.dvm import memory_mark
 from qsimenv.qpm_plugin import large
@@ -138,6 +138,23 @@ def test_large_results_survive_worker_and_controller(running: Client, folder: Pa
     assert len(files(folder)) == 3
     del records, again
     gc.collect()
+
+
+@pytest.mark.environment
+@pytest.mark.slow
+def test_reservations_survive_the_controller(running: Client, folder: Path) -> None:
+    mine = running.reserve(1, 3600.0)
+    released, over = running.reserve(1, 3600.0), None
+    running.release(released.reservation_id)
+    over = running.reserve(1, 0.01)
+    mine = running.renew(mine.reservation_id, 7200.0)
+    psutil.Process(running.describe()["controller"]["pid"]).kill()
+    with connect(folder / FILE_NAME) as other:
+        wait_until(lambda: other.list_reservations() == [mine], SOON, f"{mine} is lost, or {over} came back")
+        with pytest.raises(OutOfRangeError):
+            other.reserve(2, 60.0)
+        running.release(mine.reservation_id)
+        assert other.list_reservations() == []
 
 
 @pytest.mark.environment
