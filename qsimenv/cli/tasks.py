@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
 from qsimenv.cli.environment import connection_file
 from qsimenv.cli.options import json_option, make_task, name_option, seconds, task_options
+from qsimenv.errors import InvalidArgumentError
+from qsimenv.task import SHARDED
 
 EXIT_FAILED = 1
 
@@ -24,9 +27,14 @@ EXIT_FAILED = 1
 @click.option(
     "--application", default="", help="What shares its part of the ranks.  [default: $QSIMENV_APPLICATION, else itself]"
 )
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="The ranks write the state here, in shards (.h5); one FILE only."
+)
 @click.option("--key", default="", help="A word for this request; said again, it gives the same IDs and runs nothing.")
 @json_option
-def submit(files: tuple[str, ...], name: str | None, wait: bool, key: str, as_json: bool, **options: Any) -> None:
+def submit(
+    files: tuple[str, ...], name: str | None, wait: bool, save: Path | None, key: str, as_json: bool, **options: Any
+) -> None:
     """Submit circuits (OpenQASM or QPY files) to the running environment, all in one request.
 
     Prints one task id a line, in the order of the files; `qsimenv results ID...` fetches what they gave.
@@ -35,6 +43,7 @@ def submit(files: tuple[str, ...], name: str | None, wait: bool, key: str, as_js
     Examples:
         qsimenv submit examples/*.qasm --shots 1000 --wait
         ids=$(qsimenv submit bell.qasm ghz.qasm); qsimenv results $ids
+        qsimenv submit big.qasm --save /shared/state.h5
 
     With --wait it ends with exit code 1 where a task failed.
     """
@@ -42,7 +51,8 @@ def submit(files: tuple[str, ...], name: str | None, wait: bool, key: str, as_js
     from qsimenv.formats import load
     from qsimenv.qpm_plugin.client import connect
 
-    tasks = [make_task(load(file), options) for file in files]
+    where = _where_to_save(save, files)
+    tasks = [make_task(load(file), options, where) for file in files]
     with connect(connection_file(name)) as qpm:
         ids = qpm.async_run(tasks, key=key)
         if wait:
@@ -78,6 +88,19 @@ def results(task_ids: tuple[str, ...], name: str | None, timeout_s: float | None
         if delete:
             qpm.delete(task_ids)
     _show_records(records, as_json, task_ids)
+
+
+def _where_to_save(path: Path | None, files: tuple[str, ...]) -> str | None:
+    """For the ranks, which have their own working folders and may be on other hosts: the path in full."""
+    if path is None:
+        return None
+    if len(files) > 1:
+        raise InvalidArgumentError(f"save: {len(files)} circuits found for one file; submit them one by one")
+    if path.suffix not in SHARDED:
+        raise InvalidArgumentError(
+            f"save: {path} found, an .h5 file needed: the ranks write it; `qsimenv run -e --save` fetches an .npy"
+        )
+    return str(path.absolute())
 
 
 @contextmanager

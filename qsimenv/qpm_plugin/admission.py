@@ -97,7 +97,7 @@ def _check_result_size(task: Task) -> None:
     if size > MAX_RESULT_BYTES:
         raise NotSupportedError(
             f"run: the result would have {size >> 20} MiB, {MAX_RESULT_BYTES >> 20} MiB travel through the service; "
-            "ask for fewer shots or parameter sets a task, or run it in process or under mpirun"
+            "ask for fewer shots or parameter sets a task, save a state to an .h5 file, or run it under mpirun"
         )
 
 

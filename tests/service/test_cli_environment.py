@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zmq
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister, qasm3, qpy
@@ -21,6 +22,7 @@ from qiskit.circuit.classical import expr
 from qiskit.primitives import BackendSamplerV2
 from qiskit.providers import JobStatus
 
+from qsimenv import load_state
 from qsimenv.qiskit import QSimBackend
 from qsimenv.qpm_plugin.api import DeviceState
 from qsimenv.qpm_plugin.client import connect
@@ -111,6 +113,20 @@ def test_submit_then_results(running: Running) -> None:
     refused(running("results", ids[0]), "is not known")
 
 
+def test_a_state_is_saved_by_the_ranks_and_fetched_by_the_client(running: Running, tmp_path: Path) -> None:
+    sharded, fetched = tmp_path / "state.h5", tmp_path / "state.npy"
+    bell = tmp_path / "bell.qasm"
+    bell.write_text(f"{QASM2}qreg q[2];\nh q[0];\ncx q[0], q[1];\n")
+    ids = running.json("submit", bell, "--save", sharded, "-o", "ZZ", "--key", "once")["task_ids"]
+    assert running.json("submit", bell, "--save", sharded, "-o", "ZZ", "--key", "once")["task_ids"] == ids
+    [told] = running.json("results", *ids, "--delete")["tasks"]
+    assert (told["state"], told["result"]["expectation_values"]) == ("DONE", pytest.approx([1]))
+    assert running("run", "-e", bell, "--save", fetched).returncode == 0
+    wanted = pytest.approx([0.5**0.5, 0, 0, 0.5**0.5])
+    assert [abs(amplitude) for amplitude in load_state(sharded)] == wanted
+    assert [abs(amplitude) for amplitude in np.load(fetched)] == wanted
+
+
 def test_submit_and_wait(running: Running) -> None:
     tasks = running.json("submit", BELL, BELL, "--wait", "-o", "ZZ", "-o", "XX")["tasks"]
     assert [task["result"]["expectation_values"] for task in tasks] == [pytest.approx([1, 1])] * 2
@@ -150,6 +166,8 @@ def test_failed_task_is_exit_code_1(running: Running, tmp_path: Path) -> None:
         (("submit", BELL, "--shots", "0"), "shots: 0 found"),
         (("run", "-e", BELL, "--shots", str(1 << 31)), "64 MiB travel through the service; ask for fewer"),
         (("run", "-e", BELL, "--save", "{files}"), "it is a folder"),
+        (("submit", BELL, BELL, "--save", "{files}/state.h5"), "2 circuits found for one file"),
+        (("submit", BELL, "--save", "{files}/state.npy"), "an .h5 file needed"),
     ],
 )
 def test_bad_input_to_the_environment(
