@@ -126,7 +126,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, int]]:
     return [qs.run(circuit, shots=1000, seed=seed).counts for seed in range(NUMBER)]
 
 
-@pytest.mark.parametrize(("world", "fault"), [("ssh", "killed"), ("slurm", "killed"), ("slurm", "cut")])
+@pytest.mark.parametrize(("world", "fault"), [("ssh", "killed"), ("slurm", "killed"), ("ssh", "cut"), ("slurm", "cut")])
 def test_a_batch_survives_a_lost_node(
     world: str, fault: str, cluster: Cluster, run_folder: Path, tmp_path: Path, expected: list[dict[str, int]]
 ) -> None:
