@@ -234,8 +234,8 @@ def test_an_application_finds_what_an_interrupted_job_has_done(cluster: Cluster,
     assert first[0][4] == expected("ghz")
 
 
-HOLD = """
-import sys, time
+CONNECT = """
+import subprocess, sys, time
 from qsimenv.errors import QSimEnvError
 from qsimenv.qpm_plugin import connect
 while True:
@@ -243,12 +243,21 @@ while True:
         qpm = connect()
         break
     except QSimEnvError:
-        time.sleep(0.1)
-while qpm.telemetry()["tasks"]["DONE"] < int(sys.argv[1]):
+        if not subprocess.run(["squeue", "--noheader", "--jobs", sys.argv[1]], stdout=subprocess.PIPE).stdout:
+            sys.exit("the job is over")
+        time.sleep(0.2)
+"""
+HOLD = f"""{CONNECT}
+while qpm.telemetry()["tasks"]["DONE"] < int(sys.argv[2]):
     time.sleep(0.01)
-qpm.reserve(qpm.describe()["ranks"], 1000)
+qpm.reserve(qpm.describe()["ranks"], 1e6)
 """
 """Waits until so many tasks are done, and then keeps all ranks from the others: what runs ends, nothing else begins."""
+GO_ON = f"""{CONNECT}
+for reservation in qpm.list_reservations():
+    qpm.release(reservation.reservation_id)
+"""
+"""Reservations are in the journal, so that the next job finds them."""
 
 
 DIFFERENT = 20
@@ -264,8 +273,13 @@ def write_circuits(work: Path, number: int) -> tuple[str, ...]:
 
 def hold_after(cluster: Cluster, work: Path, job: int, done: int) -> None:
     """Let the service of a job do so many tasks, and nothing more."""
+    talk(cluster, work, job, HOLD, done)
+
+
+def talk(cluster: Cluster, work: Path, job: int, script: str, *arguments: object) -> None:
+    """Run a client of a job's service."""
     folder = str(work / f"qsimenv-{job}")
-    cluster.run(LOGIN, "python", "-c", HOLD, done, timeout_s=300, QSIMENV_RUN_FOLDER=folder)
+    cluster.run(LOGIN, "python", "-c", script, job, *arguments, timeout_s=300, QSIMENV_RUN_FOLDER=folder)
 
 
 def let_time_run_out(cluster: Cluster, number: int) -> None:
@@ -286,7 +300,9 @@ def test_a_job_that_hit_its_time_limit_goes_on_when_it_is_submitted_again(cluste
     assert not list(work.glob("results-*"))
 
     began = time.time()
-    completed(cluster, work, submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=files))
+    second = submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=files)
+    talk(cluster, work, second, GO_ON)
+    completed(cluster, work, second)
     assert not list(work.glob("*.journal")), "what is done needs no journal to go on from"
     records = result(work, "results-*.json")["tasks"]
     assert [record["state"] for record in records] == ["DONE"] * number
@@ -312,7 +328,8 @@ def test_one_node_after_a_time_limit(cluster: Cluster, work: Path) -> None:
     cluster.run(LOGIN, "scancel", "--batch", "--signal=USR1", first)
     assert (cluster.wait(first), cluster.job(first).exit_code) == (["FAILED"], "75:0"), outputs(work)
     kept = set(work.glob("*.journal"))
-    again = submit(cluster, work, "one-node.sh", QUANTUM, arguments=("examples/ghz.qasm", *files))
-    out = completed(cluster, work, again)
+    second = submit(cluster, work, "one-node.sh", QUANTUM, arguments=("examples/ghz.qasm", *files))
+    talk(cluster, work, second, GO_ON)
+    out = completed(cluster, work, second)
     assert set(work.glob("*.journal")) < kept, "what is done needs no journal to go on from"
     assert all(f"{outcome}    {count}" in out for outcome, count in expected("ghz").items()), out
