@@ -322,14 +322,12 @@ def test_one_node_after_a_time_limit(cluster: Cluster, work: Path) -> None:
     assert cluster.wait(number)[0] == "TIMEOUT"
     cluster.assert_clean()
 
-    files = write_circuits(work, 300)
-    first = submit(cluster, work, "one-node.sh", QUANTUM, arguments=("examples/ghz.qasm", *files))
-    hold_after(cluster, work, first, 1)
+    arguments = ("examples/ghz.qasm", *write_circuits(work, 300))
+    first = submit(cluster, work, "one-node.sh", QUANTUM, arguments=arguments)
+    wait_until((work / f"qsimenv-{first}" / "connection.json").exists, 240, lambda: outputs(work))
     cluster.run(LOGIN, "scancel", "--batch", "--signal=USR1", first)
     assert (cluster.wait(first), cluster.job(first).exit_code) == (["FAILED"], "75:0"), outputs(work)
     kept = set(work.glob("*.journal"))
-    second = submit(cluster, work, "one-node.sh", QUANTUM, arguments=("examples/ghz.qasm", *files))
-    talk(cluster, work, second, GO_ON)
-    out = completed(cluster, work, second)
+    out = completed(cluster, work, submit(cluster, work, "one-node.sh", QUANTUM, arguments=arguments))
     assert set(work.glob("*.journal")) < kept, "what is done needs no journal to go on from"
     assert all(f"{outcome}    {count}" in out for outcome, count in expected("ghz").items()), out
