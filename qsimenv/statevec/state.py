@@ -18,13 +18,14 @@ from qsimenv import interrupt
 from qsimenv.comm import Team
 from qsimenv.errors import OutOfMemoryError, QSimEnvError
 from qsimenv.statevec.encoding.encode import MOST_RUN_BITS, REAL_TYPE, EncodedSweep
-from qsimenv.statevec.encoding.normalform import SMALLEST_SCALE
 from qsimenv.statevec.exchange import FixedBits, keep_own_part, trade_bits
 from qsimenv.statevec.kernels.devices import Device, DeviceName, device, device_of
 from qsimenv.statevec.planning.layout import Layout, by_qubits
 from qsimenv.statevec.planning.plan import Plan
 from qsimenv.task import AMPLITUDE_BYTES, Precision
 
+_SMALLEST_SCALE: dict[Precision, float] = {"double": 2.0**-300, "single": 2.0**-60}
+"""A scale below this is multiplied in, for a pass: the squares of what is stored add up to its inverse squared."""
 _CHECKED_BITS = 18
 """Above so many local bits a sweep takes long enough to ask before each one whether it is still wanted."""
 
@@ -200,7 +201,7 @@ class State:
         self._unset = after
         self.work.sweeps += 1
         self.scale *= sweep.scale
-        if abs(self.scale) < SMALLEST_SCALE:
+        if abs(self.scale) < _SMALLEST_SCALE[self.precision]:
             self._keep(63, 0, abs(self.scale))
             self.scale /= abs(self.scale)
         if self.work.after_sweep is not None:

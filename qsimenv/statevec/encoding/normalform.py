@@ -24,7 +24,7 @@ from qsimenv.statevec.encoding.pieces import NOTHING, Dense, Flip, Phase, Piece,
 from qsimenv.statevec.planning.plan import Op
 
 SMALLEST_SCALE = 2.0**-30
-"""A scale below this is multiplied in."""
+"""A scale of one sweep below this is multiplied in."""
 
 
 class Quadratic:
