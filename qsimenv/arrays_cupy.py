@@ -25,6 +25,8 @@ class Source(NamedTuple):
     macros: tuple[tuple[str, str], ...]
 
 
+_SHARED_BYTES_OF_ALL = 48 << 10
+"""Shared memory that every kernel may have; more has to be asked for."""
 _AWARE_VARIABLES = ("QSIMENV_GPU_AWARE_MPI", "MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA", "I_MPI_OFFLOAD")
 """Any of them set to 0 or 1 says whether MPI takes device buffers; the first that is set counts."""
 
@@ -106,6 +108,12 @@ def _open_mpi_says_so() -> bool:
     return False
 
 
+def devices_on_node(visible: int, folder: Path = Path("/dev")) -> int:
+    """How many devices the node has, of which this process may see but its own."""
+    nvidia, others = folder.glob("nvidia[0-9]*"), folder.glob("dri/renderD*")
+    return max(visible, len(list(nvidia)) or len(list(others)))
+
+
 class CupyGPU:
     """See ``arrays.GPU``."""
 
@@ -123,6 +131,7 @@ class CupyGPU:
         name = cupy.cuda.runtime.getDeviceProperties(number)["name"]
         self.name = name.decode() if isinstance(name, bytes) else str(name)
         self._modules: dict[Source, Any] = {}
+        self._functions: dict[tuple[Source, str], Any] = {}
 
     @cached_property
     def takes_messages(self) -> bool:
@@ -151,16 +160,19 @@ class CupyGPU:
         into[...] = array
 
     def launch(self, source: Source, kernel: str, blocks: int, arguments: Sequence[Any], shared_bytes: int = 0) -> None:
-        function = self._module(source).get_function(kernel)
-        if shared_bytes > 48 << 10:
+        function = self._function(source, kernel)
+        if shared_bytes > _SHARED_BYTES_OF_ALL:
             function.max_dynamic_shared_size_bytes = shared_bytes
         function((blocks,), (self.threads,), tuple(arguments), shared_mem=shared_bytes)
 
-    def _module(self, source: Source) -> Any:
-        if source not in self._modules:
-            options = ("--std=c++14", *(f"-D{name}={value}" for name, value in source.macros))
-            self._modules[source] = self._cupy.RawModule(code=source.text, options=options)
-        return self._modules[source]
+    def _function(self, source: Source, kernel: str) -> Any:
+        """A kernel, compiled when it is first asked for; CuPy keeps compiled modules on disk."""
+        if (source, kernel) not in self._functions:
+            if source not in self._modules:
+                options = ("--std=c++14", *(f"-D{name}={value}" for name, value in source.macros))
+                self._modules[source] = self._cupy.RawModule(code=source.text, options=options)
+            self._functions[source, kernel] = self._modules[source].get_function(kernel)
+        return self._functions[source, kernel]
 
     def synchronize(self) -> None:
         self._cupy.cuda.get_current_stream().synchronize()
@@ -168,5 +180,5 @@ class CupyGPU:
     def free_bytes(self) -> int:
         free: int = self._cupy.cuda.runtime.memGetInfo()[0]
         kept: int = self._cupy.get_default_memory_pool().free_bytes()
-        devices: int = self._cupy.cuda.runtime.getDeviceCount()
+        devices = devices_on_node(self._cupy.cuda.runtime.getDeviceCount())
         return free // max(1, -(-memory.ranks_on_this_node() // devices)) + kept

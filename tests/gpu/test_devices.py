@@ -51,6 +51,14 @@ def test_lists_of_cores() -> None:
     assert arrays_cupy.parse_cores("") == set()
 
 
+def test_devices_that_other_ranks_have_count(tmp_path: Path) -> None:
+    """A launcher that shows each rank one device of four: no rank shares its own."""
+    assert arrays_cupy.devices_on_node(2, tmp_path) == 2
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidiactl"):
+        (tmp_path / name).touch()
+    assert arrays_cupy.devices_on_node(1, tmp_path) == 4
+
+
 def test_whether_mpi_takes_buffers_of_the_gpu() -> None:
     assert arrays_cupy.takes_messages({"MPICH_GPU_SUPPORT_ENABLED": "1"})
     assert not arrays_cupy.takes_messages({"QSIMENV_GPU_AWARE_MPI": "0", "MPICH_GPU_SUPPORT_ENABLED": "1"})

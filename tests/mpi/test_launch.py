@@ -27,11 +27,14 @@ def test_on_ranks(ranks: int, files: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 60)
 @needs_compiler
-@pytest.mark.parametrize(("ranks", "takes_messages"), [(1, False), (2, True), (4, False)])
-def test_on_ranks_with_a_gpu(ranks: int, takes_messages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "takes_messages", "files"),
+    [(1, False, "tests/mpi"), (2, True, "tests/mpi"), (4, False, "tests/mpi/test_run_mpi.py")],
+)
+def test_on_ranks_with_a_gpu(ranks: int, takes_messages: bool, files: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same on what stands in for a GPU, with messages from its memory and by way of the host's."""
     monkeypatch.setenv("QSIMENV_GPU_AWARE_MPI", str(int(takes_messages)))
-    status, tail = run_pytest(ranks, ("tests/mpi", "--device", "stand-in"), SECONDS)
+    status, tail = run_pytest(ranks, (files, "--device", "stand-in"), SECONDS)
     assert status == 0, f"{ranks} ranks ended with {status}:\n{tail}"
     assert f"size: {ranks}" in tail
 

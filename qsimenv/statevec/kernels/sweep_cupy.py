@@ -15,6 +15,7 @@ flops. None of this has been measured.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,16 @@ def _room_bytes(most_bits: int, real_type: np.dtype[Any]) -> int:
 
 def module(real_type: np.dtype[Any]) -> Source:
     """The source of the sweeps, with the columns and kinds of ``encode`` and the sizes that this GPU has room for."""
-    sizes = {"MOST_BLOCK_BITS": _most_block_bits(real_type), "MOST_SLOTS": _MOST_SLOTS, "PARTS": _PARTS}
+    return _module(real_type, _most_block_bits(real_type), arrays.gpu().threads)
+
+
+@lru_cache
+def _module(real_type: np.dtype[Any], most_bits: int, threads: int) -> Source:
+    sizes = {"MOST_BLOCK_BITS": most_bits, "MOST_SLOTS": _MOST_SLOTS, "PARTS": _PARTS}
     sizes |= {"LEAST_ROW_BITS": _LEAST_ROW_BITS, "BLOCKS_AT_ONCE": _BLOCKS_AT_ONCE, "REAL_KIND": rows.REAL}
     sizes |= {name: getattr(rows, name) for name in (*_COLUMNS, *_KINDS)}
     macros = tuple((name, str(value)) for name, value in sizes.items())
-    return source(_FILE, real_type, arrays.gpu().threads, macros)
+    return source(_FILE, real_type, threads, macros)
 
 
 def sweep(
