@@ -1,5 +1,5 @@
 # make demo    bring the environment up, run every example through it, take it down
-# make test    all tests
+# make test [DEVICE=cpu|gpu]   all tests; states live on the GPU where there is one
 # make test-faults   everything that can be killed is killed, at random, while four clients work
 # make check   style, types, layers, fast tests: under a minute
 # make bench   the benchmarks, on this machine
@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+DEVICE ?= auto
 SOURCE := qsimenv tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
@@ -29,7 +30,7 @@ demo: $(READY)
 	@$(RUN) examples/demo.py
 
 test: check
-	@$(RUN) -m pytest tests --durations=10
+	@$(RUN) -m pytest tests --durations=10 --device $(DEVICE)
 
 test-faults: $(READY)
 	@$(RUN) -m pytest tests/faults --durations=10
