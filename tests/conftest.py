@@ -12,8 +12,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--device",
         choices=("auto", "cpu", "gpu", "stand-in"),
         default="auto",
-        help="where states live. auto: on a GPU if there is one. gpu: on this machine's GPU, small circuits too. stand-in: the GPU's kernels, compiled "
-        "by g++ and run on the CPU; for tests in this process and under mpirun.",
+        help="where states live. auto: on a GPU if there is one. gpu: small circuits too. stand-in: the GPU's kernels, "
+        "compiled by g++ and run on the CPU; for tests in this process and under mpirun.",
     )
 
 

@@ -14,6 +14,12 @@ from qsimenv import arrays
 from tests.gpu.stand_in import StandIn
 
 
+@pytest.fixture(autouse=True)
+def own_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests say themselves which device they want, whatever --device says."""
+    monkeypatch.delenv("QSIMENV_DEVICE", raising=False)
+
+
 @pytest.fixture
 def stand_in() -> Iterator[Callable[..., StandIn]]:
     """Makes a stand-in and gives it to this process."""
