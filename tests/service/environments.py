@@ -16,7 +16,7 @@ import psutil
 from qsimenv.qpm_plugin.client import Client, connect
 
 HERE = Path(__file__).parent
-START_S = 90.0
+START_S = 300.0
 
 
 @dataclass

@@ -73,7 +73,7 @@ async def main(connection: Path, ranks: int) -> None:
     task = asyncio.current_task()
     assert task is not None
     loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    limits = Limits(start_s=60, backoff_s=0.1)
+    limits = Limits(start_s=240, backoff_s=0.1)
     with contextlib.suppress(asyncio.CancelledError):
         await serve(
             connection,
