@@ -30,7 +30,8 @@ demo: $(READY)
 	@$(RUN) examples/demo.py
 
 test: check
-	@$(RUN) -m pytest tests --durations=10 --device $(DEVICE)
+	@$(RUN) -m pytest tests/unit -m "slow or environment" --durations=5
+	@$(RUN) -m pytest tests --ignore tests/unit --durations=10 --device $(DEVICE)
 
 test-faults: $(READY)
 	@$(RUN) -m pytest tests/faults --durations=10
@@ -39,7 +40,7 @@ check: $(READY)
 	@$(VENV)/bin/ruff check $(SOURCE)
 	@$(VENV)/bin/ruff format --check --quiet $(SOURCE) || (echo "run: $(VENV)/bin/ruff format $(SOURCE)"; exit 1)
 	@$(VENV)/bin/mypy
-	@$(RUN) -m pytest tests/test_layers.py tests/unit -m "not slow and not environment" --numprocesses 2
+	@$(RUN) -m pytest tests/test_layers.py tests/unit -m "not slow and not environment" --numprocesses 2 --device $(DEVICE)
 
 bench: $(READY)
 	@$(RUN) -m benchmarks

@@ -18,6 +18,7 @@ from qsimenv.qpm_plugin import TaskState
 from qsimenv.qpm_plugin.client import Client, connect
 from qsimenv.qpm_plugin.connection import FILE_NAME
 from qsimenv.qpm_plugin.journal import FILE_NAME as JOURNAL_NAME
+from qsimenv.qpm_plugin.journal import results_folder
 from tests.support import COMMAND, processes_of, wait_until
 
 pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -140,7 +141,8 @@ def test_what_is_kept_goes_on_with_the_next_start(folder: Path) -> None:
         qpm.read_cq(task_ids=ended[:1], timeout_s=SOON_S)
         ids = qpm.async_run([qs.Task(ghz(20), shots=100, seed=seed) for seed in range(30)])
     environment.stop(keep=True)
-    assert [path.name for path in folder.iterdir()] == [JOURNAL_NAME]
+    journal = folder / JOURNAL_NAME
+    assert {*folder.iterdir()} == {journal, results_folder(journal)}
     with pytest.raises(NotFoundError, match="goes on with the tasks"):
         environment.stop()
     environment.start(ranks_per_node=2, keep_results=1)
