@@ -162,6 +162,16 @@ def test_bare_command_explains_itself() -> None:
     assert re.fullmatch(r"qsimenv \d+\.\d+\.\d+\n", qsimenv("--version").stdout)
 
 
+def test_import_is_light() -> None:
+    script = (
+        "import sys, time; began = time.perf_counter(); import qsimenv; seconds = time.perf_counter() - began;"
+        "print(seconds, *({'qiskit', 'numba', 'mpi4py'} & set(sys.modules)))"
+    )
+    lines = [run_and_end([sys.executable, "-c", script], 20).stdout.split() for _ in range(5)]
+    assert [line[1:] for line in lines] == [[]] * 5
+    assert min(float(line[0]) for line in lines) < 0.3
+
+
 def test_doctor() -> None:
     done = qsimenv("doctor", "--json")
     assert done.returncode == 0, done.stderr

@@ -677,3 +677,24 @@ def test_text_may_begin_with_a_comment():
 def test_importing_formats_does_not_import_qiskit():
     code = "import sys, qsimenv.formats, qsimenv.qiskit; sys.exit('qiskit' in sys.modules or 'numba' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_import_is_quick():
+    import time
+
+    circuit = QuantumCircuit(5)
+    for k in range(250):
+        circuit.h(k % 5)
+        circuit.cx(k % 5, (k + 1) % 5)
+        circuit.rz(0.1 * k, k % 5)
+        circuit.ccx(0, 1, 2)
+    from_qiskit(circuit)
+    best = min(_timed(lambda: from_qiskit(circuit), time.perf_counter) for _ in range(5))
+    assert best < 0.03
+
+
+def _timed(call, clock):
+    start = clock()
+    call()
+    return clock() - start
