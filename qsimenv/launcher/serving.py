@@ -35,7 +35,7 @@ from qsimenv.qpm_plugin.controller import serve
 from qsimenv.qpm_plugin.instances import Limits
 from qsimenv.qpm_plugin.journal import FILE_NAME as JOURNAL_NAME
 from qsimenv.qpm_plugin.journal import Journal
-from qsimenv.qpm_plugin.service import Capacity
+from qsimenv.qpm_plugin.submissions import Capacity
 
 _ALIVE_S = 1.0
 _KILL_S = 15.0

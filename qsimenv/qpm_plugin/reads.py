@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import msgspec
 
@@ -16,53 +16,13 @@ from qsimenv.errors import TimedOutError
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.api import TaskRecord
 from qsimenv.qpm_plugin.ledger import Ledger
-from qsimenv.qpm_plugin.scheduler import Placement
+from qsimenv.qpm_plugin.outside import Asker, Outside, Timer
 from qsimenv.qpm_plugin.tasks import Entry, TaskTable, Waiting
 
 _PART_BYTES = 64 << 20
 _NUMBER_BYTES = 8
-LINGER_S = 5.0
+_LINGER_S = 5.0
 """So long the file of a large result is left after its task was forgotten: somebody may be about to map it."""
-
-
-class Asker(NamedTuple):
-    """Who waits for an answer: a link, the number of its request, and the client it speaks for."""
-
-    link: bytes
-    number: int
-    client: str
-    maps: bool = False
-    """Whether it sees the folder of large results."""
-
-
-class Timer(Protocol):
-    def cancel(self) -> None: ...
-
-
-class Outside(Protocol):
-    """What the service needs of the world."""
-
-    def answer(
-        self, asker: Asker, parts: Sequence[m.ReplyBody], lost: Callable[[], None] | None = None, at_once: bool = False
-    ) -> None:
-        """Send the answer when the journal has what it says, or ``at_once``; ``lost`` is called if nobody gets it."""
-
-    def is_there(self, asker: Asker) -> bool:
-        """Whether the asker's connection still stands."""
-
-    def launch(self, placement: Placement, entries: Sequence[Entry]) -> None: ...
-
-    def cancel(self, ranks: Sequence[int], task_ids: Sequence[str]) -> None: ...
-
-    def end_instance(self, reason: str) -> None:
-        """End all ranks; a new instance follows."""
-
-    def emit(self, kind: str, **details: Any) -> None: ...
-
-    def later(self, delay_s: float, call: Any, *arguments: Any) -> Timer: ...
-
-    def drained(self) -> None:
-        """The last task has ended after ``drain``."""
 
 
 class Reads:
@@ -151,8 +111,7 @@ class Reads:
             self._ledger.read(taken, _reader(asker), now)
             parts = _parts([(entry.record, self._ledger.result(entry, asker.maps)) for entry in waiting.entries])
             self._outside.answer(asker, parts, lambda: self._put_back(taken), at_once)
-            for entry in self._tasks.outdated():
-                self._drop(entry)
+            self.forget(self._tasks.outdated())
 
         return ready
 
@@ -161,11 +120,13 @@ class Reads:
         self._tasks.put_back(there)
         self._ledger.unread(there)
 
-    def _drop(self, entry: Entry) -> None:
-        self._ledger.drop([entry])
-        self._tasks.drop(entry)
-        if entry.large:
-            self._outside.later(LINGER_S, self._ledger.discard, entry.large)
+    def forget(self, entries: Sequence[Entry]) -> None:
+        """Let go of tasks that have ended and of their results; who was sent one just now can still map its file."""
+        self._ledger.drop(entries)
+        for entry in entries:
+            self._tasks.drop(entry)
+            if entry.large:
+                self._outside.later(_LINGER_S, self._ledger.discard, entry.large)
 
     def _give_up_read(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
         self._forget(asker, waiting)
