@@ -21,25 +21,19 @@ import numpy as np
 import zmq
 
 from qsimenv.qpm_plugin import messages as m
-from qsimenv.qpm_plugin.connection import (
-    CONNECTION_VARIABLE,
-    GENERATION_VARIABLE,
-    Connection,
-    set_heartbeat,
-    worker_identity,
-)
+from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, GENERATION_VARIABLE, Connection
+from qsimenv.qpm_plugin.sockets import Socket, worker_identity, worker_socket
 from qsimenv.task import Result
 
 FREE_BYTES = 4 << 30
 OUTCOMES = Result(num_clbits=19, shots=10, samples=np.zeros((10, 3), np.uint8), metadata={"engine": "imitated"})
-_Socket = zmq.Socket[bytes]
 
 
 class Imitated:
     """One rank: its connection, and the tasks that were sent to it. ``on_stop`` is called when it is told to stop."""
 
     def __init__(
-        self, socket: _Socket, generation: int, rank: int, size: int, task_s: float, on_stop: Callable[[], None]
+        self, socket: Socket, generation: int, rank: int, size: int, task_s: float, on_stop: Callable[[], None]
     ) -> None:
         self._socket, self._generation, self._rank, self._task_s = socket, generation, rank, task_s
         self._on_stop, self._result = on_stop, msgspec.Raw(m.encode_result(OUTCOMES))
@@ -92,18 +86,6 @@ class Imitated:
         self._send(m.Answers(self._generation, self._rank, (answer,)))
 
 
-def _connect(context: zmq.Context[_Socket], connection: Connection, identity: bytes) -> _Socket:
-    socket = context.socket(zmq.DEALER)
-    socket.identity = identity
-    socket.curve_serverkey = connection.server_key.encode()
-    socket.curve_publickey = connection.worker_key.encode()
-    socket.curve_secretkey = connection.worker_secret.encode()
-    socket.linger = 1000
-    set_heartbeat(socket)
-    socket.connect(connection.worker_address)
-    return socket
-
-
 async def main(first: int, count: int, size: int, task_s: float) -> None:
     connection = Connection.read(Path(os.environ[CONNECTION_VARIABLE]))
     generation = int(os.environ[GENERATION_VARIABLE])
@@ -112,7 +94,8 @@ async def main(first: int, count: int, size: int, task_s: float) -> None:
         context.set(zmq.MAX_SOCKETS, count + 16)
         workers = []
         for rank in range(first, first + count):
-            socket = _connect(context, connection, worker_identity(generation, rank))
+            socket = worker_socket(context, connection, worker_identity(generation, rank))
+            socket.connect(connection.worker_address)
             workers.append(Imitated(socket, generation, rank, size, task_s, stop.set))
         await stop.wait()
         for worker in workers:

@@ -20,6 +20,7 @@ from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.outbox import Answer, Outbox
 from qsimenv.qpm_plugin.outside import Asker
 from qsimenv.qpm_plugin.ports import Port
+from qsimenv.qpm_plugin.sockets import Socket
 from qsimenv.qpm_plugin.subscribers import ARE_YOU_THERE, Subscribers
 
 DOMAIN = "clients"
@@ -42,7 +43,7 @@ class ClientDoor:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: zmq.Context[Socket],
         host: str,
         secret_key: str,
         carry_out: Callable[[Asker, m.RequestBody], m.ReplyBody | None],

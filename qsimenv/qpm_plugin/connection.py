@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import struct
 from pathlib import Path
 from typing import Annotated
 
@@ -24,10 +23,6 @@ GENERATION_VARIABLE = "QSIMENV_GENERATION"
 """By this a worker knows which instance it belongs to."""
 RUN_FOLDER_VARIABLE = "QSIMENV_RUN_FOLDER"
 FILE_NAME = "connection.json"
-HEARTBEAT_MS = 2000
-SILENCE_MS = 8000
-"""A peer that has been silent for so long is gone. ZeroMQ's own threads ask and answer, however busy Python is."""
-
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 Address = Annotated[str, msgspec.Meta(pattern=r"^tcp://\S+:[0-9]{1,5}$")]
 Key = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}$")]
@@ -92,23 +87,6 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
             return msgspec.json.decode(data, type=cls)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise InvalidArgumentError(f"connect: {path} is not a connection file ({error})") from None
-
-
-def set_heartbeat(socket: zmq.Socket[bytes]) -> None:
-    """Make a dead peer show as a broken connection after SILENCE_MS."""
-    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    socket.set(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
-
-
-def next_connection_event(monitor: zmq.Socket[bytes]) -> int:
-    """Wait for the next event (``zmq.EVENT_…``) on a socket's monitor. pyzmq's own function would bring in asyncio."""
-    event: int = struct.unpack_from("=H", monitor.recv_multipart()[0])[0]
-    return event
-
-
-def worker_identity(generation: int, rank: int) -> bytes:
-    """The name under which a worker knocks at the controller's door."""
-    return f"{generation}:{rank}".encode()
 
 
 def new_keys() -> tuple[str, str]:

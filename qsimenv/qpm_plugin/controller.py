@@ -32,6 +32,7 @@ from qsimenv.qpm_plugin.outside import Asker
 from qsimenv.qpm_plugin.ports import Guard
 from qsimenv.qpm_plugin.scheduler import Placement
 from qsimenv.qpm_plugin.service import Service
+from qsimenv.qpm_plugin.sockets import Socket
 from qsimenv.qpm_plugin.submissions import Capacity
 from qsimenv.qpm_plugin.tasks import Entry
 from qsimenv.qpm_plugin.worker_door import WorkerDoor
@@ -126,7 +127,7 @@ class Controller:
             self._ledger.close(self._is_to_be_removed)
 
     async def _open_and_serve(self) -> None:
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        context: zmq.Context[Socket] = zmq.Context()
         connection = self._open(context)
         try:
             connection.write(self._path)
@@ -139,7 +140,7 @@ class Controller:
             self._guard.close()
             await asyncio.get_running_loop().run_in_executor(None, context.term)
 
-    def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> Connection:
+    def _open(self, context: zmq.Context[Socket]) -> Connection:
         server, client, worker = new_keys(), new_keys(), new_keys()
         self._guard = Guard(context, {client_door.DOMAIN: client[0], worker_door.DOMAIN: worker[0]})
         host, settle = self._setting.host, self._outbox.settle

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 import msgspec
 
 from qsimenv.errors import QSimEnvError
-from qsimenv.qpm_plugin.connection import GENERATION_VARIABLE, worker_identity
+from qsimenv.qpm_plugin.connection import GENERATION_VARIABLE
 from qsimenv.qpm_plugin.messages import WORKER_CIRCUIT_BYTES, Hello
 from qsimenv.qpm_plugin.recent import Recent
+from qsimenv.qpm_plugin.sockets import worker_identity
 
 UNANSWERED_PINGS = 8
 """An idle worker that leaves so many pings (one every PING_SECONDS) unanswered is stuck."""

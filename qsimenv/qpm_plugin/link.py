@@ -18,7 +18,8 @@ import zmq
 from qsimenv.errors import PermissionDeniedError, QSimEnvError, TimedOutError
 from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin import messages as m
-from qsimenv.qpm_plugin.connection import Connection, next_connection_event, set_heartbeat
+from qsimenv.qpm_plugin.connection import Connection
+from qsimenv.qpm_plugin.sockets import Socket, client_socket, next_connection_event
 
 KEPT_PATIENCE_S = 60.0
 _LOOK_EVERY_S = 0.2
@@ -29,7 +30,6 @@ _WATCHED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
 )  # fmt: skip
-_Socket = zmq.Socket[bytes]
 
 
 class Link:
@@ -42,7 +42,7 @@ class Link:
 
     def __init__(
         self,
-        context: zmq.Context[_Socket],
+        context: zmq.Context[Socket],
         connection: Connection,
         client: str,
         timeout_s: float,
@@ -52,7 +52,7 @@ class Link:
         self._context = context
         self._identity = uuid.uuid4().bytes
         self._bell_address = f"inproc://bell-{uuid.uuid4().hex}"
-        self._bell: _Socket | None = None
+        self._bell: Socket | None = None
         self._poller = zmq.Poller()
         self._number = 0
         self._request = b""
@@ -69,14 +69,7 @@ class Link:
     def _open(self) -> None:
         connection = self.connection
         self.results = large.folder_here(connection)
-        self._socket = socket = self._context.socket(zmq.DEALER)
-        socket.identity = self._identity
-        socket.curve_serverkey = connection.server_key.encode()
-        socket.curve_publickey = connection.client_key.encode()
-        socket.curve_secretkey = connection.client_secret.encode()
-        socket.set(zmq.MAXMSGSIZE, m.MAX_FRAME_BYTES)
-        socket.linger = 200
-        set_heartbeat(socket)
+        self._socket = socket = client_socket(self._context, connection, self._identity)
         self._monitor = socket.get_monitor_socket(_WATCHED)
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)

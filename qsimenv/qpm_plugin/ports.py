@@ -14,8 +14,8 @@ from collections.abc import Callable
 import zmq
 import zmq.auth.asyncio
 
-from qsimenv.qpm_plugin.connection import set_heartbeat
 from qsimenv.qpm_plugin.messages import MAX_FRAME_BYTES
+from qsimenv.qpm_plugin.sockets import Socket, set_heartbeat
 
 _READ_AT_ONCE = 100
 """Frames taken before the other door, and the timers, get their turn."""
@@ -27,7 +27,7 @@ _log = logging.getLogger("qsimenv.controller")
 class Guard:
     """Lets through exactly one key at each door (ZAP domain)."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allowed: dict[str, str]) -> None:
+    def __init__(self, context: zmq.Context[Socket], allowed: dict[str, str]) -> None:
         self._authenticator = zmq.auth.asyncio.AsyncioAuthenticator(context)
         self._authenticator.start()
         for domain, key in allowed.items():
@@ -51,7 +51,7 @@ class Port:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: zmq.Context[Socket],
         host: str,
         domain: str,
         secret_key: str,

@@ -28,15 +28,9 @@ from qsimenv.circuit import Circuit, Measure, gate
 from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.api import ErrorInfo
-from qsimenv.qpm_plugin.connection import (
-    CONNECTION_VARIABLE,
-    GENERATION_VARIABLE,
-    Connection,
-    next_connection_event,
-    set_heartbeat,
-    worker_identity,
-)
+from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, GENERATION_VARIABLE, Connection
 from qsimenv.qpm_plugin.recent import Recent
+from qsimenv.qpm_plugin.sockets import Socket, next_connection_event, worker_identity, worker_socket
 from qsimenv.task import Result, Task
 
 FLUSH_SECONDS = 0.005
@@ -50,13 +44,12 @@ _WATCHED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED
 )  # fmt: skip
-_Socket = zmq.Socket[bytes]
 
 
 class Worker:
     """One rank: its team of all ranks, its socket, and the circuits it has seen."""
 
-    def __init__(self, world: comm.Team, socket: _Socket, generation: int, results: Path | None = None) -> None:
+    def __init__(self, world: comm.Team, socket: Socket, generation: int, results: Path | None = None) -> None:
         self._results = results
         self._world, self._socket, self._generation = world, socket, generation
         self._circuits: Recent[Circuit] = Recent(m.WORKER_CIRCUIT_BYTES)
@@ -252,22 +245,15 @@ def _warm_up() -> None:
         sys.stderr.write(f"worker: warm-up: {error}\n")
 
 
-def _connect(context: zmq.Context[_Socket], connection: Connection, identity: bytes) -> _Socket:
-    socket = context.socket(zmq.DEALER)
-    socket.identity = identity
-    socket.curve_serverkey = connection.server_key.encode()
-    socket.curve_publickey = connection.worker_key.encode()
-    socket.curve_secretkey = connection.worker_secret.encode()
-    socket.set(zmq.MAXMSGSIZE, m.MAX_FRAME_BYTES)
-    socket.linger = 1000
-    set_heartbeat(socket)
+def _connect(context: zmq.Context[Socket], connection: Connection, identity: bytes) -> Socket:
+    socket = worker_socket(context, connection, identity)
     monitor = socket.get_monitor_socket(_WATCHED)
     threading.Thread(target=_watch, args=(monitor,), name="watch", daemon=True).start()
     socket.connect(connection.worker_address)
     return socket
 
 
-def _watch(monitor: _Socket) -> None:
+def _watch(monitor: Socket) -> None:
     """End this process when the controller is gone: what was on its way is lost, so nothing good can follow."""
     try:
         event = next_connection_event(monitor) if monitor.poll(CONNECT_MS) else None
@@ -286,7 +272,7 @@ def main() -> None:
     generation = int(os.environ.get(GENERATION_VARIABLE, "0"))
     world = comm.world()
     _warm_up()
-    context: zmq.Context[_Socket] = zmq.Context()
+    context: zmq.Context[Socket] = zmq.Context()
     socket = _connect(context, connection, worker_identity(generation, world.rank))
     worker = Worker(world, socket, generation, large.folder_here(connection))
     interrupt.watch(worker.verdict)

@@ -20,6 +20,7 @@ from qsimenv.qpm_plugin.execution import Execution
 from qsimenv.qpm_plugin.instances import Supervisor, Worker
 from qsimenv.qpm_plugin.ports import Port
 from qsimenv.qpm_plugin.scheduler import Placement
+from qsimenv.qpm_plugin.sockets import Socket
 from qsimenv.qpm_plugin.tasks import Entry
 
 DOMAIN = "workers"
@@ -32,7 +33,7 @@ class WorkerDoor:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: zmq.Context[Socket],
         host: str,
         secret_key: str,
         supervisor: Supervisor,

@@ -21,7 +21,8 @@ import qsimenv as qs
 from benchmarks import hostile
 from qsimenv.errors import InvalidArgumentError
 from qsimenv.qpm_plugin import messages as m
-from qsimenv.qpm_plugin.connection import Connection, new_keys, worker_identity
+from qsimenv.qpm_plugin.connection import Connection, new_keys
+from qsimenv.qpm_plugin.sockets import worker_identity
 
 FRAMES = 20_000
 GROWTH_BYTES = 64 << 20
