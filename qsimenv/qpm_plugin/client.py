@@ -7,7 +7,6 @@ Nothing polls: the controller answers when there is something to say. A wrong ke
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
@@ -16,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import zmq
@@ -25,9 +24,10 @@ from qsimenv.circuit import Circuit
 from qsimenv.errors import BadStateError, NotFoundError, QSimEnvError, from_code
 from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin import messages as m
-from qsimenv.qpm_plugin.api import QPM, Event, EventKind, Reservation, TaskRecord, TaskState
+from qsimenv.qpm_plugin.api import QPM, Event, Reservation, TaskRecord, TaskState
 from qsimenv.qpm_plugin.connection import Connection, find_connection
-from qsimenv.qpm_plugin.link import Link
+from qsimenv.qpm_plugin.link import Link, T, expect
+from qsimenv.qpm_plugin.listener import Listener
 from qsimenv.qpm_plugin.records import ALL, Filter
 from qsimenv.qpm_plugin.selftest import check_outcomes, test_tasks
 from qsimenv.qpm_plugin.stream import Stream
@@ -39,7 +39,6 @@ __all__ = ["Client", "connect", "find_connection"]
 _LONGEST_BACKOFF_S = 30.0
 
 APPLICATION_VARIABLE = "QSIMENV_APPLICATION"
-T = TypeVar("T", bound=m.ReplyBody)
 _Body = Callable[[dict[str, bytes]], m.RequestBody]
 """A request, made with the bytes of the circuits that have to go with it."""
 
@@ -90,7 +89,7 @@ class Client(QPM):
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._lock = threading.Lock()
         self._idle: list[Link] = []
-        self._listeners: list[_Listener] = []
+        self._listeners: list[Listener] = []
         self._sent: set[str] = set()
         self._closed = False
 
@@ -103,7 +102,7 @@ class Client(QPM):
     def greet(self) -> None:
         """Wait until the controller has answered; raises what ``connect`` raises."""
         with self._link() as link:
-            _expect(link.ask(m.Describe(), self._timeout_s), m.Facts)
+            expect(link.ask(m.Describe(), self._timeout_s), m.Facts)
 
     # --- resource management ---
 
@@ -219,7 +218,7 @@ class Client(QPM):
     def register_event_notification(
         self, callback: Callable[[Event], None], kinds: Sequence[str] = ()
     ) -> Callable[[], None]:
-        listener = _Listener(self._new_link(), callback, tuple(kinds))
+        listener = Listener(self._new_link(), callback, tuple(kinds))
         with self._lock:
             self._listeners.append(listener)
         return listener.stop
@@ -269,21 +268,21 @@ class Client(QPM):
 
     def _ask(self, body: m.RequestBody, kind: type[T]) -> T:
         with self._link() as link:
-            return _expect(link.ask(body), kind)
+            return expect(link.ask(body), kind)
 
     def _ask_records(self, tasks: Sequence[Task], body: _Body) -> list[TaskRecord]:
         records: list[TaskRecord] = []
         with self._link() as link:
-            part = _expect(self._ask_on(link, tasks, body), m.Records)
+            part = expect(self._ask_on(link, tasks, body), m.Records)
             records.extend(_dressed(part, link.results))
             while part.more:
-                part = _expect(link.more(), m.Records)
+                part = expect(link.more(), m.Records)
                 records.extend(_dressed(part, link.results))
         return records
 
     def _ask_with(self, tasks: Sequence[Task], body: _Body, kind: type[T]) -> T:
         with self._link() as link:
-            return _expect(self._ask_on(link, tasks, body), kind)
+            return expect(self._ask_on(link, tasks, body), kind)
 
     def _ask_on(self, link: Link, tasks: Sequence[Task], body: _Body) -> m.ReplyBody:
         """Ask with the bytes of those circuits that were not sent before, and again where the controller lacks some."""
@@ -334,56 +333,9 @@ class Client(QPM):
         return Link(self._context, self.connection, self.client_id, self._timeout_s, self._path)
 
 
-class _Listener:
-    """A thread with a link of its own that hands events on."""
-
-    def __init__(self, link: Link, callback: Callable[[Event], None], kinds: tuple[str, ...]) -> None:
-        self._link, self._callback, self._kinds = link, callback, kinds
-        self._stopped = threading.Event()
-        _expect(link.ask(m.Subscribe(kinds)), m.Done)
-        link.repeats = True
-        link.hang_bell()
-        self._thread = threading.Thread(target=self._listen, name="qsimenv-events", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        if self._stopped.is_set():
-            return
-        self._stopped.set()
-        self._link.wake()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def _listen(self) -> None:
-        try:
-            while not self._stopped.is_set():
-                body = self._link.listen()
-                if isinstance(body, m.Notice) and not self._stopped.is_set():
-                    self._hand_on(body.event)
-        except QSimEnvError:
-            if not self._kinds or EventKind.DISCONNECTED in self._kinds:
-                self._hand_on(Event(EventKind.DISCONNECTED, time.time()))
-        finally:
-            self._link.close()
-
-    def _hand_on(self, event: Event) -> None:
-        try:
-            self._callback(event)
-        except Exception:
-            logging.getLogger("qsimenv.client").exception("the callback for the event %s failed", event.kind)
-
-
 def _backoff_s(asked_s: float, refusals: int) -> float:
     """As long as was asked for, longer each time, and not all clients at once."""
     return min(_LONGEST_BACKOFF_S, asked_s * 1.5**refusals) * random.uniform(1.0, 1.3)  # noqa: S311 - no secret
-
-
-def _expect(reply: m.ReplyBody, kind: type[T]) -> T:
-    if isinstance(reply, kind):
-        return reply
-    if isinstance(reply, m.Failed):
-        raise from_code(reply.code, reply.message)
-    raise QSimEnvError(f"client: a {type(reply).__name__} came where {kind.__name__} was due; versions do not agree")
 
 
 def _dressed(part: m.Records, folder: Path | None) -> list[TaskRecord]:

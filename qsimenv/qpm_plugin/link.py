@@ -12,15 +12,17 @@ import socket
 import time
 import uuid
 from pathlib import Path
+from typing import TypeVar
 
 import zmq
 
-from qsimenv.errors import PermissionDeniedError, QSimEnvError, TimedOutError
+from qsimenv.errors import PermissionDeniedError, QSimEnvError, TimedOutError, from_code
 from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.connection import Connection
 from qsimenv.qpm_plugin.sockets import Socket, client_socket, next_connection_event
 
+T = TypeVar("T", bound=m.ReplyBody)
 KEPT_PATIENCE_S = 60.0
 _LOOK_EVERY_S = 0.2
 _PATIENT_RETRIES = 3
@@ -270,3 +272,12 @@ class Link:
             f"connect: nobody answers at {where} after {seconds:.1f} s; is the environment "
             f"(process {self.connection.pid} on {self.connection.host}) still running?"
         )
+
+
+def expect(reply: m.ReplyBody, kind: type[T]) -> T:
+    """The answer, where it is what was asked for; raises what the controller refused the request with."""
+    if isinstance(reply, kind):
+        return reply
+    if isinstance(reply, m.Failed):
+        raise from_code(reply.code, reply.message)
+    raise QSimEnvError(f"client: a {type(reply).__name__} came where {kind.__name__} was due; versions do not agree")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from qsimenv.errors import QSimEnvError, from_code
 from qsimenv.qpm_plugin import messages as m
-from qsimenv.qpm_plugin.link import Link
+from qsimenv.qpm_plugin.link import Link, expect
 from qsimenv.task import Task
 
 WINDOW = 500
@@ -85,9 +85,7 @@ class Stream:
                 self._refusal = self._refusal or from_code(code, message)
                 del self._open[ticket]
             case _:
-                raise QSimEnvError(
-                    f"client: a {type(reply).__name__} came where Accepted was due; versions do not agree"
-                )
+                expect(reply, m.Accepted)
 
     def _try_again(self) -> None:
         """The environment was full: all that it turned away goes there once more, when it said."""
