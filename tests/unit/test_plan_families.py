@@ -58,14 +58,35 @@ def test_sweeps(name: str, num_qubits: int) -> None:
 
 
 @pytest.mark.parametrize("rank_bits", [1, 2])
-@pytest.mark.parametrize("name", ["ghz", "qft", "hea", "tfim"])
+@pytest.mark.parametrize("name", ["ghz", "qft", "hea", "tfim", "qaoa"])
 def test_ranks_cost_no_sweep(name: str, rank_bits: int) -> None:
-    """What is left for a last sweep before the exchange shares one with what comes behind it."""
+    """The ranks exchange where one sweep ends and the next begins, and none has to be parted for it."""
     circuit = circuits.FAMILIES[name](24)
     plan = plan_from_zero(gates_of(circuit), 24, 24 - rank_bits, 17)
     assert plan.num_exchanges == 1
     assert plan.num_sweeps <= SWEEPS[name]
     assert mixes_local_bits_only(plan)
+
+
+def test_the_first_sweep_takes_all_that_a_block_can_hold() -> None:
+    """What comes before the state is larger than a block costs nothing: of a qft all of the highest qubits."""
+    gates = gates_of(circuits.qft(24))
+    for rank_bits in (0, 1, 2, 3):
+        plan = plan_from_zero(gates, 24, 24 - rank_bits, 17)
+        first, second = (sweep for stage in plan.stages for sweep in stage.sweeps)
+        assert {gates[op.gate].qubits[0] for op in first.ops if op.kind == "matrix"} == set(range(7, 24))
+        assert {gates[op.gate].qubits[0] for op in second.ops if op.kind == "matrix"} == set(range(7))
+
+
+@pytest.mark.parametrize("name", ["ghz", "qft", "hea", "tfim", "qaoa"])
+def test_two_ranks_share_the_work_of_one(name: str) -> None:
+    """Each sweep does on two ranks what it does on one, on half of the state each."""
+    gates = gates_of(circuits.FAMILIES[name](24))
+    alone, shared = (plan_from_zero(gates, 24, num_local, 17) for num_local in (24, 23))
+    taken = [
+        [{op.gate for op in sweep.ops} for stage in plan.stages for sweep in stage.sweeps] for plan in (alone, shared)
+    ]
+    assert taken[0] == taken[1]
 
 
 @pytest.mark.parametrize("n", [5, 9])

@@ -34,6 +34,10 @@ class Cover(NamedTuple):
     members: list[npt.NDArray[np.int32]]
     score: int
 
+    def part(self, chosen: slice) -> Cover:
+        """Some of the sets."""
+        return Cover(self.sets[chosen], self.members[chosen], 0)
+
 
 def cover(
     mixed: Masks,
@@ -45,14 +49,15 @@ def cover(
     start: int = -1,
     count_moves: bool = False,
     visits: int = 0,
+    fill_first: bool = False,
 ) -> Cover:
     """Cover ``members`` with sets of at most ``size`` wires out of ``allowed``, each with all of ``base``.
 
     ``start``: the first set, where it is given. ``count_moves``: among rows of equal length prefer those whose sets
     differ least. ``visits``: how many steps may be looked at to choose one set (some 2 ns
-    each); 0 takes what comes first.
+    each); 0 takes what comes first. ``fill_first``: the first set should take all it can, even if no row is shorter.
     """
-    sets, ends, order, score = _cover(mixed, used, members, allowed, base, size, start, count_moves, visits)
+    sets, ends, order, score = _cover(mixed, used, members, allowed, base, size, start, count_moves, visits, fill_first)
     edges = [0, *(int(end) for end in ends)]
     return Cover(
         [int(each) for each in sets],
@@ -124,15 +129,15 @@ def _score(mixed, used, todo, count, chosen, before, allowed, base, size, everyt
 
 
 @njit(**_options)
-def _improve(mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, visits):
-    """Trade single wires of the next set while that makes the row better."""
+def _improve(mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, visits, fewest):
+    """Trade single wires of the next set while that makes the row better, and it is at least ``fewest`` sets long."""
     room, taken = np.empty(count, np.int32), np.empty(count, np.int32)
     best, spent = _score(
         mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, room, taken
     )
     visits -= spent
     improved = True
-    while improved and visits > 0 and best >= (2 if count_moves else 3) * _SET:
+    while improved and visits > 0 and best >= fewest * _SET:
         improved = False
         for out in range(63):
             if not (chosen & ~base) >> out & 1:
@@ -156,7 +161,7 @@ def _improve(mixed, used, todo, count, chosen, before, allowed, base, size, ever
 
 
 @njit(**_options)
-def _cover(mixed, used, members, allowed, base, size, start, count_moves, visits):
+def _cover(mixed, used, members, allowed, base, size, start, count_moves, visits, fill_first):
     count = members.shape[0]
     todo, taken = members.copy(), np.empty(count, np.int32)
     sets, ends, order = np.empty(count + 1, np.int64), np.empty(count + 1, np.int64), np.empty(count, np.int32)
@@ -173,8 +178,9 @@ def _cover(mixed, used, members, allowed, base, size, start, count_moves, visits
             chosen = np.int64(start)
         elif visits > 0:
             chosen, _, _ = _take(mixed, used, todo, near, base, allowed, size, everything, scratch, taken)
+            fewest = 2 if count_moves or (fill_first and number == 0) else 3
             chosen = _improve(
-                mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, visits
+                mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, visits, fewest
             )
         chosen, left, done = _take(mixed, used, todo, count, chosen, allowed, size, everything, todo, taken)
         if done == 0 and not (number == 0 and start >= 0):

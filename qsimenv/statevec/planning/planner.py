@@ -1,12 +1,16 @@
 """Planner: from a run of gates to stages of sweeps. Pure; ``simulate`` and ``explain`` call it.
 
 Two levels do the same thing: which qubits are local in a stage, and which bits are in the block of a sweep. At both
-only what a gate *mixes* matters (``steps``), and at both a short row of sets is searched for (``cover_numba``).
+only what a gate *mixes* matters (``steps``), and at both a short row of sets is searched for (``cover_numba``). A plan
+is made from either end: stages out of the blocks that suit the sweeps, or blocks out of the wires that suit the stages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
+from itertools import accumulate, pairwise
+from operator import and_, or_
 
 import numpy as np
 import numpy.typing as npt
@@ -69,30 +73,55 @@ class _Planner:
         self._visits = min(_MOST_VISITS, 1 << num_local >> 5)
 
     def plan(self, start: Layout | None) -> Plan:
-        """The plan from a layout, or from one of the planner's choice. Inside, layouts place wires, not qubits."""
+        """The plan from a layout, or from one of the planner's choice. Inside, layouts place wires, not qubits.
+
+        The blocks are chosen first, as if all wires were local: that makes the fewest sweeps. Where the ranks would
+        have to exchange more than once for them, it is tried the other way round, too.
+        """
+        if self._num_local < self._num_qubits and self._num_local <= self._size:
+            return self._by_stages(start)
+        made = self._by_blocks(start)
+        if made.num_exchanges < 2:
+            return made
+        return min(made, self._by_stages(start), key=lambda plan: _cost(plan, start is None))
+
+    def _by_blocks(self, start: Layout | None) -> Plan:
+        """First blocks out of all wires, then stages of as many of them as find their wires in a rank together."""
+        everything, members = (1 << self._num_qubits) - 1, np.arange(len(self._steps.steps), dtype=np.int32)
+        low = _mask(start.qubits[: self._num_low]) if start else self._best_low(everything, everything, members)[0]
+        blocks = self._blocks(members, everything, low, start is None)
+        if start:
+            parts = _joined(blocks.sets, self._num_local, _mask(start.local_qubits))
+        else:  # what is exchanged early is a state that is still small
+            parts = _joined(blocks.sets[::-1], self._num_local, 0)[::-1]
+        edges = list(accumulate(parts, initial=0))
+        stages = [slice(*edge) for edge in pairwise(edges)]
+        needed = [reduce(or_, blocks.sets[stage], 0) for stage in stages]
+        sets = self._completed(needed, start)
+        first = start or self._first_layout(sets, low, blocks.sets[0] if blocks.sets else 0)
+        return self._built(sets, first, lambda number, _: blocks.part(stages[number]))
+
+    def _by_stages(self, start: Layout | None) -> Plan:
+        """First the wires that are local in each stage, then blocks out of these."""
         stages = self._stages(start)
-        made = self._with_sweeps(stages.sets, stages.members, start)
+        made = self._with_blocks(stages, start)
         later = self._postponed(stages, made)
         if later is None:
             return made
-        other = self._with_sweeps(*later, start)
+        other = self._with_blocks(later, start)
         return other if other.num_sweeps < made.num_sweeps else made
 
-    def _with_sweeps(self, needed: Sequence[int], members_of: Sequence[Members], start: Layout | None) -> Plan:
-        """The plan of stages that need some wires to be local, and of which each runs some steps."""
-        before = _mask(start.local_qubits) if start else None
-        sets = _completed(needed, before, self._num_qubits, self._num_local)
-        layout = first = start or self._first_layout(sets, members_of)
-        made = list[Stage]()
-        for wires, members in zip(sets, members_of, strict=True):
-            exchange = _exchange(layout, wires)
-            layout = layout.exchanged(exchange)
-            sweeps = tuple(self._sweeps(members, layout))
-            if exchange or sweeps:
-                made.append(Stage(exchange, sweeps))
-        return Plan(self._gates, first, self._end(layout), tuple(made))
+    def _with_blocks(self, stages: Cover, start: Layout | None) -> Plan:
+        sets = self._completed(stages.sets, start)
+        first = start or self._first_layout(sets, *self._low_for(sets, stages.members))
 
-    def _postponed(self, stages: Cover, made: Plan) -> tuple[list[int], list[Members]] | None:
+        def blocks(number: int, layout: Layout) -> Cover:
+            low, local = _mask(layout.qubits[: self._num_low]), _mask(layout.local_qubits)
+            return self._blocks(stages.members[number], local, low, start is None and number == 0)
+
+        return self._built(sets, first, blocks)
+
+    def _postponed(self, stages: Cover, made: Plan) -> Cover | None:
         """The stages with the last sweep of the first one put off to the second, where its wires may still be local.
 
         Sweeps on both sides of an exchange may fit one; and from |0…0> on, the state is still small at the exchange.
@@ -106,7 +135,19 @@ class _Planner:
         if needed.bit_count() > self._num_local:
             return None
         moved = np.sort(np.concatenate([first[last], second]))
-        return [stages.sets[0], needed, *stages.sets[2:]], [first[~last], moved, *stages.members[2:]]
+        sets = [stages.sets[0], needed, *stages.sets[2:]]
+        return Cover(sets, [first[~last], moved, *stages.members[2:]], stages.score)
+
+    def _built(self, sets: Sequence[int], first: Layout, blocks: Callable[[int, Layout], Cover]) -> Plan:
+        """The plan with these wires local in its stages, and in each stage the blocks that are named for its layout."""
+        layout, made = first, list[Stage]()
+        for number, wires in enumerate(sets):
+            exchange = _exchange(layout, wires)
+            layout = layout.exchanged(exchange)
+            sweeps = tuple(self._sweeps(blocks(number, layout), layout))
+            if exchange or sweeps:
+                made.append(Stage(exchange, sweeps))
+        return Plan(self._gates, first, self._end(layout), tuple(made))
 
     # --- stages ---
 
@@ -114,27 +155,32 @@ class _Planner:
         steps, everything = self._steps, (1 << self._num_qubits) - 1
         members = np.arange(len(steps.steps), dtype=np.int32)
         first = _mask(start.local_qubits) if start else -1
-        if self._num_local == self._num_qubits:
-            return Cover([everything], [members], 0)
         return cover(
             steps.mixed, steps.used, members, everything, 0, self._num_local, first, True, visits=16 * self._visits
         )
 
-    def _first_layout(self, sets: Sequence[int], members: Sequence[Members]) -> Layout:
-        """Lowest what suits the first sweeps, highest in the rank what leaves it first."""
+    def _completed(self, needed: Sequence[int], start: Layout | None) -> list[int]:
+        """Sets filled up to what a rank holds: with what was there before and, as long as it is there, needed next."""
+        completed = []
+        before = _mask(start.local_qubits) if start else (1 << self._num_qubits) - 1
+        for number, wires in enumerate(needed):
+            candidates = before & ~wires
+            for later in (*needed[number + 1 :], -1):
+                for wire in _members(candidates & later & ~wires):
+                    if wires.bit_count() < self._num_local:
+                        wires |= 1 << wire  # noqa: PLW2901 - grows
+            completed.append(wires)
+            before = wires
+        return completed
+
+    def _first_layout(self, sets: Sequence[int], low: int, block: int) -> Layout:
+        """Lowest what each block has, then what suits the first one, highest in the rank what leaves it first."""
         if not sets:
             return identity(self._num_qubits, self._num_local)
-        local, staying = sets[0], sets[0]
-        for later in sets[1:]:
-            staying &= later
-        if staying.bit_count() >= self._num_low:  # they stay the lowest bits in all stages
-            low, block = self._best_low(staying, (1 << self._num_qubits) - 1, np.concatenate(members))
-        else:
-            low, block = self._best_low(local, local, members[0])
         leaves = [next((k for k, wires in enumerate(sets) if not wires >> w & 1), len(sets)) for w in self._wires()]
         order = sorted(
             self._wires(),
-            key=lambda w: (not local >> w & 1, not low >> w & 1, -leaves[w], not block >> w & 1, w),
+            key=lambda w: (not sets[0] >> w & 1, not low >> w & 1, -leaves[w], not block >> w & 1, w),
         )
         bits = [0] * self._num_qubits
         for bit, wire in enumerate(order):
@@ -143,6 +189,15 @@ class _Planner:
 
     def _wires(self) -> range:
         return range(self._num_qubits)
+
+    def _low_for(self, sets: Sequence[int], members: Sequence[Members]) -> tuple[int, int]:
+        """The wires for the lowest bits, if possible such that stay in all stages, and the first block."""
+        if not sets:
+            return 0, 0
+        staying = reduce(and_, sets)
+        if staying.bit_count() >= self._num_low:
+            return self._best_low(staying, (1 << self._num_qubits) - 1, np.concatenate(members))
+        return self._best_low(sets[0], sets[0], members[0])
 
     def _best_low(self, candidates: int, local: int, members: Members) -> tuple[int, int]:
         """The wires for the lowest bits, which every block has, and the first block with them."""
@@ -174,18 +229,35 @@ class _Planner:
 
     # --- sweeps ---
 
-    def _sweeps(self, members: Members, layout: Layout) -> Iterator[Sweep]:
+    def _blocks(self, members: Members, local: int, low: int, is_free: bool) -> Cover:
+        """Blocks for some steps. ``is_free``: the first one is all that is not zero, so that it costs nothing."""
         steps = self._steps
-        if not len(members):
-            return
-        low = _mask(layout.qubits[: self._num_low])
-        local = _mask(layout.local_qubits)
-        blocks = cover(steps.mixed, steps.used, members, local, low, self._size, visits=self._visits)
+        return cover(steps.mixed, steps.used, members, local, low, self._size, visits=self._visits, fill_first=is_free)
+
+    def _sweeps(self, blocks: Cover, layout: Layout) -> Iterator[Sweep]:
+        steps = self._steps
         for wires, inside in zip(blocks.sets, blocks.members, strict=True):
             ops: list[Op] = []
             for number in by_layer(steps.mixed, steps.used, steps.affine, inside).tolist():
                 _add_ops(ops, steps.steps[number], self._gates, layout)
             yield Sweep(_block(wires, layout, self._size), tuple(ops))
+
+
+def _cost(plan: Plan, from_zero: bool) -> tuple[int, int, int]:
+    """Exchanges weigh most: whatever connects the ranks is slower than their memory."""
+    return plan.num_exchanges, plan.bytes_exchanged(1, from_zero), plan.num_sweeps
+
+
+def _joined(sets: Sequence[int], size: int, held: int) -> list[int]:
+    """How many of the sets, one after the other, fit ``size`` wires together, with those held first; and so on."""
+    counts = [0]
+    for wires in sets:
+        held |= wires
+        if held.bit_count() > size:
+            held = wires
+            counts.append(0)
+        counts[-1] += 1
+    return counts
 
 
 def _check_reach(gate_list: Sequence[Gate], reach: int) -> None:
@@ -195,20 +267,6 @@ def _check_reach(gate_list: Sequence[Gate], reach: int) -> None:
                 f"plan: gate {gate.name} mixes {len(mixed_qubits(gate))} qubits, "
                 f"{reach} are within reach of a rank; use fewer ranks"
             )
-
-
-def _completed(sets: Sequence[int], before: int | None, num_wires: int, size: int) -> list[int]:
-    """The sets filled up to their size: with what was there before and, as long as it is there, is needed next."""
-    completed = []
-    for number, wires in enumerate(sets):
-        candidates = (before if before is not None else (1 << num_wires) - 1) & ~wires
-        for later in (*sets[number + 1 :], -1):
-            for wire in _members(candidates & later & ~wires):
-                if wires.bit_count() < size:
-                    wires |= 1 << wire  # noqa: PLW2901 - grows
-        completed.append(wires)
-        before = wires
-    return completed
 
 
 def _exchange(layout: Layout, wanted: int) -> tuple[tuple[int, int], ...]:
