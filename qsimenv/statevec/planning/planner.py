@@ -8,6 +8,7 @@ is made from either end: stages out of the blocks that suit the sweeps, or block
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate, pairwise
 from operator import and_, or_
@@ -20,7 +21,7 @@ from qsimenv.errors import OutOfRangeError
 from qsimenv.statevec.planning.cover_numba import Cover, by_layer, cover
 from qsimenv.statevec.planning.layout import Layout, identity
 from qsimenv.statevec.planning.plan import Op, Plan, Stage, Sweep
-from qsimenv.statevec.planning.steps import Step, Steps, mixed_qubits, steps_of
+from qsimenv.statevec.planning.steps import Step, Steps, steps_of
 
 LOW_BITS = 7
 """Every block holds so many of the lowest bits, so that memory is read in runs of whole cache lines. Of the CPU's."""
@@ -67,25 +68,42 @@ class _Planner:
         self._size = min(block_bits, num_local)
         low_bits = LOW_BITS if low_bits is None else low_bits
         self._num_low = min(low_bits, self._size)
-        # A block that is not all of the rank's memory has its lowest bits taken already.
-        _check_reach(self._gates, num_local if num_local <= block_bits else block_bits - low_bits)
         self._steps: Steps = steps_of(self._gates, num_qubits)
+        # A block that is not all of the rank's memory has its lowest bits taken already.
+        self._check_reach(num_local if num_local <= block_bits else block_bits - low_bits)
         self._visits = min(_MOST_VISITS, 1 << num_local >> 5)
 
-    def plan(self, start: Layout | None) -> Plan:
-        """The plan from a layout, or from one of the planner's choice. Inside, layouts place wires, not qubits.
+    def _check_reach(self, reach: int) -> None:
+        widths = np.bitwise_count(self._steps.mixed)
+        if widths.max(initial=0) > reach:
+            widest = int(widths.argmax())
+            name = self._gates[self._steps.steps[widest].gate].name
+            raise OutOfRangeError(
+                f"plan: gate {name} mixes {widths[widest]} qubits, {reach} are within reach of a rank; use fewer ranks"
+            )
 
-        The blocks are chosen first, as if all wires were local: that makes the fewest sweeps. Where the ranks would
-        have to exchange more than once for them, it is tried the other way round, too.
-        """
+    def plan(self, start: Layout | None) -> Plan:
+        """The plan from a layout, or from one of the planner's choice. Inside, layouts place wires, not qubits."""
+        draft = self._draft(start)
+        made = list[Stage]()
+        for exchange, layout, blocks in zip(draft.exchanges, draft.layouts, draft.blocks, strict=True):
+            sweeps = tuple(self._sweeps(blocks, layout))
+            if exchange or sweeps:
+                made.append(Stage(exchange, sweeps))
+        last = draft.layouts[-1] if draft.layouts else draft.first
+        return Plan(self._gates, draft.first, self._end(last), tuple(made))
+
+    def _draft(self, start: Layout | None) -> _Draft:
+        """The blocks are chosen first, as if all wires were local: that makes the fewest sweeps. Where the ranks would
+        have to exchange more than once for them, it is tried the other way round, too."""
         if self._num_local < self._num_qubits and self._num_local <= self._size:
             return self._by_stages(start)
-        made = self._by_blocks(start)
-        if made.num_exchanges < 2:
-            return made
-        return min(made, self._by_stages(start), key=lambda plan: _cost(plan, start is None))
+        draft = self._by_blocks(start)
+        if draft.num_exchanges < 2:
+            return draft
+        return min(draft, self._by_stages(start), key=lambda each: each.cost(start is None))
 
-    def _by_blocks(self, start: Layout | None) -> Plan:
+    def _by_blocks(self, start: Layout | None) -> _Draft:
         """First blocks out of all wires, then stages of as many of them as find their wires in a rank together."""
         everything, members = (1 << self._num_qubits) - 1, np.arange(len(self._steps.steps), dtype=np.int32)
         low = _mask(start.qubits[: self._num_low]) if start else self._best_low(everything, everything, members)[0]
@@ -94,24 +112,26 @@ class _Planner:
             parts = _joined(blocks.sets, self._num_local, _mask(start.local_qubits))
         else:  # what is exchanged early is a state that is still small
             parts = _joined(blocks.sets[::-1], self._num_local, 0)[::-1]
-        edges = list(accumulate(parts, initial=0))
-        stages = [slice(*edge) for edge in pairwise(edges)]
-        needed = [reduce(or_, blocks.sets[stage], 0) for stage in stages]
-        sets = self._completed(needed, start)
+        stages = [slice(*edges) for edges in pairwise(accumulate(parts, initial=0))]
+        sets = self._completed([reduce(or_, blocks.sets[stage], 0) for stage in stages], start)
         first = start or self._first_layout(sets, low, blocks.sets[0] if blocks.sets else 0)
-        return self._built(sets, first, lambda number, _: blocks.part(stages[number]))
+        return _drafted(first, sets, lambda number, _: blocks.part(stages[number]))
 
-    def _by_stages(self, start: Layout | None) -> Plan:
-        """First the wires that are local in each stage, then blocks out of these."""
+    def _by_stages(self, start: Layout | None) -> _Draft:
+        """First the wires that are local in each stage, then blocks out of these.
+
+        Sweeps on both sides of an exchange may share one, so the last one of a stage is put off where that spares one.
+        """
         stages = self._stages(start)
-        made = self._with_blocks(stages, start)
-        later = self._postponed(stages, made)
-        if later is None:
-            return made
-        other = self._with_blocks(later, start)
-        return other if other.num_sweeps < made.num_sweeps else made
+        draft = self._with_blocks(stages, start)
+        for number in range(len(stages.sets) - 1):
+            later = self._put_off(stages, number, draft.blocks[number])
+            other = draft if later is None else self._with_blocks(later, start)
+            if later is not None and other.num_sweeps < draft.num_sweeps:
+                stages, draft = later, other
+        return draft
 
-    def _with_blocks(self, stages: Cover, start: Layout | None) -> Plan:
+    def _with_blocks(self, stages: Cover, start: Layout | None) -> _Draft:
         sets = self._completed(stages.sets, start)
         first = start or self._first_layout(sets, *self._low_for(sets, stages.members))
 
@@ -119,35 +139,20 @@ class _Planner:
             low, local = _mask(layout.qubits[: self._num_low]), _mask(layout.local_qubits)
             return self._blocks(stages.members[number], local, low, start is None and number == 0)
 
-        return self._built(sets, first, blocks)
+        return _drafted(first, sets, blocks)
 
-    def _postponed(self, stages: Cover, made: Plan) -> Cover | None:
-        """The stages with the last sweep of the first one put off to the second, where its wires may still be local.
-
-        Sweeps on both sides of an exchange may fit one; and from |0…0> on, the state is still small at the exchange.
-        """
-        if len(stages.sets) < 2 or len(made.stages) < 2 or len(made.stages[0].sweeps) < 2:
+    def _put_off(self, stages: Cover, number: int, blocks: Cover) -> Cover | None:
+        """The stages with the last block of one put off to the next, if its wires may still be local there."""
+        if len(blocks.sets) < 2:
             return None
-        gates = {op.gate for op in made.stages[0].sweeps[-1].ops}
-        first, second = stages.members[:2]
-        last = np.array([self._steps.steps[number].gate in gates for number in first.tolist()], dtype=np.bool_)
-        needed = stages.sets[1] | int(np.bitwise_or.reduce(self._steps.mixed[first[last]]))
+        needed = stages.sets[number + 1] | int(np.bitwise_or.reduce(self._steps.mixed[blocks.members[-1]]))
         if needed.bit_count() > self._num_local:
             return None
-        moved = np.sort(np.concatenate([first[last], second]))
-        sets = [stages.sets[0], needed, *stages.sets[2:]]
-        return Cover(sets, [first[~last], moved, *stages.members[2:]], stages.score)
-
-    def _built(self, sets: Sequence[int], first: Layout, blocks: Callable[[int, Layout], Cover]) -> Plan:
-        """The plan with these wires local in its stages, and in each stage the blocks that are named for its layout."""
-        layout, made = first, list[Stage]()
-        for number, wires in enumerate(sets):
-            exchange = _exchange(layout, wires)
-            layout = layout.exchanged(exchange)
-            sweeps = tuple(self._sweeps(blocks(number, layout), layout))
-            if exchange or sweeps:
-                made.append(Stage(exchange, sweeps))
-        return Plan(self._gates, first, self._end(layout), tuple(made))
+        sets, members = list(stages.sets), list(stages.members)
+        sets[number + 1] = needed
+        members[number] = np.sort(np.concatenate(blocks.members[:-1]))
+        members[number + 1] = np.sort(np.concatenate([blocks.members[-1], members[number + 1]]))
+        return Cover(sets, members, stages.score)
 
     # --- stages ---
 
@@ -205,9 +210,7 @@ class _Planner:
         if self._num_local <= self._size:
             return 0, local
         members = members[:_FIRST_STEPS]
-        first_use = {wire: place for place in reversed(range(len(members))) for wire in self._mixed_by(members[place])}
-        order = [wire for wire in sorted(first_use, key=first_use.__getitem__) if candidates >> wire & 1]
-        order += [wire for wire in self._wires() if candidates >> wire & 1 and wire not in first_use]
+        order = self._by_first_use(candidates, members)
         best = None
         for offset in range(len(order) - self._num_low + 1):
             low = _mask(order[offset : offset + self._num_low])
@@ -217,9 +220,14 @@ class _Planner:
         assert best is not None  # noqa: S101 - there are at least as many wires as low bits
         return best[1], best[2]
 
-    def _mixed_by(self, step: int) -> tuple[int, ...]:
-        each = self._steps.steps[step]
-        return tuple(each.wires[k] for k in each.mixed)
+    def _by_first_use(self, wires: int, members: Members) -> list[int]:
+        """Wires in the order in which the steps mix them, those that none does last."""
+        order = list[int]()
+        for mixed in (*self._steps.mixed[members].tolist(), wires):
+            if mixed & wires:
+                order += _members(mixed & wires)
+                wires &= ~mixed
+        return order
 
     def _end(self, layout: Layout) -> Layout:
         """The layout of the qubits, from that of the wires."""
@@ -243,9 +251,37 @@ class _Planner:
             yield Sweep(_block(wires, layout, self._size), tuple(ops))
 
 
-def _cost(plan: Plan, from_zero: bool) -> tuple[int, int, int]:
-    """Exchanges weigh most: whatever connects the ranks is slower than their memory."""
-    return plan.num_exchanges, plan.bytes_exchanged(1, from_zero), plan.num_sweeps
+@dataclass(frozen=True)
+class _Draft:
+    """A plan without its ops: of each stage the exchange before it, the layout after that, and the blocks."""
+
+    first: Layout
+    exchanges: tuple[tuple[tuple[int, int], ...], ...]
+    layouts: tuple[Layout, ...]
+    blocks: tuple[Cover, ...]
+
+    @property
+    def num_exchanges(self) -> int:
+        return sum(map(bool, self.exchanges))
+
+    @property
+    def num_sweeps(self) -> int:
+        return sum(len(each.sets) for each in self.blocks)
+
+    def cost(self, from_zero: bool) -> tuple[int, int, int]:
+        """Exchanges weigh most: whatever connects the ranks is slower than their memory."""
+        bare = Plan((), self.first, self.first, tuple(Stage(exchange, ()) for exchange in self.exchanges))
+        return self.num_exchanges, bare.bytes_exchanged(1, from_zero), self.num_sweeps
+
+
+def _drafted(first: Layout, sets: Sequence[int], blocks: Callable[[int, Layout], Cover]) -> _Draft:
+    """The draft with these wires local in its stages, and in each stage the blocks that are named for its layout."""
+    layout, made = first, list[tuple[tuple[tuple[int, int], ...], Layout, Cover]]()
+    for number, wires in enumerate(sets):
+        exchange = _exchange(layout, wires)
+        layout = layout.exchanged(exchange)
+        made.append((exchange, layout, blocks(number, layout)))
+    return _Draft(first, *zip(*made, strict=True)) if made else _Draft(first, (), (), ())
 
 
 def _joined(sets: Sequence[int], size: int, held: int) -> list[int]:
@@ -258,15 +294,6 @@ def _joined(sets: Sequence[int], size: int, held: int) -> list[int]:
             counts.append(0)
         counts[-1] += 1
     return counts
-
-
-def _check_reach(gate_list: Sequence[Gate], reach: int) -> None:
-    for gate in gate_list:
-        if len(mixed_qubits(gate)) > reach:
-            raise OutOfRangeError(
-                f"plan: gate {gate.name} mixes {len(mixed_qubits(gate))} qubits, "
-                f"{reach} are within reach of a rank; use fewer ranks"
-            )
 
 
 def _exchange(layout: Layout, wanted: int) -> tuple[tuple[int, int], ...]:
