@@ -26,6 +26,7 @@ from qsimenv.statevec.planning import planner
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.statevec.planning.plan import Plan
 from qsimenv.statevec.planning.planner import make_plan
+from qsimenv.statevec.planning.steps import mixed_qubits
 from qsimenv.statevec.state import State
 from qsimenv.task import Observable, Precision
 
@@ -162,7 +163,7 @@ def random_gate(num_qubits: int, reach: int, rng: np.random.Generator) -> Gate:
         made = Gate(name, qubits, tuple(angles(name, rng)), added, -1, matrix)
         if made.num_controls and rng.random() < 0.5:
             made = Gate(name, qubits, made.params, added, int(rng.integers(1 << made.num_controls)), matrix)
-        if len(planner.mixed_qubits(made)) <= reach:
+        if len(mixed_qubits(made)) <= reach:
             return made
 
 
