@@ -1,8 +1,8 @@
 """Exchange: trade local bits for rank bits between the ranks of a team, in pieces of bounded size.
 
 With s pairs of bits, a rank trades with 2**s - 1 partners. What it sends to one partner and what it gets from it belong
-into the very same slot, so the trade is in place. Two pieces are on their way at any time: while one travels, the other
-is packed or unpacked. ``state`` calls this; which bits are traded is the plan's to say.
+into the very same slot, so the trade is in place. Several pieces are on their way at any time: while some travel,
+another is packed or unpacked. ``state`` calls this; which bits are traded is the plan's to say.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from qsimenv.statevec.kernels.devices import DeviceName, Passage, device, device
 
 PIECE_BYTES = 2 << 20
 """One message between ranks of one host: it stays in the second-level cache on its way through the buffer."""
-FAR_PIECE_BYTES = 16 << 20
+FAR_PIECE_BYTES = 4 << 20
 """One message where ranks live on several hosts: long enough for a network's full rate."""
 _MOST_PASSED_OVER = 8
 """Index bits at which only zeros are passed over; the kernels' tables have a row for each value at them."""
 _UNDER_WAY = 2
-_SHARE_OF_STATE = 32
-"""No piece is larger than this part of the rank's state, so that all buffers together stay below an eighth of it."""
+_FAR_UNDER_WAY = 8
+"""MPI asks the partner before it sends a long message: the others fill the link while a question is on its way."""
+_BUFFERS_OF_STATE = 8
+"""All buffers together, one to pack and one to receive for each piece, take at most this part of the rank's state."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,20 @@ def keep_own_part(
         device_of(plane).slots.keep_slot(plane, positions, source, target, unset)
 
 
+def pieces_under_way(team: Team, on: DeviceName = "cpu") -> int:
+    """How many messages a rank has on their way at once."""
+    return _FAR_UNDER_WAY if _is_far(team, on) else _UNDER_WAY
+
+
 def piece_bytes(state_bytes: int, team: Team, on: DeviceName = "cpu") -> int:
-    """The size of a message for a rank that holds ``state_bytes``; no cache keeps what goes from GPU to GPU."""
-    most = FAR_PIECE_BYTES if on == "gpu" or team.spans_hosts else PIECE_BYTES
-    return min(most, max(state_bytes // _SHARE_OF_STATE, 64))
+    """The size of a message for a rank that holds ``state_bytes``."""
+    most = FAR_PIECE_BYTES if _is_far(team, on) else PIECE_BYTES
+    return min(most, max(state_bytes // (_BUFFERS_OF_STATE * 2 * pieces_under_way(team, on)), 64))
+
+
+def _is_far(team: Team, on: DeviceName) -> bool:
+    """Whether what travels leaves the host's caches: no cache keeps what goes from GPU to GPU, either."""
+    return on == "gpu" or team.spans_hosts
 
 
 class _Traffic:
@@ -134,17 +146,18 @@ class _Traffic:
         self._begun = 0
         self.error: QSimEnvError | None = None
         try:
-            self._ways = _ways(most, planes[0].dtype, self._device.name)
+            under_way = pieces_under_way(team, self._device.name)
+            self._ways = _ways(under_way, most, planes[0].dtype, self._device.name)
         except MemoryError as error:
             self.error = _failure(error)
         team.agree(self.error)
 
     def begin(self, piece: Piece) -> None:
         """Send a piece off, from where it lies if that is one run; see to an earlier one if there are many."""
-        if len(self._under_way) == _UNDER_WAY:
+        if len(self._under_way) == len(self._ways):
             self._finish_one()
         length = len(piece.planes) * piece.count
-        outgoing, incoming, passage = self._ways[self._begun % _UNDER_WAY]
+        outgoing, incoming, passage = self._ways[self._begun % len(self._ways)]
         outgoing, incoming = outgoing[:length], incoming[:length]
         if len(piece.planes) == 1 and piece.count <= 1 << self._positions[0]:
             place = _spread(piece.start, self._positions) | piece.slot
@@ -186,11 +199,11 @@ def _failure(error: Exception) -> QSimEnvError:
 
 
 @lru_cache(maxsize=2)
-def _ways(numbers: int, real: np.dtype[np.floating], on: DeviceName) -> list[tuple[Any, Any, Passage]]:
+def _ways(under_way: int, numbers: int, real: np.dtype[np.floating], on: DeviceName) -> list[tuple[Any, Any, Passage]]:
     """For each piece under way a buffer to pack in, one to receive in, and a passage; kept for the next exchange."""
     found = device(on)
     return [(found.buffer(numbers, real), found.buffer(numbers, real), found.passage(numbers, real))
-            for _ in range(_UNDER_WAY)]  # fmt: skip
+            for _ in range(under_way)]  # fmt: skip
 
 
 @lru_cache(maxsize=64)

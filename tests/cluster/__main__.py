@@ -1,4 +1,4 @@
-"""A mini-cluster by hand: ``python -m tests.cluster up|enter|down`` (as root); ``make cluster``, ``make cluster-down``.
+"""A mini-cluster by hand: ``python -m tests.cluster up|enter|slow|down`` (as root); ``make cluster`` too.
 
 One at a time: it holds a lock as long as its processes live, so what remains of one that was killed is no obstacle.
 """
@@ -65,6 +65,15 @@ def enter(host: str, command: list[str]) -> None:
     os.execvpe(words[0], words, {**environment(), "PS1": f"{host}:\\w# "})  # noqa: S606  a token list
 
 
+def slow(host: str, mbit_per_s: float | None, delay_ms: float) -> None:
+    """Slow what goes to a host, or give it the full speed again."""
+    cluster = find()
+    if mbit_per_s is None:
+        cluster.unslow(host)
+    else:
+        cluster.slow(host, 1e6 * mbit_per_s, 1e-3 * delay_ms)
+
+
 def down() -> None:
     cluster = find()
     end(cluster.process)
@@ -83,12 +92,18 @@ def main() -> None:
     go = actions.add_parser("enter", help="a shell, or a command, on a host")
     go.add_argument("--host", default=LOGIN)
     go.add_argument("command", nargs="*")
+    link = actions.add_parser("slow", help="slow what goes to a host; without a rate: the full speed again")
+    link.add_argument("host")
+    link.add_argument("--mbit-per-s", type=float)
+    link.add_argument("--delay-ms", type=float, default=0)
     actions.add_parser("down", help="take it down")
     options = parser.parse_args()
     if options.action == "up":
         up(options.hosts, not options.no_slurm)
     elif options.action == "enter":
         enter(options.host, options.command)
+    elif options.action == "slow":
+        slow(options.host, options.mbit_per_s, options.delay_ms)
     else:
         down()
 

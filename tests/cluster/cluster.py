@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -172,17 +173,23 @@ class Cluster:
         """Put the host's cable back."""
         self._port(host, "ip", "link", "set", "PORT", "up")
 
-    def slow(self, host: str, rate: str, delay: str | None = None) -> None:
-        """Slow what goes to the host: ``rate`` as tc writes it (``1gbit``), ``delay`` (``5ms``) needs sch_netem."""
-        if delay is None:
-            shape: tuple[str, ...] = ("tbf", "rate", rate, "burst", "256kb", "latency", "100ms")
+    def slow(self, host: str, bits_per_s: float, delay_s: float = 0.0) -> None:
+        """Slow what goes to the host. A delay is netem's, or, where the kernel has none, that of a wire (`wire.py`)."""
+        rate, delay = f"{bits_per_s:.0f}bit", f"{1e6 * delay_s:.0f}us"
+        queue = ("tc", "qdisc", "replace", "dev", "PORT", "root")
+        if not delay_s:
+            self._port(host, *queue, "tbf", "rate", rate, "burst", "256kb", "latency", "100ms")
+        elif _has_netem():
+            self._port(host, *queue, "netem", "rate", rate, "delay", delay, "limit", "10000")
         else:
-            shape = ("netem", "rate", rate, "delay", delay)
-        self._port(host, "tc", "qdisc", "replace", "dev", "PORT", "root", *shape)
+            self._port(host, sys.executable, str(HERE / "wire.py"), host, _address(host), str(bits_per_s), str(delay_s))
 
     def unslow(self, host: str) -> None:
         """The full speed again."""
-        self._port(host, "tc", "qdisc", "delete", "dev", "PORT", "root")
+        if f"long-{host}@" in self.run(LOGIN, "ip", "-brief", "link"):
+            self.run(LOGIN, "ip", "link", "delete", f"long-{host}")
+        else:
+            self._port(host, "tc", "qdisc", "delete", "dev", "PORT", "root")
 
     def _port(self, host: str, *argv: str) -> None:
         self.run(LOGIN, *(host.replace("node", "port") if word == "PORT" else word for word in argv))
@@ -288,6 +295,18 @@ def wait_until(condition: Callable[[], object], timeout_s: float, what: Callable
     while not condition():
         assert time.monotonic() < deadline, f"after {timeout_s} s: {what()}"
         time.sleep(0.1)
+
+
+@cache
+def _has_netem() -> bool:
+    """Whether this kernel can delay what a device sends."""
+    tried = [*_NAMESPACES, "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
+    return subprocess.run(tried, capture_output=True, check=False).returncode == 0
+
+
+def _address(host: str) -> str:
+    """The address on the switch that `boot` gives a host."""
+    return f"02:77:00:00:00:{int(host.removeprefix('node')):02x}"
 
 
 def _idle(cluster: Cluster) -> int:

@@ -59,7 +59,7 @@ def test_buffers_are_a_small_part_of_the_state(state_bytes: int) -> None:
     for team, largest in ((here, exchange.PIECE_BYTES), (far, exchange.FAR_PIECE_BYTES)):
         size = exchange.piece_bytes(state_bytes, team)
         assert size <= largest
-        assert size == 64 or 4 * size <= state_bytes / 8
+        assert size == 64 or 2 * exchange.pieces_under_way(team) * size <= state_bytes / 8
 
 
 def test_fixed_bits() -> None:
