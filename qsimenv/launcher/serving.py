@@ -38,7 +38,7 @@ from qsimenv.qpm_plugin.journal import Journal
 from qsimenv.qpm_plugin.submissions import Capacity
 
 _ALIVE_S = 1.0
-_KILL_S = 15.0
+_KILL_S = 8.0
 """So long an instance may take to end when it is killed; it takes a second where all nodes answer."""
 _log = logging.getLogger("qsimenv.controller")
 WORKER_COMMAND = (sys.executable, "-m", "qsimenv.qpm_plugin.worker")
@@ -60,7 +60,7 @@ class _Handle:
         try:
             await asyncio.wait_for(self._instance.kill(), _KILL_S)
         except (QSimEnvError, TimeoutError) as error:
-            _log.warning("the instance cannot be killed (%s): its DVM is given up", error or f"after {_KILL_S:g} s")
+            _log.warning("the instance cannot be killed (%s): its DVM is given up", str(error) or f"after {_KILL_S:g} s")
             await self._give_up()
 
     async def close(self) -> None:
