@@ -30,6 +30,8 @@ Members = npt.NDArray[np.int32]
 
 _MOST_VISITS = 1 << 20
 """Steps looked at to choose one block, at about 2 ns each; a small state gets less, in proportion to its sweeps."""
+_THOROUGH_BITS = 25
+"""From so many local bits on a single sweep takes longer than all that the planner can try."""
 _MOST_QUBITS = 62
 """Masks of wires and indices of amplitudes are signed numbers of 64 bits."""
 _FIRST_STEPS = 2048
@@ -95,11 +97,12 @@ class _Planner:
 
     def _draft(self, start: Layout | None) -> _Draft:
         """The blocks are chosen first, as if all wires were local: that makes the fewest sweeps. Where the ranks would
-        have to exchange more than once for them, it is tried the other way round, too."""
+        have to exchange more than once for them, it is tried the other way round, too, and always for large states."""
         if self._num_local < self._num_qubits and self._num_local <= self._size:
             return self._by_stages(start)
         draft = self._by_blocks(start)
-        if draft.num_exchanges < 2:
+        tried_enough = draft.num_sweeps <= 2 or self._num_local < _THOROUGH_BITS
+        if self._num_local == self._num_qubits or (draft.num_exchanges < 2 and tried_enough):
             return draft
         return min(draft, self._by_stages(start), key=lambda each: each.cost(start is None))
 
