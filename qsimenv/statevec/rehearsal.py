@@ -21,7 +21,7 @@ from qsimenv.statevec.engine import StateVectorEngine, gradient
 from qsimenv.statevec.kernel_cache import is_kept, kernels
 from qsimenv.statevec.kernels import slots_numba
 from qsimenv.statevec.kernels.lanes_numba import HAS_VECTORS
-from qsimenv.statevec.measuring import pauli_numba, sampling_numba
+from qsimenv.statevec.measuring import pauli_numba, sampling_numba, weights_numba
 from qsimenv.statevec.measuring.sampling import Draw, sample
 from qsimenv.statevec.planning.layout import identity
 from qsimenv.statevec.state import State
@@ -120,7 +120,7 @@ def _share(precision: Precision) -> None:
     shots = np.arange(_MANY_SHOTS)
     sample(state, range(_MANY_THREADS), Draw(1, 0, shots), _CHUNKS)
     rows = np.zeros((1, 4))
-    sampling_numba.spread(np.zeros((1, 2)), np.arange(2), rows, 2)
+    weights_numba.spread(np.zeros((1, 2)), np.arange(2), rows, 2)
     spans, numbers, drawn = np.array([[0, len(shots)]]), np.zeros(len(shots)), np.zeros(len(shots), dtype=np.uint16)
     sampling_numba.search(rows + 1, spans, shots, numbers, drawn)
     few = np.zeros(4, dtype=REAL_TYPE[precision])

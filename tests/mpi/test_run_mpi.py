@@ -39,7 +39,7 @@ from qsimenv.circuit import (
 from qsimenv.comm import Team
 from qsimenv.statevec import engine
 from qsimenv.statevec.kernels import sweep_numba
-from qsimenv.statevec.measuring import expectation, sampling, sampling_numba
+from qsimenv.statevec.measuring import expectation, sampling, sampling_numba, weights_gpu, weights_numba
 from qsimenv.task import Result, Task, task
 
 pytestmark = pytest.mark.mpi
@@ -337,6 +337,7 @@ def test_sampling_in_several_chunks(
     for name, value in (("LAST_CHUNK", last), ("MAX_BINS", max_bins), ("PIECE_BYTES", piece_bytes)):
         monkeypatch.setattr(sampling, name, value)
     monkeypatch.setattr(sampling, "SHOTS_AT_ONCE", 1_500)
+    monkeypatch.setattr(weights_gpu, "BINS_AT_ONCE", max_bins)
     for seed in range(3):
         rng = np.random.default_rng(seed)
         flipping = [gate("x", int(q)) for q in rng.permutation(9)[:4]]  # leaves bits stored inverted
@@ -350,6 +351,7 @@ def test_sampling_in_several_chunks(
 def test_sampling_by_many_threads(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_numba, "PARALLEL_FROM", 2)
     monkeypatch.setattr(sampling_numba, "PARALLEL_FROM", 2)
+    monkeypatch.setattr(weights_numba, "PARALLEL_FROM", 2)
     monkeypatch.setattr(sampling, "FIRST_CHUNK", 4)
     monkeypatch.setattr(sampling, "LARGEST_FIRST_CHUNK", 4)
     rng = np.random.default_rng(5)

@@ -21,7 +21,7 @@ from qsimenv.statevec.encoding.encode import REAL_TYPE, EncodedSweep, encode
 from qsimenv.statevec.exchange import trade_bits
 from qsimenv.statevec.kernels import sweep_numba
 from qsimenv.statevec.kernels.devices import DeviceName, device
-from qsimenv.statevec.measuring import expectation, pauli_groups, pauli_numba, sampling, sampling_numba
+from qsimenv.statevec.measuring import expectation, pauli_groups, pauli_numba, sampling, sampling_numba, weights_numba
 from qsimenv.statevec.planning import planner
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.statevec.planning.plan import Plan
@@ -318,6 +318,7 @@ def test_samples_depend_on_nothing_but_state_and_seed(
     """Not on the layout, not on ranks and threads: each shot is what the running sums of the oracle say."""
     set_chunks(first, middle, last, monkeypatch)
     monkeypatch.setattr(sampling_numba, "PARALLEL_FROM", parallel_from)
+    monkeypatch.setattr(weights_numba, "PARALLEL_FROM", parallel_from)
     rng = np.random.default_rng(13)
     vector = random_state(QUBITS, rng)
     vector[rng.permutation(1 << QUBITS)[:300]] = 0

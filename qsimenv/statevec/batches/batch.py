@@ -20,7 +20,7 @@ from qsimenv.statevec.batches import batch_numba as kernels
 from qsimenv.statevec.batches.batch_plan import Table, read_out, tabulate
 from qsimenv.statevec.batches.vectors_numba import LANES
 from qsimenv.statevec.encoding.encode import REAL_TYPE
-from qsimenv.statevec.measuring.sampling import _EVENT_OF_FIRST_CHUNK
+from qsimenv.statevec.measuring.sampling import EVENT_OF_FIRST_CHUNK
 from qsimenv.statevec.planning.program import lower
 from qsimenv.task import Precision, Result, Task
 
@@ -64,7 +64,7 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
     inputs = (_with_formulas(values, prepared.table), _entries(prepared.table.matrices, values), first_set)
     readout = read_out(circuit, task.observables, prepared.lanes)
     bins = _bins(circuit) if task.shots else _NO_BINS
-    draw = (bins.bin_of, bins.outcomes, np.uint64(seed), np.uint64(_EVENT_OF_FIRST_CHUNK))
+    draw = (bins.bin_of, bins.outcomes, np.uint64(seed), np.uint64(EVENT_OF_FIRST_CHUNK))
     groups = -(-len(values) // prepared.lanes)
     work = groups * (len(prepared.table.rows) + len(readout.rows)) + len(values) * (task.shots or 0)
     threads = min(groups, threads_here()) if work >= _PARALLEL_FROM else 1
