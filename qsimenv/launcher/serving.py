@@ -60,7 +60,8 @@ class _Handle:
         try:
             await asyncio.wait_for(self._instance.kill(), _KILL_S)
         except (QSimEnvError, TimeoutError) as error:
-            _log.warning("the instance cannot be killed (%s): its DVM is given up", str(error) or f"after {_KILL_S:g} s")
+            reason = str(error) or f"after {_KILL_S:g} s"
+            _log.warning("the instance cannot be killed (%s): its DVM is given up", reason)
             await self._give_up()
 
     async def close(self) -> None:
