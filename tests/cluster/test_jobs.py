@@ -84,14 +84,14 @@ def test_slurm_takes_every_script(script: Path, cluster: Cluster) -> None:
     cluster.run(LOGIN, "sbatch", "--test-only", *partition, script)
 
 
-def tangled_program(num_qubits: int, layers: int) -> str:
+def tangled_program(num_qubits: int, layers: int, times: int = 1) -> str:
     """Rotations, and a cx between far qubits in both directions: no order of the qubits keeps it local."""
     body = ""
     for layer in range(layers):
         body += "".join(f"ry({0.3 + 0.1 * layer}) q[{k}];\nrx(0.7) q[{k}];\n" for k in range(num_qubits))
         step = num_qubits // 2 - layer
         body += "".join(f"cx q[{k}], q[{(k + step) % num_qubits}];\n" for k in range(num_qubits))
-    return f"{QASM3}qubit[{num_qubits}] q;\nbit[{num_qubits}] c;\n{body}c = measure q;\n"
+    return f"{QASM3}qubit[{num_qubits}] q;\nbit[{num_qubits}] c;\n{body * times}c = measure q;\n"
 
 
 def test_big_circuit(cluster: Cluster, work: Path) -> None:
@@ -128,14 +128,19 @@ def test_scaling(cluster: Cluster, work: Path) -> None:
 
 
 def programs(cluster: Cluster, host: str) -> set[str]:
-    """The names of the programs on a host, workers by that name."""
+    """The names of the programs on a host, workers and runs by these names."""
     found = set()
     for pid in cluster.pids(host):
         try:
             words = psutil.Process(pid).cmdline()
         except psutil.NoSuchProcess:
             continue
-        found.add("worker" if "qsimenv.qpm_plugin.worker" in words else Path(words[0]).name if words else "")
+        if "qsimenv.qpm_plugin.worker" in words:
+            found.add("worker")
+        elif [Path(word).name for word in words[1:3]] == ["qsimenv", "run"]:
+            found.add("run")
+        else:
+            found.add(Path(words[0]).name if words else "")
     return found
 
 
@@ -283,8 +288,11 @@ def talk(cluster: Cluster, work: Path, job: int, script: str, *arguments: object
 
 
 def let_time_run_out(cluster: Cluster, number: int) -> None:
-    """The time limit of a running job comes now: Slurm ends it when it looks next, which is twice a minute."""
-    cluster.run(LOGIN, "scontrol", "update", f"JobId={number}", "EndTime=now")
+    """The time limit of a running job comes now: Slurm ends it when it looks next, which is twice a minute.
+
+    It takes no time that is over, and a second may end before it looks at what it was told.
+    """
+    cluster.run(LOGIN, "scontrol", "update", f"JobId={number}", "EndTime=now+5seconds")
 
 
 def test_a_job_that_hit_its_time_limit_goes_on_when_it_is_submitted_again(cluster: Cluster, work: Path) -> None:
@@ -314,6 +322,49 @@ def test_a_job_that_hit_its_time_limit_goes_on_when_it_is_submitted_again(cluste
     assert before + after == number
     counts = [qs.run(work / file, shots=1000, seed=7).counts for file in files[:DIFFERENT]]
     assert [record["result"]["counts"] for record in records] == counts * (number // DIFFERENT)
+
+
+def write_long(work: Path) -> None:
+    """Circuits that take minutes: `long.qasm` to run, and one to read in the place of the scan's own."""
+    (work / "long.qasm").write_text(tangled_program(26, 12, times=12))
+    (work / "examples").unlink()
+    (work / "examples" / "ansatz").mkdir(parents=True)
+    scanned = "input float theta;\nqubit[2] q;\n" + "ry(theta) q[0];\ncx q[0], q[1];\n" * 200_000
+    (work / "examples" / "ansatz" / "hydrogen.qasm").write_text(QASM3 + scanned)
+
+
+@pytest.mark.parametrize(
+    ("how", "end", "on_quantum", "nodes", "on_compute"),
+    [
+        ("scancel", "CANCELLED", "scaling.sh", 1, "one-node.sh"),
+        ("time limit", "TIMEOUT", "big-circuit.sh", 2, "parameter-scan.sh"),
+    ],
+)
+def test_what_is_ended_in_the_middle_leaves_nothing(
+    how: str, end: str, on_quantum: str, nodes: int, on_compute: str, cluster: Cluster, work: Path
+) -> None:
+    """Two jobs at once, on different hosts; the other scripts have tests of their own."""
+    write_long(work)
+    options = ("--array=0-1",) if on_compute == "parameter-scan.sh" else ()
+    jobs = [
+        submit(cluster, work, on_quantum, QUANTUM, arguments=("long.qasm",)),
+        submit(cluster, work, on_compute, "--partition=compute", *options, arguments=("long.qasm",)),
+    ]
+    busy = "worker" if on_compute == "one-node.sh" else "run"
+
+    def both_work() -> bool:
+        assert all(set(cluster.states(job)) <= {"PENDING", "CONFIGURING", "RUNNING"} for job in jobs), outputs(work)
+        there = sum("run" in programs(cluster, host) for host in cluster.quantum)
+        return there == nodes and busy in programs(cluster, "node1")
+
+    wait_until(both_work, 240, lambda: outputs(work))
+    for job in jobs:
+        if how == "scancel":
+            cluster.run(LOGIN, "scancel", job)
+        else:
+            let_time_run_out(cluster, job)
+    assert {state for job in jobs for state in cluster.wait(job)} == {end}, outputs(work)
+    cluster.assert_clean()
 
 
 def test_one_node_after_a_time_limit(cluster: Cluster, work: Path) -> None:
