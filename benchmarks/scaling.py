@@ -118,14 +118,16 @@ def _lines(axes: Any, rows: list[dict[str, Any]], kind: str, what: str, style: s
 
 
 def _bars(axes: Any, rows: list[dict[str, Any]], kind: str, what: str) -> None:
-    families = _of(rows, kind)
+    """From two ranks on, each bar with its figure, so that one sees which circuits send nothing."""
+    families = _of([row for row in rows if row["ranks"] > 1], kind)
     width = 0.8 / len(families)
     for number, (family, mine) in enumerate(families.items()):
         places = [place + width * (number + 0.5) - 0.4 for place in range(len(mine))]
-        axes.bar(places, [row[what] for row in mine], width=0.9 * width, color=f"C{number}", label=family)
+        drawn = axes.bar(places, [row[what] for row in mine], width=0.9 * width, color=f"C{number}", label=family)
+        axes.bar_label(drawn, fmt="{:.1f}", fontsize="x-small", padding=1)
     ranks = [str(row["ranks"]) for row in next(iter(families.values()))]
     axes.set_xticks(range(len(ranks)), ranks)
-    axes.set_ylim(0, axes.get_ylim()[1])
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
 
 
 def _axis_of_ranks(axes: Any, ranks: list[int], cores: int) -> None:
