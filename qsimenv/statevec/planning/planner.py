@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate, pairwise
-from operator import and_, or_
+from operator import and_, is_, or_
 
 import numpy as np
 import numpy.typing as npt
@@ -127,12 +127,10 @@ class _Planner:
         """
         stages = self._stages(start)
         draft = self._with_blocks(stages, start)
-        for number in range(len(stages.sets) - 1):
-            later = self._put_off(stages, number, draft.blocks[number])
-            other = draft if later is None else self._with_blocks(later, start)
-            if later is not None and other.num_sweeps < draft.num_sweeps:
-                stages, draft = later, other
-        return draft
+        later = self._put_off(stages, draft)
+        if later is stages:
+            return draft
+        return min(draft, self._with_blocks(later, start), key=lambda each: each.num_sweeps)
 
     def _with_blocks(self, stages: Cover, start: Layout | None) -> _Draft:
         sets = self._completed(stages.sets, start)
@@ -144,18 +142,22 @@ class _Planner:
 
         return _drafted(first, sets, blocks)
 
-    def _put_off(self, stages: Cover, number: int, blocks: Cover) -> Cover | None:
-        """The stages with the last block of one put off to the next, if its wires may still be local there."""
-        if len(blocks.sets) < 2:
-            return None
-        needed = stages.sets[number + 1] | int(np.bitwise_or.reduce(self._steps.mixed[blocks.members[-1]]))
-        if needed.bit_count() > self._num_local:
-            return None
-        sets, members = list(stages.sets), list(stages.members)
-        sets[number + 1] = needed
-        members[number] = np.sort(np.concatenate(blocks.members[:-1]))
-        members[number + 1] = np.sort(np.concatenate([blocks.members[-1], members[number + 1]]))
-        return Cover(sets, members, stages.score)
+    def _put_off(self, stages: Cover, draft: _Draft) -> Cover:
+        """The stages with the last block of each put off to the next one, where the blocks there have room for it."""
+        sets, members, blocks = list(stages.sets), list(stages.members), list(draft.blocks)
+        for here, there in pairwise(range(len(sets))):
+            if len(blocks[here].sets) < 2:
+                continue
+            *staying, last = blocks[here].members
+            needed = sets[there] | int(np.bitwise_or.reduce(self._steps.mixed[last]))
+            if needed.bit_count() > self._num_local:
+                continue
+            together = np.sort(np.concatenate([last, members[there]]))
+            made = self._blocks(together, needed, _mask(draft.layouts[there].qubits[: self._num_low]), False)
+            if len(made.sets) <= len(blocks[there].sets):
+                sets[there], members[there], blocks[there] = needed, together, made
+                members[here] = np.sort(np.concatenate(staying))
+        return stages if all(map(is_, members, stages.members)) else Cover(sets, members, stages.score)
 
     # --- stages ---
 
