@@ -98,11 +98,13 @@ class _Planner:
     def _draft(self, start: Layout | None) -> _Draft:
         """The blocks are chosen first, as if all wires were local: that makes the fewest sweeps. Where the ranks would
         have to exchange more than once for them, it is tried the other way round, too, and always for large states."""
-        if self._num_local < self._num_qubits and self._num_local <= self._size:
+        if self._num_local == self._num_qubits:
+            return self._by_blocks(start)
+        if self._num_local <= self._size:
             return self._by_stages(start)
         draft = self._by_blocks(start)
-        tried_enough = draft.num_sweeps <= 2 or self._num_local < _THOROUGH_BITS
-        if self._num_local == self._num_qubits or (draft.num_exchanges < 2 and tried_enough):
+        is_short = draft.num_sweeps <= 2 or self._num_local < _THOROUGH_BITS
+        if draft.num_exchanges < 2 and is_short:
             return draft
         return min(draft, self._by_stages(start), key=lambda each: each.cost(start is None))
 
