@@ -119,12 +119,13 @@ def check_plan(made: Plan, gate_list: Sequence[Gate], block_bits: int) -> None:
 @SETTINGS
 @given(st.data())
 def test_properties_of_plans(data: st.DataObject) -> None:
-    num_qubits = data.draw(st.integers(8, 14))
+    num_qubits = data.draw(st.integers(8, 16))
     num_local = data.draw(st.integers(5, num_qubits))
     block_bits = data.draw(st.sampled_from([LOW_BITS + 4, LOW_BITS + 5, 15]))
     start = data.draw(layouts(num_qubits, num_local))
     gate_list = data.draw(gate_lists(num_qubits))
     check_plan(make_plan(gate_list, start, block_bits), gate_list, block_bits)
+    check_plan(plan_from_zero(gate_list, num_qubits, num_local, block_bits), gate_list, block_bits)
 
 
 @SETTINGS
