@@ -277,8 +277,10 @@ class Run:
         self._pending.append(other)
 
     def _fresh_state(self) -> State:
-        prepared = self._prepared
-        return State.zero(prepared.start(), self._team, prepared.precision, self._work, prepared.device.name)
+        prepared, began = self._prepared, time.perf_counter()
+        start = prepared.start()
+        self._work.add_seconds("plan", began)
+        return State.zero(start, self._team, prepared.precision, self._work, prepared.device.name)
 
     def _draw(self, branch: Branch, samples: npt.NDArray[np.uint8]) -> None:
         """Write the classical bits of the branch's shots, those measured at the end included."""
