@@ -28,7 +28,6 @@ from qsimenv import arrays, comm
 from qsimenv.circuit import gate
 from qsimenv.comm import Team
 from qsimenv.statevec.encoding.encode import encode
-from qsimenv.statevec.engine import set_threads
 from qsimenv.statevec.kernels import sweep_numba
 from qsimenv.statevec.kernels.sweep_numba import block_bits
 from qsimenv.statevec.measuring.expectation import expectation_values
@@ -36,6 +35,7 @@ from qsimenv.statevec.measuring.sampling import Draw, sample
 from qsimenv.statevec.planning.layout import identity
 from qsimenv.statevec.planning.planner import make_plan
 from qsimenv.statevec.state import State
+from qsimenv.statevec.threads import set_threads
 from qsimenv.task import Observable, observable
 
 SHOTS = 1_000_000

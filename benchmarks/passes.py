@@ -24,11 +24,11 @@ from qsimenv.circuit import Gate, gate
 from qsimenv.statevec.costs.calibrate import peak
 from qsimenv.statevec.encoding import encode as form
 from qsimenv.statevec.encoding.encode import REAL_TYPE, EncodedSweep, encode
-from qsimenv.statevec.engine import set_threads
 from qsimenv.statevec.kernels import sweep_numba as kernels
 from qsimenv.statevec.kernels.sweep_numba import block_bits
 from qsimenv.statevec.planning.layout import identity
 from qsimenv.statevec.planning.planner import make_plan
+from qsimenv.statevec.threads import set_threads
 from qsimenv.task import Precision
 
 _TIMES = 6

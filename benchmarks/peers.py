@@ -31,9 +31,9 @@ from qsimenv.comm import Team
 from qsimenv.formats.qiskit_out import to_qiskit
 from qsimenv.statevec.costs.calibrate import measure
 from qsimenv.statevec.costs.cost import Machine, cost_of
-from qsimenv.statevec.engine import set_threads
 from qsimenv.statevec.simulate import Run, forget_prepared, prepare
 from qsimenv.statevec.state import Work
+from qsimenv.statevec.threads import set_threads
 from qsimenv.task import Precision
 
 THREADS = len(os.sched_getaffinity(0))

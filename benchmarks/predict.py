@@ -35,6 +35,7 @@ from benchmarks.prediction import (
 )
 from qsimenv import comm, formats
 from qsimenv.circuit import Circuit
+from qsimenv.memory import readable
 
 _REPEATS = 5
 
@@ -47,7 +48,8 @@ def tell(made: Prediction, base: Prediction, site: Site) -> None:
     """The prediction in lines: what it is of, a line for each stage, and the sum."""
     print(
         f"{made.circuit}, {made.num_qubits} qubits, {made.precision} precision on {made.nodes} node(s) x "
-        f"{site.ranks_per_node} ranks of {site.name}: {_size(made.state_bytes)} a rank of {_size(site.rank_bytes)}"
+        f"{site.ranks_per_node} ranks of {site.name}: {readable(made.state_bytes)} a rank "
+        f"of {readable(site.rank_bytes)}"
     )
     print("  stage  bits traded  inside a node  between nodes  exchange     sweeps  moved        sweeping")
     for number, stage in enumerate(made.stages):
@@ -62,17 +64,9 @@ def tell(made: Prediction, base: Prediction, site: Site) -> None:
 def _stage(stage: StageTimes) -> str:
     traffic = stage.traffic
     return (
-        f"{stage.pairs:<11}  {_size(traffic.inside_bytes):<13}  {_size(traffic.between_bytes):<13}  "
-        f"{_time(stage.exchange_s):<11}  {stage.sweeps:<6}  {_size(stage.sweep_bytes):<11}  {_time(stage.sweep_s)}"
+        f"{stage.pairs:<11}  {readable(traffic.inside_bytes):<13}  {readable(traffic.between_bytes):<13}  "
+        f"{_time(stage.exchange_s):<11}  {stage.sweeps:<6}  {readable(stage.sweep_bytes):<11}  {_time(stage.sweep_s)}"
     )
-
-
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.3g} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.3g} GiB" if num_bytes < 1024 else f"{num_bytes / 1024:.3g} TiB"
 
 
 def _time(seconds: float) -> str:
@@ -132,7 +126,7 @@ def beside(made: Sequence[dict[str, Any]], achieved: Sequence[dict[str, Any]]) -
         first, second = (f"{ratio:<6.2f}" if ratio else "-     " for ratio in ratios)
         print(
             f"{real['circuit']:<8}  {sweeps:<6}  {guess['sweep_s'] * 1e3:<9.1f}  {real['sweep_s'] * 1e3:<6.1f}  "
-            f"{first}  {_size(real['bytes_sent']):<9}  {_size(sent):<9}  {guess['exchange_s'] * 1e3:<9.1f}  "
+            f"{first}  {readable(real['bytes_sent']):<9}  {readable(sent):<9}  {guess['exchange_s'] * 1e3:<9.1f}  "
             f"{real['exchange_s'] * 1e3:<6.1f}  {second}"
         )
         rows.append(

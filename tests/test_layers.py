@@ -31,9 +31,11 @@ LAYERS = (
     ("qsimenv.formats", 1.5),
     ("qsimenv.toolchain", 2),
     ("qsimenv.statevec.engine", 5.5),  # the door of the package: registers with the layer above
+    ("qsimenv.statevec.running", 5.4),
     ("qsimenv.statevec.explain", 5.6),
     ("qsimenv.statevec.rehearsal", 5.6),
     ("qsimenv.statevec.kernel_cache", 4.0),
+    ("qsimenv.statevec.threads", 4.0),
     ("qsimenv.statevec.planning", 4.1),
     ("qsimenv.statevec.encoding", 4.2),
     ("qsimenv.statevec.kernels", 4.3),
@@ -64,7 +66,7 @@ LAYERS = (
 DOORS = {
     "mpi4py": {"qsimenv.comm"},
     "cupy": {"qsimenv.arrays_cupy"},
-    "numba": {"qsimenv.statevec.*_numba", "qsimenv.statevec.kernel_cache", "qsimenv.statevec.engine"},
+    "numba": {"qsimenv.statevec.*_numba", "qsimenv.statevec.kernel_cache", "qsimenv.statevec.threads"},
     "llvmlite": {"qsimenv.statevec.kernel_cache", "qsimenv.statevec.*_numba"},
     "h5py": {"qsimenv.shards"},
     "xxhash": {"qsimenv.shards"},

@@ -63,7 +63,7 @@ def _measure(as_json: bool) -> None:
     from qsimenv import comm
     from qsimenv.cli import show
     from qsimenv.statevec.costs import calibrate, rates
-    from qsimenv.statevec.engine import set_threads
+    from qsimenv.statevec.threads import set_threads
 
     team = comm.world()
     found = calibrate.measure(team, set_threads())
@@ -203,7 +203,7 @@ def _compile(as_json: bool) -> None:
 def _memory() -> Finding:
     from qsimenv import memory
     from qsimenv.launcher.doctor import Finding
-    from qsimenv.statevec.engine import readable
+    from qsimenv.memory import readable
 
     free = memory.free_bytes()
     qubits = (free * 8 // 9 // 16).bit_length() - 1

@@ -10,6 +10,7 @@ import click
 
 from qsimenv.cli.environment import connection_file, duration
 from qsimenv.cli.options import name_option
+from qsimenv.memory import readable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -113,7 +114,7 @@ def _rates(before: Mapping[str, Any], now: Mapping[str, Any], seconds: float) ->
         ("rates  ", "dim"),
         f"{_number(accepted)} tasks/s accepted, {_number(_ended(before, now) / seconds)} ended\n",
         ("wire   ", "dim"),
-        f"{_number(requests)} requests/s, {_size(received)}/s in, {_size(sent)}/s out",
+        f"{_number(requests)} requests/s, {readable(received)}/s in, {readable(sent)}/s out",
     )
 
 
@@ -149,11 +150,3 @@ def _queues(before: Mapping[str, Any], now: Mapping[str, Any], seconds: float) -
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.1f}"
-
-
-def _size(number_bytes: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if number_bytes < 1024:
-            return f"{number_bytes:.3g} {unit}"
-        number_bytes /= 1024
-    return f"{number_bytes:.3g} GiB"

@@ -14,13 +14,15 @@ import numpy.typing as npt
 from qsimenv import memory
 from qsimenv.comm import Team
 from qsimenv.errors import NotSupportedError
+from qsimenv.memory import readable
 from qsimenv.statevec.costs import rates
 from qsimenv.statevec.costs.cost import Machine, PlanCost, SweepCost, cost_of, exchange_s
-from qsimenv.statevec.engine import default_threads, readable, set_threads, usable_ranks
+from qsimenv.statevec.costs.demand import usable_ranks
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.statevec.planning.plan import Plan, Sweep, ranges_text
 from qsimenv.statevec.simulate import Prepared, Run, prepare
 from qsimenv.statevec.state import Work
+from qsimenv.statevec.threads import default_threads, set_threads
 from qsimenv.task import AMPLITUDE_BYTES, Task
 
 _MOST_OPS = 12

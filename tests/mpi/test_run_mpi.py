@@ -37,7 +37,7 @@ from qsimenv.circuit import (
     gate,
 )
 from qsimenv.comm import Team
-from qsimenv.statevec import engine
+from qsimenv.statevec import engine, running
 from qsimenv.statevec.kernels import sweep_numba
 from qsimenv.statevec.measuring import expectation, sampling, sampling_numba, weights_gpu, weights_numba
 from qsimenv.task import Result, Task, task
@@ -380,7 +380,7 @@ def test_branches_without_room_are_run_again(seed: int, team: Team, monkeypatch:
     made = task(circuit, shots=2_000, seed=seed)
     usual = run(made, team)
     for spare in (0, 1):
-        monkeypatch.setattr(engine, "_spare_states", lambda *_, spare=spare: spare)
+        monkeypatch.setattr(running, "_spare_states", lambda *_, spare=spare: spare)
         assert_same(engines.run(made, team), usual)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qsimenv import comm
-from qsimenv.statevec import engine
+from qsimenv.statevec import threads as statevec_threads
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,12 @@ def test_cores_are_shared_among_those_bound_to_them(bindings: list[str], shares:
 
 @pytest.mark.parametrize(("text", "threads"), [("3", 3), ("4,2", 4), ("0", 1), ("", 1 << 30), ("all", 1 << 30)])
 def test_the_wish_of_the_environment(text: str, threads: int) -> None:
-    assert engine._wished_threads({"OMP_NUM_THREADS": text}) == threads
-    assert engine._wished_threads({}) == 1 << 30
+    assert statevec_threads.wished_threads({"OMP_NUM_THREADS": text}) == threads
+    assert statevec_threads.wished_threads({}) == 1 << 30
 
 
 def test_threads_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert engine.set_threads() == 1
+    assert statevec_threads.set_threads() == 1
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert 1 <= engine.set_threads() <= comm.cores()
+    assert 1 <= statevec_threads.set_threads() <= comm.cores()
