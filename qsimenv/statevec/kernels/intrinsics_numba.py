@@ -1,7 +1,7 @@
 """A few machine instructions that Numba has no name for, or does not find by itself.
 
-``random_numba``, ``sampling_numba`` and ``pauli_numba`` call them. Planes are read in their own precision; what comes
-out of several amplitudes is double.
+The kernels that measure (``random_numba``, ``sampling_numba``, ``pauli_numba`` …) call them. Planes are read in their
+own precision; what comes out of several amplitudes is double.
 """
 
 from __future__ import annotations
@@ -105,29 +105,31 @@ LINE_BITS = 3
 TILE_BITS = 6
 """A line is eight amplitudes, a tile eight lines: what fits the registers as doubles, with room for the other side."""
 TILES_BITS = 4
+_LINES_OF_TILE = (1 << TILE_BITS) - (1 << LINE_BITS)
+"""The bits of a mask that number the lines of a tile; those below number the lanes of a line."""
 BLOCK_BITS = TILE_BITS + TILES_BITS
 """What is transformed at once; a state too small for that is worked on a tile at a time, or as it comes."""
 
 
-def products(lane_mask: int) -> Callable[..., Any]:
-    """An intrinsic ``tile(first, second, start, other_re, other_im, other_start, line_mask, sign, out, to)``.
+@intrinsic  # type: ignore[untyped-decorator]
+def products(
+    typing: Any, first: Any, second: Any, start: Any, other_re: Any, other_im: Any, other_start: Any, mask: Any,
+    sign: Any, out: Any, to: Any,
+) -> Any:  # fmt: skip
+    """A tile of products, transformed by Walsh and Hadamard over the six bits of its numbers i, to ``out[to:]``.
 
-    For the 64 numbers i of a tile ``other_re[j] first[start + i] + sign other_im[j] second[start + i]`` with ``j =
-    other_start + (i ^ mask)``, transformed by Walsh and Hadamard over the six bits of i, to ``out[to:]`` (doubles).
-    ``mask`` is ``lane_mask`` plus the bits of ``line_mask`` above the lanes. With ``re, im, 1`` these are the real
-    parts of ``conj(other) own``, with ``im, re, -1`` the imaginary ones.
+    For the 64 numbers i these are ``other_re[j] first[start + i] + sign other_im[j] second[start + i]``, where ``j =
+    other_start + (i ^ mask)``: with ``re, im, 1`` the real parts of ``conj(other) own``, with ``im, re, -1`` the
+    imaginary ones. Bits of ``mask`` above the tile do not count; ``out`` holds doubles.
     """
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def tile(
-        typing: Any, first: Any, second: Any, start: Any, other_re: Any, other_im: Any, other_start: Any,
-        line_mask: Any, sign: Any, out: Any, to: Any,
-    ) -> Any:  # fmt: skip
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-            start, other_start, line_mask, sign, to = (arguments[k] for k in (2, 5, 6, 7, 9))
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        start, other_start, mask, sign, to = (arguments[k] for k in (2, 5, 6, 7, 9))
+        line_mask = builder.and_(mask, ir.Constant(_WORD, _LINES_OF_TILE))
+
+        def tile(lane_mask: int) -> None:
             lines = []
-            for number in range(1 << (TILE_BITS - LINE_BITS)):
-                offset = ir.Constant(_WORD, number << LINE_BITS)
+            for offset in _offsets_of_lines():
                 mine, theirs = builder.add(start, offset), builder.add(other_start, builder.xor(line_mask, offset))
                 x, y, u, v = (
                     _load_doubles(context, builder, signature.args[k], arguments[k], place)
@@ -139,64 +141,64 @@ def products(lane_mask: int) -> Callable[..., Any]:
             for bit in range(LINE_BITS):
                 lines = [_turned_lanes(builder, line, bit) for line in lines]
             _store_lines(context, builder, signature.args[8], arguments[8], to, _turned(builder, lines), 1 << LINE_BITS)
-            return context.get_dummy_value()
 
-        arguments = (first, second, start, other_re, other_im, other_start, line_mask, sign, out, to)
-        return types.void(*arguments), generate
+        _for_its_value(builder, builder.and_(mask, ir.Constant(_WORD, _LANES - 1)), range(_LANES), tile)
+        return context.get_dummy_value()
 
-    return tile  # type: ignore[no-any-return]
+    return types.void(first, second, start, other_re, other_im, other_start, mask, sign, out, to), generate
 
 
-def sums_of_pairs(mask: int) -> Callable[..., Any]:
-    """An intrinsic ``add(re, im, start, other_re, other_im, other_start, sums)`` for one bit ``mask`` of two lines.
+@intrinsic  # type: ignore[untyped-decorator]
+def sums_of_pairs(
+    typing: Any, re: Any, im: Any, start: Any, other_re: Any, other_im: Any, other_start: Any, mask: Any, sums: Any
+) -> Any:
+    """Add ``conj(other[other_start + (i ^ mask)]) own[start + i]`` of a tile to ``sums`` (32 doubles).
 
-    Adds ``conj(other[other_start + (i ^ mask)]) own[start + i]`` of a tile to ``sums`` (32 doubles): the real parts of
-    number i at ``i & 15``, the imaginary parts 16 further.
+    ``mask`` is one bit of two lines: 1, 2, 4 or 8. The real parts of number i go to ``i & 15``, the imaginary parts 16
+    further.
     """
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def add(
-        typing: Any, re: Any, im: Any, start: Any, other_re: Any, other_im: Any, other_start: Any, sums: Any
-    ) -> Any:
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-            array, totals = signature.args[6], arguments[6]
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        start, other_start, mask = (arguments[k] for k in (2, 5, 6))
+        array, totals = signature.args[7], arguments[7]
+
+        def add(mask: int) -> None:
             places = [ir.Constant(_WORD, number << LINE_BITS) for number in range(4)]
             lines = [_load_doubles(context, builder, array, totals, place) for place in places]
-            for number in range(1 << (TILE_BITS - LINE_BITS)):
-                mine = builder.add(arguments[2], ir.Constant(_WORD, number << LINE_BITS))
-                theirs = builder.add(arguments[5], ir.Constant(_WORD, number << LINE_BITS ^ mask & -(1 << LINE_BITS)))
+            for number, offset in enumerate(_offsets_of_lines()):
+                line_mask = ir.Constant(_WORD, mask & _LINES_OF_TILE)
+                mine, theirs = builder.add(start, offset), builder.add(other_start, builder.xor(line_mask, offset))
                 x, y, u, v = (
                     _load_doubles(context, builder, signature.args[k], arguments[k], place)
                     for k, place in ((0, mine), (1, mine), (3, theirs), (4, theirs))
                 )
-                u, v = (_exchanged(builder, plane, mask & ((1 << LINE_BITS) - 1)) for plane in (u, v))
+                u, v = (_exchanged(builder, plane, mask & (_LANES - 1)) for plane in (u, v))
                 odd = number & 1
                 lines[odd] = _fused(builder, u, x, _fused(builder, v, y, lines[odd]))
                 lines[2 + odd] = _fused(builder, u, y, _fused(builder, builder.fneg(v), x, lines[2 + odd]))
             _store_lines(context, builder, array, totals, ir.Constant(_WORD, 0), lines, 1 << LINE_BITS)
-            return context.get_dummy_value()
 
-        return types.void(re, im, start, other_re, other_im, other_start, sums), generate
+        _for_its_value(builder, mask, (1, 2, 4, 8), add)
+        return context.get_dummy_value()
 
-    return add  # type: ignore[no-any-return]
+    return types.void(re, im, start, other_re, other_im, other_start, mask, sums), generate
 
 
-def added_products(lane_mask: int) -> Callable[..., Any]:
-    """An intrinsic ``add(re, im, start, c, s, at, line_mask, out_re, out_im, to)``.
+@intrinsic  # type: ignore[untyped-decorator]
+def add_products(
+    typing: Any, re: Any, im: Any, start: Any, c: Any, s: Any, at: Any, mask: Any, out_re: Any, out_im: Any, to: Any
+) -> Any:
+    """For the 64 numbers i of a tile add ``(c + i s)[at + i ^ mask] psi[start + i ^ mask]`` to ``out[to + i]``.
 
-    For the 64 numbers i of a tile ``(c + i s)[at + i ^ mask] psi[start + i ^ mask]`` is added to ``out[to + i]``;
-    ``mask`` is ``lane_mask`` plus the bits of ``line_mask`` above the lanes. ``c`` and ``s`` are doubles.
+    Bits of ``mask`` above the tile do not count. ``c`` and ``s`` are doubles.
     """
 
-    @intrinsic  # type: ignore[untyped-decorator]
-    def add(
-        typing: Any, re: Any, im: Any, start: Any, c: Any, s: Any, at: Any, line_mask: Any, out_re: Any, out_im: Any,
-        to: Any,
-    ) -> Any:  # fmt: skip
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-            start, at, line_mask, to = (arguments[k] for k in (2, 5, 6, 9))
-            for number in range(1 << (TILE_BITS - LINE_BITS)):
-                offset = ir.Constant(_WORD, number << LINE_BITS)
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        start, at, mask, to = (arguments[k] for k in (2, 5, 6, 9))
+        line_mask = builder.and_(mask, ir.Constant(_WORD, _LINES_OF_TILE))
+
+        def add(lane_mask: int) -> None:
+            for offset in _offsets_of_lines():
                 line = builder.xor(line_mask, offset)
                 mine, factor, place = builder.add(start, line), builder.add(at, line), builder.add(to, offset)
                 x, y, c, s = (
@@ -209,11 +211,30 @@ def added_products(lane_mask: int) -> Callable[..., Any]:
                     before = _load_doubles(context, builder, signature.args[k], arguments[k], place)
                     after = builder.fadd(before, _exchanged(builder, part, lane_mask))
                     _store_numbers(context, builder, signature.args[k], arguments[k], place, after)
-            return context.get_dummy_value()
 
-        return types.void(re, im, start, c, s, at, line_mask, out_re, out_im, to), generate
+        _for_its_value(builder, builder.and_(mask, ir.Constant(_WORD, _LANES - 1)), range(_LANES), add)
+        return context.get_dummy_value()
 
-    return add  # type: ignore[no-any-return]
+    return types.void(re, im, start, c, s, at, mask, out_re, out_im, to), generate
+
+
+def _for_its_value(builder: ir.IRBuilder, value: Any, known: Sequence[int], code: Callable[[int], None]) -> None:
+    """A branch for each ``known`` value, with the code for it: there the value is a constant. No other may come."""
+    blocks = [builder.append_basic_block(f"is_{number}") for number in known]
+    after = builder.append_basic_block("after")
+    branch = builder.switch(value, blocks[-1])
+    for number, block in zip(known, blocks, strict=True):
+        if block is not blocks[-1]:
+            branch.add_case(ir.Constant(_WORD, number), block)
+        builder.position_at_end(block)
+        code(number)
+        builder.branch(after)
+    builder.position_at_end(after)
+
+
+def _offsets_of_lines() -> list[Any]:
+    """Where the lines of a tile begin."""
+    return [ir.Constant(_WORD, number << LINE_BITS) for number in range(1 << (TILE_BITS - LINE_BITS))]
 
 
 @intrinsic  # type: ignore[untyped-decorator]

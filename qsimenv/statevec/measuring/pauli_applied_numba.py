@@ -11,13 +11,11 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.kernels.intrinsics_numba import BLOCK_BITS, TILE_BITS, added_products, parity
+from qsimenv.statevec.kernels.intrinsics_numba import BLOCK_BITS, TILE_BITS, add_products, parity
 from qsimenv.statevec.measuring.pauli_numba import END, FIRST_IMAGINARY, FIRST_REAL, PARALLEL_FROM, X_MASK
 
 _TILE = 1 << TILE_BITS
 _options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
-
-_add_0, _add_1, _add_2, _add_3, _add_4, _add_5, _add_6, _add_7 = (added_products(mask) for mask in range(8))
 
 
 @njit(**_options)
@@ -61,26 +59,10 @@ def _signed_sums(index, z_masks, coefficients, first, last, varies, out):
 @njit(**_options)
 def _add_block(re, im, start, c, s, varies, inner, out_re, out_im, to):
     """A block of products added to a block of the result, tile by tile."""
-    lanes, lines, tiles = inner & 7, inner & (_TILE - 8), inner & -_TILE
+    tiles = inner & -_TILE
     for number in range(0, len(c), _TILE):
-        i, j = start + (number ^ tiles), to + number
         at = number ^ tiles if varies else 0
-        if lanes == 0:
-            _add_0(re, im, i, c, s, at, lines, out_re, out_im, j)
-        elif lanes == 1:
-            _add_1(re, im, i, c, s, at, lines, out_re, out_im, j)
-        elif lanes == 2:
-            _add_2(re, im, i, c, s, at, lines, out_re, out_im, j)
-        elif lanes == 3:
-            _add_3(re, im, i, c, s, at, lines, out_re, out_im, j)
-        elif lanes == 4:
-            _add_4(re, im, i, c, s, at, lines, out_re, out_im, j)
-        elif lanes == 5:
-            _add_5(re, im, i, c, s, at, lines, out_re, out_im, j)
-        elif lanes == 6:
-            _add_6(re, im, i, c, s, at, lines, out_re, out_im, j)
-        else:
-            _add_7(re, im, i, c, s, at, lines, out_re, out_im, j)
+        add_products(re, im, start + (number ^ tiles), c, s, at, inner, out_re, out_im, to + number)
 
 
 @njit(**_options)

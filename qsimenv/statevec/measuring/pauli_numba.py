@@ -35,32 +35,13 @@ _sums = {**_options, "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
 _LEAST_RUN = 16
 """Amplitudes next to each other from which sums need no shuffled lanes to be fast."""
 
-_tile_0, _tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6, _tile_7 = (products(mask) for mask in range(8))
-_pairs_1, _pairs_2, _pairs_4, _pairs_8 = (sums_of_pairs(mask) for mask in (1, 2, 4, 8))
-
 
 @njit(**_options)
 def _transformed_products(first, second, start, other_re, other_im, other_start, x_mask, sign, out):
     """A block of products, tile by tile, then over the numbers of the tiles."""
-    lanes, lines, tiles = x_mask & 7, x_mask & (_TILE - 8), x_mask & -_TILE
+    tiles = x_mask & -_TILE
     for at in range(0, len(out), _TILE):
-        i, j = start + at, other_start + (at ^ tiles)
-        if lanes == 0:
-            _tile_0(first, second, i, other_re, other_im, j, lines, sign, out, at)
-        elif lanes == 1:
-            _tile_1(first, second, i, other_re, other_im, j, lines, sign, out, at)
-        elif lanes == 2:
-            _tile_2(first, second, i, other_re, other_im, j, lines, sign, out, at)
-        elif lanes == 3:
-            _tile_3(first, second, i, other_re, other_im, j, lines, sign, out, at)
-        elif lanes == 4:
-            _tile_4(first, second, i, other_re, other_im, j, lines, sign, out, at)
-        elif lanes == 5:
-            _tile_5(first, second, i, other_re, other_im, j, lines, sign, out, at)
-        elif lanes == 6:
-            _tile_6(first, second, i, other_re, other_im, j, lines, sign, out, at)
-        else:
-            _tile_7(first, second, i, other_re, other_im, j, lines, sign, out, at)
+        products(first, second, start + at, other_re, other_im, other_start + (at ^ tiles), x_mask, sign, out, at)
     if len(out) > _TILE:
         for line in range(0, _TILE, 8):
             transform_tiles(out, line)
@@ -138,15 +119,7 @@ def _sums_of_near_pairs(re, im, start, other_re, other_im, other_start, size, in
     """The same for bits inside of two lines, a tile at a time."""
     lines = np.zeros(4 * 8)  # real parts of even and of odd lines, imaginary parts of both
     for at in range(0, size, _TILE):
-        i, j = start + at, other_start + at
-        if inner == 1:
-            _pairs_1(re, im, i, other_re, other_im, j, lines)
-        elif inner == 2:
-            _pairs_2(re, im, i, other_re, other_im, j, lines)
-        elif inner == 4:
-            _pairs_4(re, im, i, other_re, other_im, j, lines)
-        else:
-            _pairs_8(re, im, i, other_re, other_im, j, lines)
+        sums_of_pairs(re, im, start + at, other_re, other_im, other_start + at, inner, lines)
     for k in range(len(lines)):
         sums[k >> 4, 1 if k & inner else 0] += lines[k]
 
