@@ -35,7 +35,7 @@ from benchmarks.prediction import (
 )
 from qsimenv import comm, formats
 from qsimenv.circuit import Circuit
-from qsimenv.memory import readable
+from qsimenv.wording import readable
 
 _REPEATS = 5
 

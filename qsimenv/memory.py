@@ -51,12 +51,3 @@ def _free_in_control_group() -> int:
     except (OSError, IndexError):
         return 1 << 62
     return 1 << 62 if limit == "max" else max(0, int(limit) - int(used))
-
-
-def readable(num_bytes: float) -> str:
-    """``1.5 GiB``: for people."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
-        if num_bytes < 1024 or unit == "PiB":
-            break
-        num_bytes /= 1024
-    return f"{num_bytes:.0f} {unit}" if num_bytes >= 10 or unit == "B" else f"{num_bytes:.1f} {unit}"

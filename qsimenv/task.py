@@ -162,7 +162,7 @@ def _parameter_values(circuit: Circuit, values: npt.ArrayLike | Mapping[str, flo
         unknown = sorted(set(values) - set(circuit.parameters))
         if unknown:
             raise InvalidArgumentError(
-                f"parameters: {unknown[0]!r} is not one of the circuit's {list(circuit.parameters)}"
+                f"parameters: {unknown[0]!r} is not one of the circuit's {list(circuit.parameters) or '(it has none)'}"
             )
         missing = [name for name in circuit.parameters if name not in values]
         if missing:

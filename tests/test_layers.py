@@ -21,6 +21,7 @@ LAYERS = (
     ("qsimenv.circuit", 0.3),
     ("qsimenv.task", 0.4),
     ("qsimenv.memory", 0.5),
+    ("qsimenv.wording", 0.5),
     ("qsimenv.compilation", 0.5),
     ("qsimenv.comm", 1),
     ("qsimenv.arrays_cupy", 1.05),

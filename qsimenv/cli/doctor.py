@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qsimenv.cli.options import json_option
+from qsimenv.wording import plural
 
 if TYPE_CHECKING:
     from qsimenv.launcher.doctor import Finding
@@ -108,7 +109,7 @@ def _print(findings: list[Finding]) -> None:
             rows.append(("", Text(f"-> {finding.advice}", style="dim")))
     show.fields(out, rows)
     bad = sum(not finding.ok for finding in findings)
-    out.print("all is well" if not bad else f"{show.plural(bad, 'thing')} to look at")
+    out.print("all is well" if not bad else f"{plural(bad, 'thing')} to look at")
 
 
 def _findings() -> list[Finding]:
@@ -203,7 +204,7 @@ def _compile(as_json: bool) -> None:
 def _memory() -> Finding:
     from qsimenv import memory
     from qsimenv.launcher.doctor import Finding
-    from qsimenv.memory import readable
+    from qsimenv.wording import readable
 
     free = memory.free_bytes()
     qubits = (free * 8 // 9 // 16).bit_length() - 1
@@ -211,7 +212,6 @@ def _memory() -> Finding:
 
 
 def _cores() -> Finding:
-    from qsimenv.cli.show import plural
     from qsimenv.launcher.allocation import default_ranks_per_node, find_allocation
     from qsimenv.launcher.doctor import Finding
 

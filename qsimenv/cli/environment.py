@@ -32,7 +32,9 @@ def connection_file(name: str | None) -> Path | None:
 @click.option("--ranks-per-node", type=click.IntRange(min=1), help="Workers a node.  [default: one a cache domain]")
 @click.option("--het-group", type=click.IntRange(min=0), help="Group of a heterogeneous Slurm job to start on.")
 @click.option("--profile", metavar="NAME|FILE", help="Site profile.  [default: QSIMENV_PROFILE, or by the allocation]")
-@click.option("--timeout", "timeout_s", type=seconds, default=120, help="How long each phase may take.  [default: 120]")
+@click.option(
+    "--timeout", "timeout_s", type=seconds, metavar="SECONDS", default=120, help="For each phase.  [default: 120]"
+)
 @click.option("--journal", type=click.Path(path_type=Path, dir_okay=False), help=_JOURNAL_HELP)
 @click.option("--durable", is_flag=True, help="Survive a power failure, too: every acceptance waits for the disk.")
 @click.option("--keep-results", type=click.IntRange(min=0), help="Fetched results to keep.  [default: 200000]")
@@ -109,8 +111,13 @@ def status(name: str | None, metrics: bool, as_json: bool) -> None:
 @name_option
 @click.option("--drain", is_flag=True, help="Finish what was accepted first.")
 @click.option("--keep", is_flag=True, help="Keep tasks and results for the next start.")
-@click.option("--grace", "grace_s", type=seconds, default=0, help="Let what runs end first; nothing new starts.")
-@click.option("--timeout", "timeout_s", type=seconds, default=60, help="When to end it by force.  [default: 60]")
+@click.option(
+    "--grace", "grace_s", type=seconds, metavar="SECONDS", default=0,
+    help="Let what runs end first; nothing new starts.",
+)  # fmt: skip
+@click.option(
+    "--timeout", "timeout_s", type=seconds, metavar="SECONDS", default=60, help="Then end it by force.  [default: 60]"
+)
 def stop(name: str | None, drain: bool, keep: bool, grace_s: float, timeout_s: float) -> None:
     """Stop the running environment; leaves no process and no file behind, but for the journal with --keep.
 

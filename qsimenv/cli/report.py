@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qsimenv.cli.options import name_option
+from qsimenv.wording import plural
 
 if TYPE_CHECKING:
     from qsimenv.cli.history import History
@@ -62,7 +63,7 @@ def report(name: str | None, output: Path, application: str, since: str | None) 
         qsimenv report
         qsimenv report --since 12h -o night.html
     """
-    from qsimenv.cli import history, show
+    from qsimenv.cli import history
     from qsimenv.errors import NotFoundError, NotSupportedError
     from qsimenv.qpm_plugin.records import Filter
 
@@ -72,7 +73,7 @@ def report(name: str | None, output: Path, application: str, since: str | None) 
     if not found.records:
         raise NotFoundError("report: there is no task to tell of; submit some, or ask for a longer time")
     _write(output, page(found))
-    click.echo(f"{output}: {show.plural(len(found.records), 'task')}")
+    click.echo(f"{output}: {plural(len(found.records), 'task')}")
 
 
 def _write(path: Path, text: str) -> None:
@@ -101,7 +102,7 @@ def page(history: History) -> str:
     total = r.summary(records)
     seconds = frame.end - frame.begin
     running = total.by_state.get(TaskState.RUNNING, 0)
-    unfinished = f" What {show.plural(running, 'task')} still at work took so far is not in it." if running else ""
+    unfinished = f" What {plural(running, 'task')} still at work took so far is not in it." if running else ""
     sections = [
         ("Utilisation", f"Share of all ranks that work, by application.{unfinished}", plots.utilisation(groups, frame)),
         ("Ranks", "Share of the time that each rank works.", plots.ranks(groups, frame)),

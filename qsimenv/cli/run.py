@@ -15,6 +15,7 @@ from qsimenv.cli.options import json_option, make_task, name_option, task_option
 from qsimenv.cli.progress import busy, sweeping
 from qsimenv.errors import InvalidArgumentError, QSimEnvError
 from qsimenv.task import SHARDED, WHOLE, Result, Task
+from qsimenv.wording import plural
 
 if TYPE_CHECKING:
     from qsimenv.checkpoints import Checkpointing
@@ -140,7 +141,8 @@ def _run_here(file: str, options: dict[str, Any], team: Any) -> Result | None:
     if options["explain"] or options["profile"]:
         _tell_plan(task, working, options)
         return None
-    text, unseen = f"{circuit.num_qubits} qubits on {working.size} rank(s)", options["as_json"] and not working.rank
+    text = f"{plural(circuit.num_qubits, 'qubit')} on {plural(working.size, 'rank')}"
+    unseen = options["as_json"] and not working.rank
     shown = nullcontext() if unseen else sweeping(text, quiet=working.rank > 0)
     with shown as tell, _checkpointing(options) as checkpointing:
         return engines.run(task, working, engines.Watch(tell, checkpointing))
@@ -196,7 +198,7 @@ def _finish(result: Result, options: dict[str, Any]) -> None:
         return
     show.show_result(result, options["observables"], options["metadata"])
     if path and result.statevector is not None:
-        click.echo(f"{show.plural(result.statevector.size, 'amplitude')} written to {path}")
+        click.echo(f"{plural(result.statevector.size, 'amplitude')} written to {path}")
     elif path:
         click.echo(f"the state is written to {path} and {path}.shards")
 
@@ -216,6 +218,8 @@ def _unwritable(path: Path | None) -> InvalidArgumentError | None:
         return _not_saved(path, "it is a folder")
     if not path.parent.is_dir():
         return _not_saved(path, "there is no such folder")
+    if path.suffix not in ("", ".npy", *SHARDED):
+        return _not_saved(path, f"it ends in {path.suffix}; .npy or .h5 is needed")
     return None if os.access(path if path.exists() else path.parent, os.W_OK) else _not_saved(path, "no permission")
 
 
@@ -240,7 +244,8 @@ def _tell_plan(task: Task, team: Any, options: dict[str, Any]) -> None:
     from qsimenv.statevec import explain
 
     if options["profile"]:
-        with _busy(f"{task.circuit.num_qubits} qubits on {team.size} rank(s), twice", options, team.rank):
+        doing = f"{plural(task.circuit.num_qubits, 'qubit')} on {plural(team.size, 'rank')}, twice"
+        with _busy(doing, options, team.rank):
             text = explain.profile(task, team)
     else:
         text = explain.explain(task, team.size, options["verbose"])

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from qsimenv.comm import is_launched
 from qsimenv.task import Result
+from qsimenv.wording import plural
 
 MOST_ROWS = 16
 BAR_WIDTH = 30
@@ -133,10 +134,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {seconds_text(part)}" for name, part in value.items())
     return str(value)
-
-
-def plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def printable(text: str) -> str:

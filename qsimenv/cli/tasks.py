@@ -14,6 +14,7 @@ from qsimenv.cli.environment import connection_file
 from qsimenv.cli.options import json_option, make_task, name_option, seconds, task_options
 from qsimenv.errors import InvalidArgumentError
 from qsimenv.task import SHARDED
+from qsimenv.wording import plural
 
 EXIT_FAILED = 1
 
@@ -68,7 +69,7 @@ def submit(
 @click.command()
 @click.argument("task_ids", nargs=-1, required=True, metavar="ID...")
 @name_option
-@click.option("--timeout", "timeout_s", type=seconds, help="Give up after so many seconds; nothing is lost then.")
+@click.option("--timeout", "timeout_s", type=seconds, metavar="SECONDS", help="Then give up; nothing is lost.")
 @click.option("--delete", is_flag=True, help="Forget the results once they are shown.")
 @json_option
 def results(task_ids: tuple[str, ...], name: str | None, timeout_s: float | None, delete: bool, as_json: bool) -> None:
@@ -119,9 +120,7 @@ def _wait_for(qpm: Any, ids: list[str], as_json: bool, timeout_s: float | None =
         return list(qpm.read_cq(task_ids=ids, timeout_s=timeout_s))
     from rich.console import Console
 
-    from qsimenv.cli import show
-
-    with Console(stderr=True).status(f"waiting for {show.plural(len(ids), 'task')}"):
+    with Console(stderr=True).status(f"waiting for {plural(len(ids), 'task')}"):
         return list(qpm.read_cq(task_ids=ids, timeout_s=timeout_s))
 
 

@@ -10,7 +10,7 @@ import click
 
 from qsimenv.cli.environment import connection_file, duration
 from qsimenv.cli.options import name_option
-from qsimenv.memory import readable
+from qsimenv.wording import readable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -29,8 +29,8 @@ NOTHING: Mapping[str, Any] = {
 
 @click.command()
 @name_option
-@click.option("--interval", "interval_s", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True,
-              help="Seconds between two looks.")  # fmt: skip
+@click.option("--interval", "interval_s", type=click.FloatRange(0.1, 3600), metavar="SECONDS", default=1.0,
+              help="Between two looks.  [default: 1]")  # fmt: skip
 @click.option("--once", is_flag=True, help="One look, with the rates since the controller began.")
 def top(name: str | None, interval_s: float, once: bool) -> None:
     """Watch the running environment: its ranks, queues by application, and rates since the last look.

@@ -15,7 +15,6 @@ from qsimenv import arrays
 from qsimenv.comm import Team
 from qsimenv.engines import Engine, Watch, power_of_two
 from qsimenv.errors import InvalidArgumentError, NotSupportedError, OutOfMemoryError, QSimEnvError
-from qsimenv.memory import readable
 from qsimenv.statevec.batches.batch_plan import is_small
 from qsimenv.statevec.costs.demand import (
     MAX_QUBITS,
@@ -31,6 +30,7 @@ from qsimenv.statevec.kernels.devices import DeviceName, choose
 from qsimenv.statevec.running import NAME, parameter_rows, run_large, run_small
 from qsimenv.statevec.threads import set_threads
 from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Estimate, Result, Task, decode_hook, encode_hook
+from qsimenv.wording import readable
 
 _LONG_SECONDS = 0.5
 """What takes longer than this is worth more ranks than its memory needs."""

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from qsimenv import memory
 from qsimenv.comm import Team
 from qsimenv.errors import NotSupportedError
-from qsimenv.memory import readable
 from qsimenv.statevec.costs import rates
 from qsimenv.statevec.costs.cost import Machine, PlanCost, SweepCost, cost_of, exchange_s
 from qsimenv.statevec.costs.demand import usable_ranks
@@ -24,6 +23,7 @@ from qsimenv.statevec.simulate import Prepared, Run, prepare
 from qsimenv.statevec.state import Work
 from qsimenv.statevec.threads import default_threads, set_threads
 from qsimenv.task import AMPLITUDE_BYTES, Task
+from qsimenv.wording import plural, readable
 
 _MOST_OPS = 12
 """Ops of a sweep that are shown one by one; a long list hides the plan."""
@@ -92,8 +92,8 @@ def _title(prepared: Prepared, ranks: int) -> str:
     circuit, program = prepared.circuit, prepared.program
     local = readable(AMPLITUDE_BYTES[prepared.precision] << prepared.num_local)
     return (
-        f"{circuit.num_qubits} qubits in {prepared.precision} precision on {ranks} rank(s), {local} each; "
-        f"{len(program.final_measures)} measurements drawn at the end"
+        f"{circuit.num_qubits} qubits in {prepared.precision} precision on {plural(ranks, 'rank')}, {local} each; "
+        f"{plural(len(program.final_measures), 'measurement')} drawn at the end"
     )
 
 
@@ -102,7 +102,8 @@ def _segment(
 ) -> Iterator[str]:
     """The lines of one plan; ``took`` gives the seconds of its exchanges and sweeps, in order."""
     yield (
-        f"{len(plan.gates)} gates in {plan.num_exchanges} exchanges and {len(cost.sweeps)} sweeps; "
+        f"{plural(len(plan.gates), 'gate')} in {plural(plan.num_exchanges, 'exchange')} and "
+        f"{plural(len(cost.sweeps), 'sweep')}; "
         f"{readable(sum(cost.sent))} sent and {readable(sum(sweep.bytes for sweep in cost.sweeps))} moved by each rank"
     )
     for number, (stage, sweeps) in enumerate(zip(plan.stages, cost.stages, strict=True)):
@@ -124,10 +125,10 @@ def _sweep(
     sweep: Sweep, each: SweepCost, plan: Plan, cost: PlanCost, machine: Machine, took: Iterator[float] | None
 ) -> str:
     if not each:
-        return f"{len(sweep.ops)} ops that other sweeps take over"
+        return f"{plural(len(sweep.ops), 'op')} that other sweeps take over"
     passes = ", ".join(f"{part / 2.0**plan.start.num_local:.2g} {kind}" for kind, part in each.passes.items())
     predicted, bound = each.predicted_s(machine, cost.precision), each.bound_s(machine, cost.precision)
-    return f"{len(sweep.ops)} ops in passes ({passes or 'none'}), {_times(predicted, bound, took)}"
+    return f"{plural(len(sweep.ops), 'op')} in passes ({passes or 'none'}), {_times(predicted, bound, took)}"
 
 
 def _times(predicted_s: float, bound_s: float, took: Iterator[float] | None) -> str:

@@ -96,6 +96,7 @@ def test_bad_files(programs: Path, folder: Path, name: str) -> None:
         ("--engine abacus", "engine: 'abacus' found, one of auto, "),
         ("--precision half", "precision: 'half' found"),
         ("--save {folder}/state.npy", "state.npy cannot be written .*no such folder"),
+        ("--save state.txt", r"state.txt cannot be written .*\.npy or \.h5 is needed"),
         ("--save {programs}", "cannot be written .*it is a folder"),
         ("--save /dev/full", "cannot be written .*No space left"),
         ("--name other", "add --environment"),

@@ -11,13 +11,13 @@ from functools import lru_cache
 import msgspec
 
 from qsimenv.circuit import Circuit, Gate, walk
-from qsimenv.memory import readable
 from qsimenv.statevec.batches.batch_plan import is_small
 from qsimenv.statevec.costs import rates
 from qsimenv.statevec.costs.cost import Machine, rough_s
 from qsimenv.statevec.planning.steps import mixed_qubits
 from qsimenv.statevec.threads import default_threads
 from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Task
+from qsimenv.wording import plural, readable
 
 MAX_QUBITS = 60
 OVERHEAD_BYTES = 64 << 20
@@ -94,5 +94,5 @@ def refusal(task: Task, ranks: int, free: int) -> str:
         advice += ", or do not ask for the whole statevector on every rank"
     return (
         f"run: {qubits} qubits in {task.precision} precision need {readable(total)}, "
-        f"{ranks} rank(s) have {readable(free)} free each; {advice}"
+        f"{plural(ranks, 'rank')} with {readable(free)} free each found; {advice}"
     )
