@@ -65,7 +65,6 @@ the normal form: rotations, quadratic phases, affine permutation; and a dense ma
 
 NORMAL_FORM_BITS = 8
 _ROOM_FOR_SLOPES = 4
-_PAIRS_WITH_LANES = 2
 MOST_RUN_BITS = 9
 """Runs of so many bits have no gap in scratch order."""
 
@@ -85,8 +84,8 @@ class Form(NamedTuple):
         return max(self.vector_bytes // np.dtype(real_type).itemsize, 1).bit_length() - 1
 
 
-VECTORS = Form(64, 3, True)
-"""For a core with vector registers. Tiles of sixteen vectors need fewer loads a bit, but were measured to cost more."""
+VECTORS = Form(64, 4, True)
+"""For a core with vector registers: tiles of sixteen vectors leave as many registers for what they are turned by."""
 THREADS = Form(0, 4, False)
 """For threads with registers of their own, which hold sixteen numbers each, and a shared memory without gaps."""
 
@@ -269,7 +268,11 @@ class _Writer:
     # --- passes of the normal form ---
 
     def _rotations(self, slopes: Sequence[tuple[int, float]]) -> None:
-        """A row for the lane bits and two more, then rows of as many bits as the form allows, as even as can be."""
+        """A row for the lane bits, and rows of as many bits above them as the form allows.
+
+        A pass must read and write the block, for which it can turn some bits: one row with few bits costs less than two
+        with half as many. What does not fill a row goes with the lanes, where there are any.
+        """
         lanes = np.zeros(4)
         pairs = []
         for bit, slope in slopes:
@@ -278,12 +281,12 @@ class _Writer:
                 lanes[position] = slope
             else:
                 pairs.append((position, slope))
-        groups = []
+        size, groups = self._form.pair_bits, []
         if lanes.any():
-            with_lanes, pairs = pairs[:_PAIRS_WITH_LANES], pairs[_PAIRS_WITH_LANES:]
-            groups.append(with_lanes)
-        count = -(-len(pairs) // self._form.pair_bits)
-        groups += [pairs[len(pairs) * k // count : len(pairs) * (k + 1) // count] for k in range(count)]
+            with_lanes = (len(pairs) - 1) % size + 1 if pairs else 0
+            groups.append(pairs[:with_lanes])
+            pairs = pairs[with_lanes:]
+        groups += [pairs[k : k + size] for k in range(0, len(pairs), size)]
         for number, group in enumerate(groups):
             targets = [position for position, _ in group]
             self._row(ROTATE, targets, targets)[HAS_LANES] = int(number == 0 and bool(lanes.any()))

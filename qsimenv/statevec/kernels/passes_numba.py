@@ -38,8 +38,8 @@ from qsimenv.statevec.kernels.lanes_numba import (
 
 _options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
-_lanes_only, _lanes_1, _lanes_2 = (rotation(k, with_lanes=True) for k in range(3))
-_pairs_1, _pairs_2, _pairs_3 = (rotation(k, with_lanes=False) for k in range(1, 4))
+_lanes_only, _lanes_1, _lanes_2, _lanes_3, _lanes_4 = (rotation(k, with_lanes=True) for k in range(5))
+_pairs_1, _pairs_2, _pairs_3, _pairs_4 = (rotation(k, with_lanes=False) for k in range(1, 5))
 
 
 _dense_pairs = dense((), 2)
@@ -69,15 +69,18 @@ def _tile_start(number, ops, row, count, itemsize):
 
 @njit(**_options)
 def rotate(re, im, bits, ops, row, coefficients):
-    """Turn up to three bits above the lanes, or up to two and (HAS_LANES) every lane bit, in one pass."""
+    """Turn up to four bits above the lanes, and (HAS_LANES) every lane bit, in one pass.
+
+    The planes are turned tile by tile, so that finding the next tile is paid once for both.
+    """
     lane_bits = 4 if re.itemsize == 4 else 3
     count, at = ops[row, NUM_TARGETS], ops[row, OFFSET]
     tiles = 1 << (bits - count - lane_bits)
     c = coefficients
     lanes = (c[at + 4], c[at + 5], c[at + 6], c[at + 7])
     d0, d1 = place(1 << ops[row, TARGETS], re.itemsize), place(1 << ops[row, TARGETS + 1], re.itemsize)
-    d2 = place(1 << ops[row, TARGETS + 2], re.itemsize)
-    s0, s1, s2 = c[at], c[at + 1], c[at + 2]
+    d2, d3 = place(1 << ops[row, TARGETS + 2], re.itemsize), place(1 << ops[row, TARGETS + 3], re.itemsize)
+    s0, s1, s2, s3 = c[at], c[at + 1], c[at + 2], c[at + 3]
     if ops[row, HAS_LANES]:
         if count == 0:
             for tile in range(tiles):
@@ -88,11 +91,21 @@ def rotate(re, im, bits, ops, row, coefficients):
                 start = _tile_start(tile << lane_bits, ops, row, 1, re.itemsize)
                 _lanes_1(re, start, (d0,), (s0,), lanes)
                 _lanes_1(im, start, (d0,), (s0,), lanes)
-        else:
+        elif count == 2:
             for tile in range(tiles):
                 start = _tile_start(tile << lane_bits, ops, row, 2, re.itemsize)
                 _lanes_2(re, start, (d0, d1), (s0, s1), lanes)
                 _lanes_2(im, start, (d0, d1), (s0, s1), lanes)
+        elif count == 3:
+            for tile in range(tiles):
+                start = _tile_start(tile << lane_bits, ops, row, 3, re.itemsize)
+                _lanes_3(re, start, (d0, d1, d2), (s0, s1, s2), lanes)
+                _lanes_3(im, start, (d0, d1, d2), (s0, s1, s2), lanes)
+        else:
+            for tile in range(tiles):
+                start = _tile_start(tile << lane_bits, ops, row, 4, re.itemsize)
+                _lanes_4(re, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
+                _lanes_4(im, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
     elif count == 1:
         for tile in range(tiles):
             start = _tile_start(tile << lane_bits, ops, row, 1, re.itemsize)
@@ -103,11 +116,16 @@ def rotate(re, im, bits, ops, row, coefficients):
             start = _tile_start(tile << lane_bits, ops, row, 2, re.itemsize)
             _pairs_2(re, start, (d0, d1), (s0, s1), lanes)
             _pairs_2(im, start, (d0, d1), (s0, s1), lanes)
-    else:
+    elif count == 3:
         for tile in range(tiles):
             start = _tile_start(tile << lane_bits, ops, row, 3, re.itemsize)
             _pairs_3(re, start, (d0, d1, d2), (s0, s1, s2), lanes)
             _pairs_3(im, start, (d0, d1, d2), (s0, s1, s2), lanes)
+    else:
+        for tile in range(tiles):
+            start = _tile_start(tile << lane_bits, ops, row, 4, re.itemsize)
+            _pairs_4(re, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
+            _pairs_4(im, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
 
 
 @njit(**_options)
