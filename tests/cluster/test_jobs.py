@@ -144,8 +144,19 @@ def programs(cluster: Cluster, host: str) -> set[str]:
     return found
 
 
+def printed_without_a_service(application: str, work: Path) -> set[str]:
+    """The lines of an example that runs in its own process, but for the first, which says so."""
+    environ = {**os.environ, "QSIMENV_RUN_FOLDER": str(work / "none")}
+    command = [sys.executable, EXAMPLES / application]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=120, check=True)
+    lines = done.stdout.splitlines()[1:]
+    assert any("GHZ: {'00000': " in line for line in lines), done.stdout
+    return set(lines)
+
+
 def test_heterogeneous(cluster: Cluster, work: Path) -> None:
-    """The application's node has no daemon and no worker; all nodes of the other group have both."""
+    """The application's node has no daemon and no worker; all nodes of the other group have both. The application finds
+    what it finds without a service."""
     number = submit(cluster, work, "heterogeneous.sh")
     seen: dict[str, set[str]] = {host: set() for host in cluster.hosts}
 
@@ -156,8 +167,7 @@ def test_heterogeneous(cluster: Cluster, work: Path) -> None:
 
     wait_until(has_ended, 300, lambda: outputs(work))
     out = completed(cluster, work, number)
-    assert "GHZ: {'00000': " in out
-    assert "exact ground state -1.857" in out
+    assert printed_without_a_service("qiskit_application.py", work) <= set(out.splitlines())
     assert "on node2, node3" in out
     assert not seen["node1"] & {"prted", "worker"}
     assert all(seen[host] >= {"prted", "worker"} for host in cluster.quantum)
@@ -296,11 +306,11 @@ def let_time_run_out(cluster: Cluster, number: int) -> None:
 
 
 def test_a_job_that_hit_its_time_limit_goes_on_when_it_is_submitted_again(cluster: Cluster, work: Path) -> None:
-    """Some half of 2,000 circuits are done when the time is over; the second job runs the others, and none twice."""
+    """Half of 2,000 circuits or more are done when the time is over; the second job runs the others, and none twice."""
     number = 2000
     files = write_circuits(work, number)
     first = submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=files)
-    hold_after(cluster, work, first, number // 3)
+    hold_after(cluster, work, first, number // 2)
     let_time_run_out(cluster, first)
     assert cluster.wait(first) == ["TIMEOUT"], outputs(work)
     cluster.assert_clean()
@@ -318,7 +328,7 @@ def test_a_job_that_hit_its_time_limit_goes_on_when_it_is_submitted_again(cluste
     ends = [record["times"]["completion_time"] for record in records]
     starts = [record["times"]["launch_time"] for record in records]
     before, after = sum(end < began for end in ends), sum(start > began for start in starts)
-    assert number // 3 <= before < number
+    assert number // 2 <= before < number
     assert before + after == number
     counts = [qs.run(work / file, shots=1000, seed=7).counts for file in files[:DIFFERENT]]
     assert [record["result"]["counts"] for record in records] == counts * (number // DIFFERENT)
