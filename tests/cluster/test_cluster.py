@@ -71,8 +71,8 @@ KNOCK = "import socket, sys; socket.create_connection((sys.argv[1], 6818), timeo
 """At slurmd's door."""
 
 
-def can_reach(cluster: Cluster, there: str) -> bool:
-    process = cluster.popen("node2", "python", "-c", KNOCK, there)
+def can_reach(cluster: Cluster, there: str, here: str = "node2") -> bool:
+    process = cluster.popen(here, "python", "-c", KNOCK, there)
     process.communicate(timeout=60)
     return process.returncode == 0
 
@@ -169,6 +169,20 @@ def test_a_link_can_be_slowed_and_delayed(cluster: Cluster) -> None:
     assert min(round_trips_s(cluster, "node3", "node2")) < 0.1
     assert "long-" not in cluster.run(LOGIN, "ip", "link")
     wait_until(lambda: not wires(cluster), 30, lambda: f"still there: {wires(cluster)}")
+
+
+def test_a_slow_link_can_be_cut_and_comes_back_slow(cluster: Cluster) -> None:
+    cluster.slow("node2", 20e6, delay_s=0.1)
+    try:
+        cluster.cut("node2")
+        try:
+            assert not can_reach(cluster, "node2", here="node3")
+        finally:
+            cluster.mend("node2")
+        wait_until(lambda: can_reach(cluster, "node2", here="node3"), 30, lambda: "nothing comes through")
+        assert min(round_trips_s(cluster, "node3", "node2")) > 0.1
+    finally:
+        cluster.unslow("node2")
 
 
 def wires(cluster: Cluster) -> list[int]:

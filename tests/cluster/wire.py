@@ -50,7 +50,7 @@ def open_device(name: str, receive: bool) -> socket.socket:
 
 
 def carry(source: socket.socket, target: socket.socket, bits_per_s: float, delay_s: float) -> None:
-    """Until a device is gone. A frame's time counts from its arrival, however late this process is to see it."""
+    """Until the source is gone. A frame's time counts from its arrival, however late this process is to see it."""
     under_way: deque[tuple[float, bytes]] = deque()
     free_at = 0.0
     while True:
@@ -63,7 +63,9 @@ def carry(source: socket.socket, target: socket.socket, bits_per_s: float, delay
                 free_at = max(free_at, arrival) + 8 * bytes_on_the_cable(frame) / bits_per_s
                 under_way.append((free_at + delay_s, frame))
         while under_way and under_way[0][0] <= time.time():
-            target.send(under_way.popleft()[1])
+            frame = under_way.popleft()[1]
+            with contextlib.suppress(OSError):  # the host's cable is pulled
+                target.send(frame)
 
 
 def put_between(host: str, address: str) -> tuple[socket.socket, socket.socket]:
