@@ -330,10 +330,10 @@ def _add_ops(ops: list[Op], step: Step, gate_list: Sequence[Gate], layout: Layou
         ops.append(Op(step.gate, "parity", bits, flips, 0, 0))
         return
     gate = gate_list[step.gate]
-    first = min((*step.mixed, *step.still), default=len(bits))
+    first = len(bits) - len(step.mixed) - len(step.still)
     mask = value = 0
     if first:
-        wanted = gate.control_value ^ flips
+        wanted = gate.control_state ^ flips  # -1: all ones
         for k in range(first):
             mask |= 1 << bits[k]
             value |= (wanted >> k & 1) << bits[k]

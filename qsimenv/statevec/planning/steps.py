@@ -107,10 +107,11 @@ def unmixed_targets(gate: Gate) -> frozenset[int]:
 def steps_of(gate_list: Sequence[Gate], num_qubits: int) -> Steps:
     """The steps of a run of gates, in its order. Cost: some microseconds a gate."""
     wire_of, flips = list(range(num_qubits)), 0
-    pairs = _Pairs()
+    pairs, is_cx = _Pairs(), list[bool]()
     for index, gate in enumerate(gate_list):
         form = form_of(gate)
-        wires = tuple(wire_of[qubit] for qubit in gate.qubits)
+        is_cx.append(form.is_cx)
+        wires = tuple([wire_of[qubit] for qubit in gate.qubits])
         if form.renames and len(wires) == 1:
             flips ^= 1 << wires[0]
         elif form.renames:
@@ -124,7 +125,7 @@ def steps_of(gate_list: Sequence[Gate], num_qubits: int) -> Steps:
     steps = pairs.steps()
     mixed = np.array([_mask([s.wires[k] for k in s.mixed]) for s in steps], dtype=np.int64)
     used = np.array([_mask(s.wires) for s in steps], dtype=np.int64)
-    affine = np.array([form_of(gate_list[s.gate]).is_cx for s in steps], dtype=np.bool_)
+    affine = np.array([is_cx[s.gate] for s in steps], dtype=np.bool_)
     return Steps(steps, mixed, used, affine, tuple(wire_of), flips)
 
 
@@ -155,7 +156,7 @@ class _Pairs:
 
     def take(self, step: Step, form: Form, gate: Gate) -> None:
         if form.is_cx:
-            self._take_cx(step, gate.control_value ^ step.flips & 1)
+            self._take_cx(step, (gate.control_state ^ step.flips) & 1)  # -1: all ones
             return
         if form.is_phase:
             opened = self._open.get(step.wires[0])
