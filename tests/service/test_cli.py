@@ -43,6 +43,12 @@ PROGRAMS: dict[str, str | bytes] = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """No command below has to say that it compiles: its kernels are there."""
+    assert qsimenv("run", BELL, "--shots", 1, timeout_s=240).returncode == 0
+
+
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a file for each of PROGRAMS."""

@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from qsimenv.statevec.kernels.lanes_numba import _fma, _item_bytes, _splat
+from qsimenv.statevec.kernels.llvm_numba import INDEX, data_of, fma, kind_of, load_at, splat, store_at
 
 LANES = {8: 8, 4: 16}
 """By item size: the sets of parameters that stand side by side in one vector."""
@@ -28,42 +28,33 @@ class _Plane:
     """An array argument, read and written a vector at a time."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, array: Any, value: Any) -> None:
-        item_bytes = array.dtype.bitwidth // 8
-        element = ir.FloatType() if item_bytes == 4 else ir.DoubleType()
-        self.kind = ir.VectorType(element, LANES[item_bytes])
-        self._builder = builder
-        self._data = context.make_array(array)(context, builder, value).data
+        self.kind = kind_of(array)
+        self._builder, self._data = builder, data_of(context, builder, array, value)
 
     def load(self, place: Any) -> Any:
-        vector = self._builder.load(self._pointer(place))
-        vector.align = _item_bytes(self.kind)
-        return vector
+        return load_at(self._builder, self.kind, self._data, place)
 
     def store(self, vector: Any, place: Any) -> None:
-        self._builder.store(vector, self._pointer(place)).align = _item_bytes(self.kind)
+        store_at(self._builder, vector, self._data, place)
 
     def row(self, number: Any) -> Any:
         """Where vector ``number`` begins."""
-        return self._builder.mul(number, ir.Constant(ir.IntType(64), self.kind.count))
-
-    def _pointer(self, place: Any) -> Any:
-        return self._builder.bitcast(self._builder.gep(self._data, [place]), self.kind.as_pointer())
+        return self._builder.mul(number, ir.Constant(INDEX, self.kind.count))
 
 
 class _Numbers:
     """An array argument, read one number at a time."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, array: Any, value: Any) -> None:
-        self._builder = builder
-        self._data = context.make_array(array)(context, builder, value).data
+        self._builder, self._data = builder, data_of(context, builder, array, value)
 
     def load(self, place: Any, ahead: int = 0) -> Any:
-        place = self._builder.add(place, ir.Constant(ir.IntType(64), ahead))
+        place = self._builder.add(place, ir.Constant(INDEX, ahead))
         return self._builder.load(self._builder.gep(self._data, [place]))
 
     def index(self, place: Any, ahead: int = 0) -> Any:
         """The number as a 64-bit one."""
-        return self._builder.sext(self.load(place, ahead), ir.IntType(64))
+        return self._builder.sext(self.load(place, ahead), INDEX)
 
 
 def matrix(entries: Sequence[Sequence[Entry]], num_coefficients: int) -> Callable[..., Any]:
@@ -86,9 +77,9 @@ def matrix(entries: Sequence[Sequence[Entry]], num_coefficients: int) -> Callabl
             first, second, at, count = arguments[3], arguments[4], arguments[6], arguments[7]
             numbers = [table.load(table.row(first))]
             for k in range(num_coefficients - 1):
-                numbers.append(table.load(table.row(builder.add(second, ir.Constant(ir.IntType(64), k)))))
+                numbers.append(table.load(table.row(builder.add(second, ir.Constant(INDEX, k)))))
             with cgutils.for_range(builder, count) as loop:
-                start = builder.add(at, builder.mul(loop.index, ir.Constant(ir.IntType(64), size)))
+                start = builder.add(at, builder.mul(loop.index, ir.Constant(INDEX, size)))
                 places = [rows.index(start, k) for k in range(size)]
                 before = [(re.load(place), im.load(place)) for place in places]
                 after = [_row_times(builder, re.kind, row, numbers, before) for row in entries]
@@ -122,7 +113,7 @@ def _signed(builder: ir.IRBuilder, numbers: Sequence[Any], which: int) -> Any:
 
 
 def _add(builder: ir.IRBuilder, kind: ir.VectorType, a: Any, b: Any, total: Any) -> Any:
-    return builder.fmul(a, b) if total is None else _fma(builder, kind, a, b, total)
+    return builder.fmul(a, b) if total is None else fma(builder, a, b, total)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -134,8 +125,8 @@ def add_diagonal(
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         def product(load: Callable[[int], tuple[Any, Any]], weight: Callable[[int], Any], wide: Any, total: Any) -> Any:
             x, y = load(0)
-            square = _fma(builder, wide, x, x, builder.fmul(y, y))
-            return _fma(builder, wide, weight(0), square, total)
+            square = fma(builder, x, x, builder.fmul(y, y))
+            return fma(builder, weight(0), square, total)
 
         return _accumulate(context, builder, signature, arguments, 1, product)
 
@@ -154,9 +145,9 @@ def add_crossed(
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         def product(load: Callable[[int], tuple[Any, Any]], weight: Callable[[int], Any], wide: Any, total: Any) -> Any:
             (x, y), (u, v) = load(0), load(1)
-            real = _fma(builder, wide, x, u, builder.fmul(y, v))
-            imaginary = _fma(builder, wide, u, y, builder.fneg(builder.fmul(v, x)))
-            return _fma(builder, wide, weight(1), imaginary, _fma(builder, wide, weight(0), real, total))
+            real = fma(builder, x, u, builder.fmul(y, v))
+            imaginary = fma(builder, u, y, builder.fneg(builder.fmul(v, x)))
+            return fma(builder, weight(1), imaginary, fma(builder, weight(0), real, total))
 
         return _accumulate(context, builder, signature, arguments, 2, product)
 
@@ -180,7 +171,7 @@ def _accumulate(
     wide = ir.VectorType(ir.DoubleType(), lanes)
     total = cgutils.alloca_once_value(builder, ir.Constant(wide, [0.0] * lanes))
     with cgutils.for_range(builder, count) as loop:
-        step = builder.mul(loop.index, ir.Constant(ir.IntType(64), size))
+        step = builder.mul(loop.index, ir.Constant(INDEX, size))
         start, first_weight = builder.add(at, step), builder.add(place, step)
 
         def load(k: int) -> tuple[Any, Any]:
@@ -188,10 +179,10 @@ def _accumulate(
             return tuple(_widened(builder, wide, plane.load(where)) for plane in (re, im))
 
         def weight(k: int) -> Any:
-            return _splat(builder, wide, weights.load(first_weight, k))
+            return splat(builder, wide, weights.load(first_weight, k))
 
         builder.store(product(load, weight, wide, builder.load(total)), total)
-    pointer = builder.gep(totals._data, [builder.mul(number, ir.Constant(ir.IntType(64), lanes))])
+    pointer = builder.gep(totals._data, [builder.mul(number, ir.Constant(INDEX, lanes))])
     pointer = builder.bitcast(pointer, wide.as_pointer())
     before = builder.load(pointer)
     before.align = 8

@@ -94,5 +94,5 @@ def refusal(task: Task, ranks: int, free: int) -> str:
         advice += ", or do not ask for the whole statevector on every rank"
     return (
         f"run: {qubits} qubits in {task.precision} precision need {readable(total)}, "
-        f"{plural(ranks, 'rank')} with {readable(free)} free each found; {advice}"
+        f"{plural(ranks, 'rank')} found with {readable(free)} free each; {advice}"
     )

@@ -13,7 +13,18 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-_WORD = ir.IntType(64)
+from qsimenv.statevec.kernels.llvm_numba import (
+    INDEX,
+    data_of,
+    fma,
+    function,
+    load_at,
+    number_type,
+    shuffled,
+    splat,
+    store_at,
+)
+
 _WIDE = ir.IntType(128)
 
 
@@ -23,7 +34,7 @@ def multiply_high(typing: Any, a: Any, b: Any) -> Any:
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         a, b = (builder.zext(argument, _WIDE) for argument in arguments)
-        return builder.trunc(builder.lshr(builder.mul(a, b), ir.Constant(_WIDE, 64)), _WORD)
+        return builder.trunc(builder.lshr(builder.mul(a, b), ir.Constant(_WIDE, 64)), INDEX)
 
     return types.uint64(types.uint64, types.uint64), generate
 
@@ -33,7 +44,7 @@ def parity(typing: Any, word: Any) -> Any:
     """1 where an odd number of the bits of an int64 are set, else 0."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-        return builder.and_(builder.ctpop(arguments[0]), ir.Constant(_WORD, 1))
+        return builder.and_(builder.ctpop(arguments[0]), ir.Constant(INDEX, 1))
 
     return types.int64(types.int64), generate
 
@@ -52,7 +63,7 @@ def weight_of_run(typing: Any, re: Any, im: Any, start: Any) -> Any:
         total, *rest = _squares(context, builder, signature, arguments)
         for squares in rest:
             total = builder.fadd(total, squares)
-        reduce = _function(builder, "llvm.vector.reduce.fadd.v8f64", ir.DoubleType(), [ir.DoubleType(), _DOUBLES])
+        reduce = function(builder, "llvm.vector.reduce.fadd.v8f64", ir.DoubleType(), [ir.DoubleType(), _DOUBLES])
         return builder.call(reduce, [ir.Constant(ir.DoubleType(), -0.0), total], fastmath=("reassoc",))
 
     return types.float64(re, im, start), generate
@@ -63,10 +74,9 @@ def weights_of_run(typing: Any, re: Any, im: Any, start: Any, out: Any) -> Any:
     """The squares of ``WEIGHT_RUN`` amplitudes from ``start`` on, to the front of ``out`` (doubles)."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-        data = context.make_array(signature.args[3])(context, builder, arguments[3]).data
+        out = data_of(context, builder, signature.args[3], arguments[3])
         for number, squares in enumerate(_squares(context, builder, signature, arguments)):
-            place = builder.gep(data, [ir.Constant(_WORD, number * _LANES)])
-            builder.store(squares, builder.bitcast(place, _DOUBLES.as_pointer())).align = 8
+            store_at(builder, squares, out, ir.Constant(INDEX, number * _LANES))
         return context.get_dummy_value()
 
     return types.void(re, im, start, out), generate
@@ -76,7 +86,7 @@ def _squares(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Seq
     """The squares of a run of amplitudes, eight a vector."""
     squares = []
     for first in range(0, WEIGHT_RUN, _LANES):
-        place = builder.add(arguments[2], ir.Constant(_WORD, first))
+        place = builder.add(arguments[2], ir.Constant(INDEX, first))
         x, y = (
             _load_doubles(context, builder, array, plane, place)
             for plane, array in zip(arguments[:2], signature.args[:2], strict=True)
@@ -88,17 +98,9 @@ def _squares(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Seq
 
 def _load_doubles(context: Any, builder: ir.IRBuilder, array: Any, plane: Any, place: Any) -> Any:
     """Eight numbers of a plane, as doubles."""
-    data = context.make_array(array)(context, builder, plane).data
-    single = array.dtype.bitwidth == 32
-    kind = ir.VectorType(ir.FloatType() if single else ir.DoubleType(), _LANES)
-    x = builder.load(builder.bitcast(builder.gep(data, [place]), kind.as_pointer()))
-    x.align = array.dtype.bitwidth // 8
-    return builder.fpext(x, _DOUBLES) if single else x
-
-
-def _function(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> Any:
-    function = builder.module.globals.get(name)
-    return function or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+    kind = ir.VectorType(number_type(array), _LANES)
+    x = load_at(builder, kind, data_of(context, builder, array, plane), place)
+    return x if kind == _DOUBLES else builder.fpext(x, _DOUBLES)
 
 
 LINE_BITS = 3
@@ -125,7 +127,7 @@ def products(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         start, other_start, mask, sign, to = (arguments[k] for k in (2, 5, 6, 7, 9))
-        line_mask = builder.and_(mask, ir.Constant(_WORD, _LINES_OF_TILE))
+        line_mask = builder.and_(mask, ir.Constant(INDEX, _LINES_OF_TILE))
 
         def tile(lane_mask: int) -> None:
             lines = []
@@ -135,14 +137,14 @@ def products(
                     _load_doubles(context, builder, signature.args[k], arguments[k], place)
                     for k, place in ((0, mine), (1, mine), (3, theirs), (4, theirs))
                 )
-                u, v = (_exchanged(builder, plane, lane_mask) for plane in (u, v))
-                signed = builder.fmul(_splat(builder, sign), builder.fmul(v, y))
-                lines.append(_fused(builder, u, x, signed))
+                u, v = (shuffled(builder, plane, lane_mask) for plane in (u, v))
+                signed = builder.fmul(splat(builder, _DOUBLES, sign), builder.fmul(v, y))
+                lines.append(fma(builder, u, x, signed))
             for bit in range(LINE_BITS):
                 lines = [_turned_lanes(builder, line, bit) for line in lines]
             _store_lines(context, builder, signature.args[8], arguments[8], to, _turned(builder, lines), 1 << LINE_BITS)
 
-        _for_its_value(builder, builder.and_(mask, ir.Constant(_WORD, _LANES - 1)), range(_LANES), tile)
+        _for_its_value(builder, builder.and_(mask, ir.Constant(INDEX, _LANES - 1)), range(_LANES), tile)
         return context.get_dummy_value()
 
     return types.void(first, second, start, other_re, other_im, other_start, mask, sign, out, to), generate
@@ -163,20 +165,20 @@ def sums_of_pairs(
         array, totals = signature.args[7], arguments[7]
 
         def add(mask: int) -> None:
-            places = [ir.Constant(_WORD, number << LINE_BITS) for number in range(4)]
+            places = [ir.Constant(INDEX, number << LINE_BITS) for number in range(4)]
             lines = [_load_doubles(context, builder, array, totals, place) for place in places]
             for number, offset in enumerate(_offsets_of_lines()):
-                line_mask = ir.Constant(_WORD, mask & _LINES_OF_TILE)
+                line_mask = ir.Constant(INDEX, mask & _LINES_OF_TILE)
                 mine, theirs = builder.add(start, offset), builder.add(other_start, builder.xor(line_mask, offset))
                 x, y, u, v = (
                     _load_doubles(context, builder, signature.args[k], arguments[k], place)
                     for k, place in ((0, mine), (1, mine), (3, theirs), (4, theirs))
                 )
-                u, v = (_exchanged(builder, plane, mask & (_LANES - 1)) for plane in (u, v))
+                u, v = (shuffled(builder, plane, mask & (_LANES - 1)) for plane in (u, v))
                 odd = number & 1
-                lines[odd] = _fused(builder, u, x, _fused(builder, v, y, lines[odd]))
-                lines[2 + odd] = _fused(builder, u, y, _fused(builder, builder.fneg(v), x, lines[2 + odd]))
-            _store_lines(context, builder, array, totals, ir.Constant(_WORD, 0), lines, 1 << LINE_BITS)
+                lines[odd] = fma(builder, u, x, fma(builder, v, y, lines[odd]))
+                lines[2 + odd] = fma(builder, u, y, fma(builder, builder.fneg(v), x, lines[2 + odd]))
+            _store_lines(context, builder, array, totals, ir.Constant(INDEX, 0), lines, 1 << LINE_BITS)
 
         _for_its_value(builder, mask, (1, 2, 4, 8), add)
         return context.get_dummy_value()
@@ -195,7 +197,7 @@ def add_products(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         start, at, mask, to = (arguments[k] for k in (2, 5, 6, 9))
-        line_mask = builder.and_(mask, ir.Constant(_WORD, _LINES_OF_TILE))
+        line_mask = builder.and_(mask, ir.Constant(INDEX, _LINES_OF_TILE))
 
         def add(lane_mask: int) -> None:
             for offset in _offsets_of_lines():
@@ -205,14 +207,14 @@ def add_products(
                     _load_doubles(context, builder, signature.args[k], arguments[k], place)
                     for k, place in ((0, mine), (1, mine), (3, factor), (4, factor))
                 )
-                real = _fused(builder, c, x, builder.fneg(builder.fmul(s, y)))
-                imaginary = _fused(builder, c, y, builder.fmul(s, x))
+                real = fma(builder, c, x, builder.fneg(builder.fmul(s, y)))
+                imaginary = fma(builder, c, y, builder.fmul(s, x))
                 for k, part in ((7, real), (8, imaginary)):
                     before = _load_doubles(context, builder, signature.args[k], arguments[k], place)
-                    after = builder.fadd(before, _exchanged(builder, part, lane_mask))
+                    after = builder.fadd(before, shuffled(builder, part, lane_mask))
                     _store_numbers(context, builder, signature.args[k], arguments[k], place, after)
 
-        _for_its_value(builder, builder.and_(mask, ir.Constant(_WORD, _LANES - 1)), range(_LANES), add)
+        _for_its_value(builder, builder.and_(mask, ir.Constant(INDEX, _LANES - 1)), range(_LANES), add)
         return context.get_dummy_value()
 
     return types.void(re, im, start, c, s, at, mask, out_re, out_im, to), generate
@@ -225,7 +227,7 @@ def _for_its_value(builder: ir.IRBuilder, value: Any, known: Sequence[int], code
     branch = builder.switch(value, blocks[-1])
     for number, block in zip(known, blocks, strict=True):
         if block is not blocks[-1]:
-            branch.add_case(ir.Constant(_WORD, number), block)
+            branch.add_case(ir.Constant(INDEX, number), block)
         builder.position_at_end(block)
         code(number)
         builder.branch(after)
@@ -234,7 +236,7 @@ def _for_its_value(builder: ir.IRBuilder, value: Any, known: Sequence[int], code
 
 def _offsets_of_lines() -> list[Any]:
     """Where the lines of a tile begin."""
-    return [ir.Constant(_WORD, number << LINE_BITS) for number in range(1 << (TILE_BITS - LINE_BITS))]
+    return [ir.Constant(INDEX, number << LINE_BITS) for number in range(1 << (TILE_BITS - LINE_BITS))]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -243,7 +245,7 @@ def transform_tiles(typing: Any, numbers: Any, at: Any) -> Any:
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         array, plane, at = signature.args[0], arguments[0], arguments[1]
-        places = [builder.add(at, ir.Constant(_WORD, number << TILE_BITS)) for number in range(1 << TILES_BITS)]
+        places = [builder.add(at, ir.Constant(INDEX, number << TILE_BITS)) for number in range(1 << TILES_BITS)]
         lines = [_load_doubles(context, builder, array, plane, place) for place in places]
         _store_lines(context, builder, array, plane, at, _turned(builder, lines), 1 << TILE_BITS)
         return context.get_dummy_value()
@@ -251,29 +253,10 @@ def transform_tiles(typing: Any, numbers: Any, at: Any) -> Any:
     return types.void(numbers, at), generate
 
 
-def _splat(builder: ir.IRBuilder, number: Any) -> Any:
-    first = builder.insert_element(ir.Constant(_DOUBLES, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
-    return builder.shuffle_vector(first, ir.Constant(_DOUBLES, ir.Undefined), zeros)
-
-
-def _fused(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
-    """``a b + c``."""
-    return builder.call(_function(builder, "llvm.fma.v8f64", _DOUBLES, [_DOUBLES] * 3), [a, b, c])
-
-
-def _exchanged(builder: ir.IRBuilder, line: Any, lane_mask: int) -> Any:
-    """The line with lane l taken from lane ``l ^ lane_mask``."""
-    if not lane_mask:
-        return line
-    order = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [lane ^ lane_mask for lane in range(_LANES)])
-    return builder.shuffle_vector(line, ir.Constant(_DOUBLES, ir.Undefined), order)
-
-
 def _turned_lanes(builder: ir.IRBuilder, line: Any, bit: int) -> Any:
     """Sum and difference of the lanes that differ in one bit."""
     signs = ir.Constant(_DOUBLES, [-1.0 if lane >> bit & 1 else 1.0 for lane in range(_LANES)])
-    return _fused(builder, line, signs, _exchanged(builder, line, 1 << bit))
+    return fma(builder, line, signs, shuffled(builder, line, 1 << bit))
 
 
 def _turned(builder: ir.IRBuilder, lines: list[Any]) -> list[Any]:
@@ -288,17 +271,15 @@ def _turned(builder: ir.IRBuilder, lines: list[Any]) -> list[Any]:
 
 def _store_numbers(context: Any, builder: ir.IRBuilder, array: Any, plane: Any, at: Any, line: Any) -> None:
     """Eight doubles to a plane of either precision."""
-    data = context.make_array(array)(context, builder, plane).data
-    single = array.dtype.bitwidth == 32
-    kind = ir.VectorType(ir.FloatType() if single else ir.DoubleType(), _LANES)
-    pointer = builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
-    builder.store(builder.fptrunc(line, kind) if single else line, pointer).align = array.dtype.bitwidth // 8
+    kind = ir.VectorType(number_type(array), _LANES)
+    numbers = line if kind == _DOUBLES else builder.fptrunc(line, kind)
+    store_at(builder, numbers, data_of(context, builder, array, plane), at)
 
 
 def _store_lines(
     context: Any, builder: ir.IRBuilder, array: Any, plane: Any, at: Any, lines: Sequence[Any], distance: int
 ) -> None:
-    data = context.make_array(array)(context, builder, plane).data
+    """Vectors of doubles to a plane of doubles, the next one ``distance`` numbers further."""
+    data = data_of(context, builder, array, plane)
     for number, line in enumerate(lines):
-        place = builder.gep(data, [builder.add(at, ir.Constant(_WORD, number * distance))])
-        builder.store(line, builder.bitcast(place, _DOUBLES.as_pointer())).align = 8
+        store_at(builder, line, data, builder.add(at, ir.Constant(INDEX, number * distance)))

@@ -15,6 +15,19 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from qsimenv.statevec.kernels.llvm_numba import (
+    INDEX,
+    data_of,
+    fma,
+    function,
+    item_bytes,
+    kind_of,
+    load_at,
+    shuffled,
+    splat,
+    store_at,
+)
+
 LANE_BITS = {4: 4, 8: 3}
 """By item size: the bits of the index inside one 64-byte vector."""
 
@@ -24,46 +37,26 @@ SKEW_LINE_BITS = 6
 HAS_VECTORS: bool = binding.get_host_cpu_features().get("avx512f", False)
 """Whether the processor has the instructions that ``permutation`` is written with."""
 
-_INDEX = ir.IntType(64)
 _MASK = ir.IntType(32)
-
-
-def _splat(builder: ir.IRBuilder, kind: ir.VectorType, scalar: Any) -> Any:
-    undefined = ir.Constant(kind, ir.Undefined)
-    first = builder.insert_element(undefined, scalar, ir.Constant(_MASK, 0))
-    zeros = ir.Constant(ir.VectorType(_MASK, kind.count), [0] * kind.count)
-    return builder.shuffle_vector(first, undefined, zeros)
-
-
-def _fma(builder: ir.IRBuilder, kind: ir.VectorType, a: Any, b: Any, c: Any) -> Any:
-    suffix = "f32" if isinstance(kind.element, ir.FloatType) else "f64"
-    name = f"llvm.fma.v{kind.count}{suffix}"
-    function = builder.module.globals.get(name)
-    if function is None:
-        function = ir.Function(builder.module, ir.FunctionType(kind, [kind, kind, kind]), name)
-    return builder.call(function, [a, b, c])
 
 
 def _turn_lanes(builder: ir.IRBuilder, kind: ir.VectorType, tile: list[Any], bit: int, slope: Any) -> list[Any]:
     """Every vector of the tile, turned on one of its lane bits."""
-    width = kind.count
-    partner = ir.Constant(ir.VectorType(_MASK, width), [lane ^ (1 << bit) for lane in range(width)])
-    signs = ir.Constant(kind, [-1.0 if lane >> bit & 1 else 1.0 for lane in range(width)])
-    slopes = builder.fmul(_splat(builder, kind, slope), signs)
-    undefined = ir.Constant(kind, ir.Undefined)
-    return [_fma(builder, kind, slopes, builder.shuffle_vector(x, undefined, partner), x) for x in tile]
+    signs = ir.Constant(kind, [-1.0 if lane >> bit & 1 else 1.0 for lane in range(kind.count)])
+    slopes = builder.fmul(splat(builder, kind, slope), signs)
+    return [fma(builder, slopes, shuffled(builder, x, 1 << bit), x) for x in tile]
 
 
 def _turn_pairs(builder: ir.IRBuilder, kind: ir.VectorType, tile: list[Any], bit: int, slope: Any) -> list[Any]:
     """The tile, turned on bit ``bit`` of the vectors' numbers."""
-    up = _splat(builder, kind, slope)
+    up = splat(builder, kind, slope)
     down = builder.fneg(up)
     turned = list(tile)
     for number, x in enumerate(tile):
         if not number >> bit & 1:
             y = tile[number | 1 << bit]
-            turned[number] = _fma(builder, kind, up, y, x)
-            turned[number | 1 << bit] = _fma(builder, kind, down, x, y)
+            turned[number] = fma(builder, up, y, x)
+            turned[number | 1 << bit] = fma(builder, down, x, y)
     return turned
 
 
@@ -88,7 +81,7 @@ def rotation(pair_bits: int, with_lanes: bool) -> Callable[..., Any]:
             for bit in range(pair_bits):
                 tile = _turn_pairs(builder, kind, tile, bit, builder.extract_value(arguments[3], bit))
             for pointer, x in zip(pointers, tile, strict=True):
-                builder.store(x, pointer).align = _item_bytes(kind)
+                builder.store(x, pointer).align = item_bytes(kind)
             return context.get_dummy_value()
 
         return signature, generate
@@ -117,7 +110,7 @@ def dense(lanes: tuple[int, ...], pair_bits: int) -> Callable[..., Any]:
                 kind, reals, to_re = _load(context, builder, signature.args[0], re_plane, start, distances, pair_bits)
                 _, imags, to_im = _load(context, builder, signature.args[1], im_plane, start, distances, pair_bits)
                 tiles.append((reals, imags, to_re, to_im))
-            numbers = _data(context, builder, signature.args[4], table)
+            numbers = data_of(context, builder, signature.args[4], table)
             place = at
             for output in range(1 << pair_bits):
                 sums = [[ir.Constant(kind, [0.0] * kind.count)] * 3 for _ in tiles]
@@ -129,14 +122,12 @@ def dense(lanes: tuple[int, ...], pair_bits: int) -> Callable[..., Any]:
                         factor, place = _vector_at(builder, kind, numbers, place)
                         factors.append(factor)
                     for tile, (reals, imags, _, _) in enumerate(tiles):
-                        x, y = (_shuffled(builder, kind, plane[other], lane_mask) for plane in (reals, imags))
+                        x, y = (shuffled(builder, plane[other], lane_mask) for plane in (reals, imags))
                         inputs = (x, y, builder.fadd(x, y))
-                        sums[tile] = [
-                            _fma(builder, kind, *each) for each in zip(factors, inputs, sums[tile], strict=True)
-                        ]
+                        sums[tile] = [fma(builder, *each) for each in zip(factors, inputs, sums[tile], strict=True)]
                 for (_, _, to_re, to_im), (p, q, r) in zip(tiles, sums, strict=True):
                     for result, pointer in ((builder.fsub(p, q), to_re), (builder.fsub(r, builder.fadd(p, q)), to_im)):
-                        builder.store(result, pointer[output]).align = _item_bytes(kind)
+                        builder.store(result, pointer[output]).align = item_bytes(kind)
             return context.get_dummy_value()
 
         return signature, generate
@@ -149,9 +140,9 @@ def copy_line(typing: Any, source: Any, start: Any, target: Any, to: Any) -> Any
     """Copy one 64-byte vector: ``target[to:] = source[start:]``."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-        kind = _kind_of(signature.args[0])
-        read, write = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
-        _store_at(builder, _load_at(builder, kind, read, arguments[1]), write, arguments[3])
+        kind = kind_of(signature.args[0])
+        read, write = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
+        store_at(builder, load_at(builder, kind, read, arguments[1]), write, arguments[3])
         return context.get_dummy_value()
 
     return types.void(source, start, target, to), generate
@@ -162,14 +153,14 @@ def _copy(back: bool) -> Callable[..., Any]:
     def copy(typing: Any, source: Any, start: Any, target: Any, to: Any, count: Any, ahead: Any) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
             start, to, count, ahead = (arguments[k] for k in (1, 3, 4, 5))
-            kind = _kind_of(signature.args[0])
-            read, write = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
+            kind = kind_of(signature.args[0])
+            read, write = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
             far = write if back else read
             with cgutils.for_range(builder, count) as loop:
-                step = builder.mul(loop.index, ir.Constant(_INDEX, kind.count))
+                step = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
                 _prefetch(builder, builder.gep(far, [builder.add(ahead, step)]), to_write=back)
-                x = _load_at(builder, kind, read, builder.add(start, step))
-                _store_at(builder, x, write, builder.add(to, step))
+                x = load_at(builder, kind, read, builder.add(start, step))
+                store_at(builder, x, write, builder.add(to, step))
             return context.get_dummy_value()
 
         return types.void(source, start, target, to, count, ahead), generate
@@ -193,20 +184,20 @@ def multiply_row(
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         base, at, width, row, half, c, s = (arguments[k] for k in (2, 4, 5, 7, 8, 9, 10))
-        kind = _kind_of(signature.args[0])
-        re, im, offsets, factors = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 1, 3, 6))
-        c, s = _splat(builder, kind, c), _splat(builder, kind, s)
+        kind = kind_of(signature.args[0])
+        re, im, offsets, factors = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 1, 3, 6))
+        c, s = splat(builder, kind, c), splat(builder, kind, s)
         minus = builder.fneg(s)
         with cgutils.for_range(builder, width) as loop:
             offset = builder.load(builder.gep(offsets, [builder.add(at, loop.index)]))
             place = builder.add(base, offset)
-            entry = builder.add(row, builder.mul(loop.index, ir.Constant(_INDEX, kind.count)))
-            p, q = (_load_at(builder, kind, factors, k) for k in (entry, builder.add(entry, half)))
-            u = _fma(builder, kind, minus, q, builder.fmul(c, p))
-            v = _fma(builder, kind, s, p, builder.fmul(c, q))
-            x, y = (_load_at(builder, kind, plane, place) for plane in (re, im))
-            _store_at(builder, _fma(builder, kind, builder.fneg(v), y, builder.fmul(u, x)), re, place)
-            _store_at(builder, _fma(builder, kind, v, x, builder.fmul(u, y)), im, place)
+            entry = builder.add(row, builder.mul(loop.index, ir.Constant(INDEX, kind.count)))
+            p, q = (load_at(builder, kind, factors, k) for k in (entry, builder.add(entry, half)))
+            u = fma(builder, minus, q, builder.fmul(c, p))
+            v = fma(builder, s, p, builder.fmul(c, q))
+            x, y = (load_at(builder, kind, plane, place) for plane in (re, im))
+            store_at(builder, fma(builder, builder.fneg(v), y, builder.fmul(u, x)), re, place)
+            store_at(builder, fma(builder, v, x, builder.fmul(u, y)), im, place)
         return context.get_dummy_value()
 
     return types.void(re, im, base, offsets, at, width, factors, row, half, c, s), generate
@@ -218,17 +209,17 @@ def multiply_tables(typing: Any, room: Any, to: Any, start: Any, factors: Any, a
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         to, start, at, size = (arguments[k] for k in (1, 2, 4, 5))
-        kind = _kind_of(signature.args[0])
-        room, factors = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 3))
-        with cgutils.for_range(builder, builder.udiv(size, ir.Constant(_INDEX, kind.count))) as loop:
-            real = builder.mul(loop.index, ir.Constant(_INDEX, kind.count))
+        kind = kind_of(signature.args[0])
+        room, factors = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 3))
+        with cgutils.for_range(builder, builder.udiv(size, ir.Constant(INDEX, kind.count))) as loop:
+            real = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
             imag = builder.add(real, size)
-            x, y = (_load_at(builder, kind, room, builder.add(start, k)) for k in (real, imag))
-            c, s = (_load_at(builder, kind, factors, builder.add(at, k)) for k in (real, imag))
-            u = _fma(builder, kind, builder.fneg(s), y, builder.fmul(c, x))
-            v = _fma(builder, kind, s, x, builder.fmul(c, y))
-            _store_at(builder, u, room, builder.add(to, real))
-            _store_at(builder, v, room, builder.add(to, imag))
+            x, y = (load_at(builder, kind, room, builder.add(start, k)) for k in (real, imag))
+            c, s = (load_at(builder, kind, factors, builder.add(at, k)) for k in (real, imag))
+            u = fma(builder, builder.fneg(s), y, builder.fmul(c, x))
+            v = fma(builder, s, x, builder.fmul(c, y))
+            store_at(builder, u, room, builder.add(to, real))
+            store_at(builder, v, room, builder.add(to, imag))
         return context.get_dummy_value()
 
     return types.void(room, to, start, factors, at, size), generate
@@ -253,30 +244,30 @@ def permutation(rank: int) -> Callable[..., Any]:
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
             near, count, to, start, steps, patterns = arguments[3:]
-            kind = _kind_of(signature.args[0])
-            source, target, tables = (_data(context, builder, signature.args[k], arguments[k]) for k in range(3))
+            kind = kind_of(signature.args[0])
+            source, target, tables = (data_of(context, builder, signature.args[k], arguments[k]) for k in range(3))
             picks = [_picks(builder, kind, tables, patterns, number) for number in range(1 << rank)]
             step = [
-                builder.load(builder.gep(tables, [builder.add(steps, ir.Constant(_INDEX, k))])) for k in range(2 * rank)
+                builder.load(builder.gep(tables, [builder.add(steps, ir.Constant(INDEX, k))])) for k in range(2 * rank)
             ]
             lanes = kind.count.bit_length() - 1
             with cgutils.for_range(builder, count) as loop:
                 entry = builder.add(near, loop.index)
                 line_to = builder.xor(to, builder.load(builder.gep(tables, [entry])))
                 number = builder.xor(start, builder.load(builder.gep(tables, [builder.add(entry, count)])))
-                line_from = builder.lshr(number, ir.Constant(_INDEX, lanes))
-                mask = _splat(
+                line_from = builder.lshr(number, ir.Constant(INDEX, lanes))
+                mask = splat(
                     builder,
                     picks[0].type,
-                    builder.trunc(builder.and_(number, ir.Constant(_INDEX, kind.count - 1)), picks[0].type.element),
+                    builder.trunc(builder.and_(number, ir.Constant(INDEX, kind.count - 1)), picks[0].type.element),
                 )
                 partners = [
-                    _load_at(builder, kind, source, _line_place(builder, line, lanes))
+                    load_at(builder, kind, source, _line_place(builder, line, lanes))
                     for line in _cosets(builder, line_from, step[rank:])
                 ]
                 for line, pick in zip(_cosets(builder, line_to, step[:rank]), picks, strict=True):
                     x = _gathered(builder, kind, partners, builder.xor(pick, mask))
-                    _store_at(builder, x, target, _line_place(builder, line, lanes))
+                    store_at(builder, x, target, _line_place(builder, line, lanes))
             return context.get_dummy_value()
 
         return signature, generate
@@ -294,15 +285,15 @@ def _cosets(builder: ir.IRBuilder, line: Any, steps: Sequence[Any]) -> list[Any]
 
 def _line_place(builder: ir.IRBuilder, line: Any, lanes: int) -> Any:
     """Where a line lies in a scratch plane; see ``passes_numba.place``."""
-    skipped = builder.lshr(line, ir.Constant(_INDEX, SKEW_LINE_BITS))
-    return builder.shl(builder.add(line, skipped), ir.Constant(_INDEX, lanes))
+    skipped = builder.lshr(line, ir.Constant(INDEX, SKEW_LINE_BITS))
+    return builder.shl(builder.add(line, skipped), ir.Constant(INDEX, lanes))
 
 
 def _picks(builder: ir.IRBuilder, kind: ir.VectorType, tables: Any, patterns: Any, number: int) -> Any:
     """Row ``number`` of the patterns as a vector of indices."""
-    wide = ir.VectorType(_INDEX, kind.count)
-    place = builder.add(patterns, ir.Constant(_INDEX, number * kind.count))
-    row = _load_at(builder, wide, tables, place)
+    wide = ir.VectorType(INDEX, kind.count)
+    place = builder.add(patterns, ir.Constant(INDEX, number * kind.count))
+    row = load_at(builder, wide, tables, place)
     return builder.trunc(row, ir.VectorType(_MASK, kind.count)) if kind.count == 16 else row
 
 
@@ -324,20 +315,15 @@ def _gathered(builder: ir.IRBuilder, kind: ir.VectorType, partners: Sequence[Any
 def _two_sources(builder: ir.IRBuilder, kind: ir.VectorType, first: Any, second: Any, pick: Any) -> Any:
     """VPERMI2PS or VPERMI2PD."""
     name = "llvm.x86.avx512.vpermi2var." + ("ps.512" if kind.count == 16 else "pd.512")
-    function = builder.module.globals.get(name)
-    if function is None:
-        function = ir.Function(builder.module, ir.FunctionType(kind, [kind, pick.type, kind]), name)
-    return builder.call(function, [first, pick, second])
+    return builder.call(function(builder, name, kind, [kind, pick.type, kind]), [first, pick, second])
 
 
 def _prefetch(builder: ir.IRBuilder, pointer: Any, to_write: bool) -> None:
     name, byte = "llvm.prefetch.p0", ir.IntType(8).as_pointer()
-    function = builder.module.globals.get(name)
-    if function is None:
-        function = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [byte, _MASK, _MASK, _MASK]), name)
+    prefetch = function(builder, name, ir.VoidType(), [byte, _MASK, _MASK, _MASK])
     nearest, data = 3, 1
     builder.call(
-        function, [builder.bitcast(pointer, byte), *(ir.Constant(_MASK, k) for k in (int(to_write), nearest, data))]
+        prefetch, [builder.bitcast(pointer, byte), *(ir.Constant(_MASK, k) for k in (int(to_write), nearest, data))]
     )
 
 
@@ -351,12 +337,12 @@ def stream_lines(typing: Any, source: Any, start: Any, target: Any, to: Any, cou
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         start, to, count = (arguments[k] for k in (1, 3, 4))
-        kind = _kind_of(signature.args[0])
-        read, write = (_data(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
+        kind = kind_of(signature.args[0])
+        read, write = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
         past_caches = builder.module.add_metadata([ir.Constant(_MASK, 1)])
         with cgutils.for_range(builder, count) as loop:
-            step = builder.mul(loop.index, ir.Constant(_INDEX, kind.count))
-            x = _load_at(builder, kind, read, builder.add(start, step))
+            step = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
+            x = load_at(builder, kind, read, builder.add(start, step))
             pointer = builder.bitcast(builder.gep(write, [builder.add(to, step)]), kind.as_pointer())
             store = builder.store(x, pointer)
             store.align = 64
@@ -377,28 +363,16 @@ def finish_streaming(typing: Any) -> Any:
     return types.void(), generate
 
 
-def _shuffled(builder: ir.IRBuilder, kind: ir.VectorType, x: Any, lane_mask: int) -> Any:
-    """The vector with lane l taken from lane ``l ^ lane_mask``."""
-    if not lane_mask:
-        return x
-    order = ir.Constant(ir.VectorType(_MASK, kind.count), [lane ^ lane_mask for lane in range(kind.count)])
-    return builder.shuffle_vector(x, ir.Constant(kind, ir.Undefined), order)
-
-
 def _vector_at(builder: ir.IRBuilder, kind: ir.VectorType, numbers: Any, place: Any) -> tuple[Any, Any]:
     """The vector at ``place`` of an array, and the place after it."""
-    return _load_at(builder, kind, numbers, place), builder.add(place, ir.Constant(_INDEX, kind.count))
-
-
-def _item_bytes(kind: ir.VectorType) -> int:
-    return 4 if isinstance(kind.element, ir.FloatType) else 8
+    return load_at(builder, kind, numbers, place), builder.add(place, ir.Constant(INDEX, kind.count))
 
 
 def _load(
     context: Any, builder: ir.IRBuilder, array: Any, plane: Any, start: Any, distances: Any, pair_bits: int
 ) -> tuple[ir.VectorType, list[Any], list[Any]]:
     """The kind of vector, the vectors of a tile, and where they came from."""
-    kind, data = _kind_of(array), _data(context, builder, array, plane)
+    kind, data = kind_of(array), data_of(context, builder, array, plane)
     steps = [builder.extract_value(distances, bit) for bit in range(pair_bits)]
     tile, pointers = [], []
     for number in range(1 << pair_bits):
@@ -408,27 +382,5 @@ def _load(
                 place = builder.add(place, steps[bit])
         pointers.append(builder.bitcast(builder.gep(data, [place]), kind.as_pointer()))
         tile.append(builder.load(pointers[-1]))
-        tile[-1].align = _item_bytes(kind)
+        tile[-1].align = item_bytes(kind)
     return kind, tile, pointers
-
-
-def _kind_of(array: Any) -> ir.VectorType:
-    """The vector of 64 bytes of an array's items."""
-    item_bytes = array.dtype.bitwidth // 8
-    return ir.VectorType(ir.FloatType() if item_bytes == 4 else ir.DoubleType(), 64 // item_bytes)
-
-
-def _data(context: Any, builder: ir.IRBuilder, kind: Any, array: Any) -> Any:
-    """A pointer to the first item."""
-    return context.make_array(kind)(context, builder, array).data
-
-
-def _load_at(builder: ir.IRBuilder, kind: ir.VectorType, data: Any, place: Any) -> Any:
-    x = builder.load(builder.bitcast(builder.gep(data, [place]), kind.as_pointer()))
-    x.align = _item_bytes(kind)
-    return x
-
-
-def _store_at(builder: ir.IRBuilder, x: Any, data: Any, place: Any) -> None:
-    pointer = builder.bitcast(builder.gep(data, [place]), x.type.as_pointer())
-    builder.store(x, pointer).align = _item_bytes(x.type)
