@@ -116,8 +116,9 @@ def status(name: str | None, metrics: bool, as_json: bool) -> None:
     help="Let what runs end first; nothing new starts.",
 )  # fmt: skip
 @click.option(
-    "--timeout", "timeout_s", type=seconds, metavar="SECONDS", default=60, help="Then end it by force.  [default: 60]"
-)
+    "--timeout", "timeout_s", type=seconds, metavar="SECONDS", default=60,
+    help="How long its processes may take to end once they are told; then by force.  [default: 60]",
+)  # fmt: skip
 def stop(name: str | None, drain: bool, keep: bool, grace_s: float, timeout_s: float) -> None:
     """Stop the running environment; leaves no process and no file behind, but for the journal with --keep.
 
