@@ -50,6 +50,7 @@ def kinds(bits: int) -> dict[str, tuple[int, list[Gate]]]:
     return {
         "rotation, 1 bit": (form.ROTATE, turns(bits - 1)),
         "rotation, 3 bits": (form.ROTATE, turns(8, 9, 10)),
+        "rotation, 4 bits": (form.ROTATE, turns(8, 9, 10, 11)),
         "rotation, 3 highest bits": (form.ROTATE, turns(*range(bits - 3, bits))),
         "rotation, lanes": (form.ROTATE, turns(0, 1, 2)),
         "rotation, lanes and 2 bits": (form.ROTATE, turns(0, 1, 2, 8, 9)),

@@ -87,7 +87,7 @@ class Prepared:
 
     def encoded(self, plan: Plan, values: npt.NDArray[np.float64]) -> Encoded:
         """The arrays of any plan; not kept."""
-        return encode(plan, values, self.precision, self.device.form)
+        return encode(plan, values, self.precision, self.device.form, plan.start is self._start)
 
 
 def prepare(circuit: Circuit, num_local: int, precision: Precision, on: DeviceName = "cpu") -> Prepared:

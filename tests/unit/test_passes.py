@@ -58,9 +58,10 @@ def test_rotations_on_every_number_of_bits(precision: Precision) -> None:
     for count in range(1, BITS + 1):
         for first in range(BITS + 1 - count):
             layer = [gate("ry", first + k, params=[float(random.uniform(-4, 4))]) for k in range(count)]
-            for row in rows(check([*start(), *layer], precision), columns.ROTATE):
-                seen.add((int(row[columns.NUM_TARGETS]), int(row[columns.HAS_LANES])))
-    assert {(count, 0) for count in range(1, 4)} | {(count, 1) for count in range(3)} <= seen
+            for gates in ([*start(), *layer], layer):
+                for row in rows(check(gates, precision), columns.ROTATE):
+                    seen.add((int(row[columns.NUM_TARGETS]), int(row[columns.HAS_LANES])))
+    assert {(count, 0) for count in range(1, 5)} | {(count, 1) for count in range(5)} <= seen
 
 
 # --- phases ---
@@ -90,6 +91,46 @@ def test_phases_of_every_shape(precision: Precision, block_bits: int) -> None:
                 seen.add((bool(row[columns.BASE]), bool(row[columns.INNER_BITS]), bool(row[columns.OUTER_BITS])))
     assert {common for common, _, _ in seen} == {False, True}
     assert {outer for _, _, outer in seen} == {False, True}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("block_bits", [BITS, BITS - 2])
+def test_phases_that_turn_their_common_bit(precision: Precision, block_bits: int) -> None:
+    """Each bit in turn: its phases with all others, in the block and outside, and its rotation are one row."""
+    seen = set()
+    for bit in range(BITS):
+        terms = [gate("cp", other, bit, params=[0.3 + 0.1 * other]) for other in range(BITS) if other != bit]
+        circuit = [*start(), *terms, gate("ry", bit, params=[0.7])]
+        for row in rows(check(circuit, precision, block_bits), columns.QUADRATIC):
+            if row[columns.NUM_TARGETS]:
+                seen.add((int(row[columns.TARGETS]), bool(row[columns.NUM_ENTRIES])))
+        plan = make_plan(circuit, identity(BITS, BITS), block_bits)
+        for sweep in encode(plan, (), precision, columns.THREADS)[0]:
+            assert not sweep.ops[sweep.ops[:, columns.KIND] == columns.QUADRATIC, columns.NUM_TARGETS].any()
+    lane_bits = columns.VECTORS.lane_bits(REAL_TYPE[precision])
+    assert set(range(lane_bits, block_bits)) <= {position for position, _ in seen}
+    assert {outside for _, outside in seen} == {block_bits < BITS}
+
+
+# --- what is done before the state has grown ---
+
+
+def test_phases_do_not_wait_for_a_larger_state() -> None:
+    """From |0…0> on, what the first sweep can do on few amplitudes is not left to the second one."""
+    n = 20
+    chain = [gate("h", 0), *(gate("cx", q, q + 1) for q in range(n - 1))]
+    plan = plan_from_zero(chain, n, n, 14)
+    late, early = (encode(plan, (), "double", from_zero=from_zero)[0] for from_zero in (False, True))
+    assert [[int(kind) for kind in sweep.ops[:, columns.KIND]].count(columns.QUADRATIC) for sweep in late] == [0, 1]
+    assert [[int(kind) for kind in sweep.ops[:, columns.KIND]].count(columns.QUADRATIC) for sweep in early] == [1, 0]
+    states = []
+    for sweeps in (late, early):
+        state = State.zero(plan.start, Team(), "double")
+        state.run(plan, (sweeps,))
+        states.append(state.amplitudes())
+    np.testing.assert_allclose(states[0], states[1], atol=TOLERANCE["double"])
+    assert abs(abs(states[1][0]) - math.sqrt(0.5)) < TOLERANCE["double"]
+    assert abs(abs(states[1][-1]) - math.sqrt(0.5)) < TOLERANCE["double"]
 
 
 # --- permutations ---

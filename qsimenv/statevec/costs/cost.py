@@ -173,8 +173,8 @@ def _pass(row: list[int], sweep: EncodedSweep) -> tuple[str, float, float]:
         lanes = int((sweep.coefficients[at : at + _MOST_LANE_BITS] != 0).sum()) if row[form.HAS_LANES] else 0
         return "rotate", 1.0, 4.0 * (targets + lanes)
     if kind == form.QUADRATIC:
-        part = 0.5 if row[form.BASE] else 1.0  # all terms share a bit: where it is 0 nothing is done
-        return "phases", part, 6.0 * part
+        part = 0.5 if row[form.BASE] else 1.0  # all terms share a bit: where it is 0 nothing is multiplied
+        return "phases", part, 6.0 * part + 4.0 * targets
     if kind == form.PERMUTE:
         return "permute", 1.0, 0.0
     if kind == form.TWO_TARGETS:

@@ -57,6 +57,7 @@ the normal form: rotations, quadratic phases, affine permutation; and a dense ma
 #              relative to BASE of the 2**TILE_BITS vectors of a row, of the 2**INNER_BITS rows that share a table, of
 #              the 2**OUTER_BITS groups of such rows. coefficients from OFFSET: the angles of the terms; cos and sin of
 #              a row (2**(lane bits + TILE_BITS) each), the same for each outer bit, and of each row's own factor.
+#              Where NUM_TARGETS is 1, the slope of the target, which all terms share: it is turned after the phases.
 #   PERMUTE    tables from TABLE: what a target of 0 comes from; (mask, column) of each of NUM_ENTRIES outer terms; the
 #              length of the part for lines with this number; the part for lines: RANK target steps, RANK source steps,
 #              2**RANK patterns, 2**NEAR_BITS near targets, as many near sources, the far targets and sources
@@ -64,6 +65,8 @@ the normal form: rotations, quadratic phases, affine permutation; and a dense ma
 #   ROTATE     coefficients from OFFSET: four slopes of the targets, four of the lanes.
 
 NORMAL_FORM_BITS = 8
+_GROWTH_BITS = 3
+"""Where the next sweep has eight times as many blocks, phases do not wait for it."""
 _ROOM_FOR_SLOPES = 4
 MOST_RUN_BITS = 9
 """Runs of so many bits have no gap in scratch order."""
@@ -73,20 +76,22 @@ REAL_TYPE: dict[Precision, type[np.floating]] = {"double": np.float64, "single":
 
 class Form(NamedTuple):
     """What the kernels of a machine want: the bytes of a vector whose lanes they rearrange in registers (0: none), the
-    most bits above the lanes of one row of rotations, and whether a block lies with gaps (``passes_numba.place``)."""
+    most bits above the lanes of one row of rotations, whether a block lies with gaps (``passes_numba.place``), and
+    whether a row of phases that share a bit can turn that bit in the same pass."""
 
     vector_bytes: int
     pair_bits: int
     has_gaps: bool
+    turns_in_phases: bool
 
     def lane_bits(self, real_type: type[np.floating]) -> int:
         """The bits of the index inside one vector."""
         return max(self.vector_bytes // np.dtype(real_type).itemsize, 1).bit_length() - 1
 
 
-VECTORS = Form(64, 4, True)
+VECTORS = Form(64, 4, True, True)
 """For a core with vector registers: tiles of sixteen vectors leave as many registers for what they are turned by."""
-THREADS = Form(0, 4, False)
+THREADS = Form(0, 4, False, False)
 """For threads with registers of their own, which hold sixteen numbers each, and a shared memory without gaps."""
 
 
@@ -109,11 +114,22 @@ class EncodedSweep:
 
 
 def encode(
-    plan: Plan, values: Sequence[float] | npt.NDArray[np.float64], precision: Precision, form: Form = VECTORS
+    plan: Plan,
+    values: Sequence[float] | npt.NDArray[np.float64],
+    precision: Precision,
+    form: Form = VECTORS,
+    from_zero: bool = False,
 ) -> tuple[tuple[EncodedSweep, ...], ...]:
-    """The sweeps of each stage that have anything to do, for parameter ``values`` of shape (P,)."""
-    real_type = REAL_TYPE[precision]
-    return tuple(tuple(_encode_stage(stage.sweeps, plan, values, real_type, form)) for stage in plan.stages)
+    """The sweeps of each stage that have anything to do, for parameter ``values`` of shape (P,).
+
+    ``from_zero``: they will be run on |0…0>, and what costs least while most of the state is zero is done then.
+    """
+    real_type, unset = REAL_TYPE[precision], -(1 << MOST_RUN_BITS) if from_zero else 0
+    stages = list[tuple[EncodedSweep, ...]]()
+    for stage in plan.stages:
+        stages.append(tuple(_encode_stage(stage.sweeps, plan, values, real_type, form, unset)))
+        unset = 0
+    return tuple(stages)
 
 
 def _encode_stage(
@@ -122,7 +138,9 @@ def _encode_stage(
     values: Sequence[float] | npt.NDArray[np.float64],
     real_type: type[np.floating],
     form: Form,
+    unset: int,
 ) -> Iterator[EncodedSweep]:
+    """``unset``: the bits, as a mask, that are 0 wherever the state is not zero before the first sweep."""
     compiler, passes = Compiler(), list[Pass]()
     for number, sweep in enumerate(sweeps):
         before = compiler.scale
@@ -132,8 +150,26 @@ def _encode_stage(
             for op in sweep.ops:
                 compiler.take(op, piece_of(plan.gates[op.gate], op, values))
             passes = compiler.finish() if number == len(sweeps) - 1 else compiler.finish_sweep()
+            if unset:
+                still_unset = unset & ~_mixes(passes)
+                if number < len(sweeps) - 1 and _grows(sweep, unset, sweeps[number + 1], still_unset):
+                    passes += compiler.finish()
+                unset = still_unset
         if passes or compiler.scale != before:
             yield _Writer(sweep, plan.start.num_local, real_type, form).write(passes, compiler.scale / before)
+
+
+def _grows(sweep: Sweep, unset: int, following: Sweep, still_unset: int) -> bool:
+    """Whether the next sweep works on so much more of the state that a pass now costs next to nothing."""
+    now, then = (
+        mask & ~sum(1 << bit for bit in each.block) for each, mask in ((sweep, unset), (following, still_unset))
+    )
+    return (now & ~then).bit_count() - (then & ~now).bit_count() >= _GROWTH_BITS
+
+
+def _mixes(passes: Sequence[Pass]) -> int:
+    """The index bits, as a mask, that some passes may set where they were not set before."""
+    return sum(1 << bit for bit in {bit for each in passes for bit in _mixed(each)})
 
 
 def _mixed(each: Pass) -> Iterator[int]:
@@ -167,6 +203,7 @@ class _Writer:
     def __init__(self, sweep: Sweep, num_local: int, real_type: type[np.floating], form: Form) -> None:
         self._block, self._num_local, self._real_type, self._form = sweep.block, num_local, real_type, form
         self._position = {bit: k for k, bit in enumerate(sweep.block)}
+        self._block_mask = sum(1 << bit for bit in sweep.block)
         self._lane_bits = form.lane_bits(real_type)
         self._rows: list[list[int]] = []
         self._coefficients: list[npt.NDArray[np.float64]] = []
@@ -179,7 +216,8 @@ class _Writer:
                 case Plain(op=op, matrix=matrix):
                     self._plain(op, matrix)
                 case Rotations(slopes=slopes):
-                    self._rotations(slopes)
+                    if not self._turns_as_well(slopes):
+                        self._rotations(slopes)
                 case Phases():
                     self._phases(each)
                 case Affine():
@@ -198,7 +236,7 @@ class _Writer:
             np.concatenate([*self._coefficients, np.zeros(1)]).astype(self._real_type),
             np.concatenate([*self._tables, np.zeros(1, dtype=np.int64)]),
             scale,
-            sum(1 << bit for bit in {bit for each in passes for bit in _mixed(each)}),
+            _mixes(passes),
         )
 
     def _row(self, kind: int, targets: Sequence[int], fixed: Sequence[int]) -> list[int]:
@@ -268,75 +306,59 @@ class _Writer:
     # --- passes of the normal form ---
 
     def _rotations(self, slopes: Sequence[tuple[int, float]]) -> None:
-        """A row for the lane bits, and rows of as many bits above them as the form allows.
-
-        A pass must read and write the block, for which it can turn some bits: one row with few bits costs less than two
-        with half as many. What does not fill a row goes with the lanes, where there are any.
-        """
-        lanes = np.zeros(4)
-        pairs = []
+        """As few rows as the form allows, as even as can be, the lanes with the first: a pass has to read and write the
+        block, for which it can turn two or three bits; those above that cost as much as in a row of their own."""
+        lanes, pairs = [0.0] * _ROOM_FOR_SLOPES, list[tuple[int, float]]()
         for bit, slope in slopes:
             position = self._position[bit]
             if position < self._lane_bits:
                 lanes[position] = slope
             else:
                 pairs.append((position, slope))
-        size, groups = self._form.pair_bits, []
-        if lanes.any():
-            with_lanes = (len(pairs) - 1) % size + 1 if pairs else 0
-            groups.append(pairs[:with_lanes])
-            pairs = pairs[with_lanes:]
-        groups += [pairs[k : k + size] for k in range(0, len(pairs), size)]
+        has_lanes = any(lanes)
+        count = max(-(-len(pairs) // self._form.pair_bits), int(has_lanes))
+        groups = [pairs[len(pairs) * k // count : len(pairs) * (k + 1) // count] for k in range(count)]
         for number, group in enumerate(groups):
             targets = [position for position, _ in group]
-            self._row(ROTATE, targets, targets)[HAS_LANES] = int(number == 0 and bool(lanes.any()))
+            self._row(ROTATE, targets, targets)[HAS_LANES] = int(number == 0 and has_lanes)
             self._add_coefficients([*(slope for _, slope in group), *[0.0] * (_ROOM_FOR_SLOPES - len(group)), *lanes])
 
     def _phases(self, phases: Phases) -> None:
-        position = self._position
-        linear, product = dict[int, float](), dict[tuple[int, int], float]()
-        outside: list[tuple[int, int | None, float]] = []
-        for bit, angle in phases.form.linear.items():
-            if bit in position:
-                linear[position[bit]] = angle
-            else:
-                outside.append((1 << bit, None, angle))
-        for (a, b), angle in phases.form.product.items():
-            inner = [bit for bit in (a, b) if bit in position]
-            if len(inner) == 2:
-                product[position[a], position[b]] = angle
-            elif inner:
-                outside.append((1 << (a + b - inner[0]), position[inner[0]], angle))
-            else:
-                outside.append((1 << a | 1 << b, None, angle))
-        laid = phase_rows(len(self._block), linear, product, outside, self._lane_bits)
-        row = self._row(QUADRATIC, [], [])
-        row[NUM_ENTRIES], row[TILE_BITS] = len(laid.outside), len(laid.rows) - self._lane_bits
-        row[INNER_BITS], row[OUTER_BITS] = len(laid.inner), len(laid.outer)
-        row[BASE] = sum(self._places(laid.common))
-        self._add_table([(mask, slot) for mask, slot, _ in laid.outside])
-        for positions in (laid.rows[self._lane_bits :], laid.inner, laid.outer):
-            self._add_table(_sums(self._places(positions)))
-        self._add_coefficients([angle for _, _, angle in laid.outside])
-        for factors in (laid.row_factors, laid.outer_factors, laid.high_factors):
-            self._add_coefficients(factors)
+        form, row = phases.form, self._row(QUADRATIC, [], [])
+        laid = phase_rows(form.linear, form.product, self._position, self._lane_bits, self._form.has_gaps)
+        row[NUM_ENTRIES], row[TILE_BITS], row[BASE] = laid.num_outside, laid.tile_bits, laid.base
+        row[INNER_BITS], row[OUTER_BITS] = laid.inner_bits, laid.outer_bits
+        self._add_table(laid.tables)
+        self._add_coefficients(laid.coefficients)
 
-    def _places(self, positions: Sequence[int]) -> list[int]:
-        """Where the numbers with one of these bits lie in a block; see ``passes_numba.place`` for the gaps."""
-        if not self._form.has_gaps:
-            return [1 << k for k in positions]
-        return [(1 << k) + (1 << k >> (self._lane_bits + 6) << self._lane_bits) for k in positions]
+    def _turns_as_well(self, slopes: Sequence[tuple[int, float]]) -> bool:
+        """Whether the row before, phases that share the only bit to be turned, turns it in its pass from now on."""
+        ((bit, slope), *others), row = slopes, self._rows[-1] if self._rows else []
+        if others or not self._form.turns_in_phases or not row or row[KIND] != QUADRATIC:
+            return False
+        if not row[BASE] or row[BASE] != self._place(self._position[bit]):
+            return False
+        row[NUM_TARGETS], row[TARGETS] = 1, self._position[bit]
+        self._add_coefficients([slope])
+        return True
+
+    def _place(self, position: int) -> int:
+        """Where a number with one bit lies in a block; see ``passes_numba.place`` for the gaps."""
+        gaps = 1 << position >> (self._lane_bits + 6) << self._lane_bits if self._form.has_gaps else 0
+        return (1 << position) + gaps
 
     def _affine(self, affine: Affine) -> None:
         position = self._position
         masks = [1 << k for k in range(len(self._block))]
         outside: list[tuple[int, int]] = []
         for target, mask in affine.masks:
-            inner = [bit for bit in self._block if mask >> bit & 1]
-            masks[position[target]] = sum(1 << position[bit] for bit in inner)
-            outer_mask = mask & ~sum(1 << bit for bit in inner)
-            if outer_mask:
-                outside.append((outer_mask, position[target]))
+            inner, positions = mask & self._block_mask, 0
+            if mask != inner:
+                outside.append((mask ^ inner, position[target]))
+            while inner:
+                positions |= 1 << position[inner.bit_length() - 1]
+                inner ^= 1 << (inner.bit_length() - 1)
+            masks[position[target]] = positions
         columns = inverse_columns(masks)
         shift = 0
         for bit in self._block:
@@ -362,11 +384,3 @@ def _dense_entries(lanes: tuple[int, ...], lane_bits: int) -> tuple[npt.NDArray[
     rows = lane_part | (np.arange(4 >> len(lanes)) << len(lanes))[:, None, None]
     columns = rows ^ np.arange(4)[:, None]
     return np.broadcast_to(rows, columns.shape), columns
-
-
-def _sums(numbers: Sequence[int]) -> npt.NDArray[np.int64]:
-    """The sums of all subsets."""
-    from qsimenv.statevec.encoding import tables_numba as tables  # not on top: see ``phase_rows``
-
-    sums: npt.NDArray[np.int64] = tables.sum_table(np.array(numbers, dtype=np.int64))
-    return sums

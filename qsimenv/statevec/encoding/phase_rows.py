@@ -9,85 +9,60 @@ alone. ``encode`` calls this; ``passes_numba.apply_phases`` reads it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Angles = npt.NDArray[np.float64]
 ROW_BITS = 8
 
 
-@dataclass(frozen=True)
-class PhaseRows:
-    """Positions of a block by their part in the work, and factors as cos and sin, shape (…, 2, count).
+class PhaseRows(NamedTuple):
+    """How many bits above the lanes a row has, how many inner and outer bits there are, the place in the block of the
+    bit that all terms share (0: they share none), how many terms have bits outside the block; and the row's numbers."""
 
-    ``common``: the positions (none or one) that all terms share. ``outside``: the terms with bits outside the block, as
-    (mask of the index, slot, angle); slot 0 is the constant, slot 1 + k the k-th position of ``order``.
-    """
-
-    rows: tuple[int, ...]
-    inner: tuple[int, ...]
-    outer: tuple[int, ...]
-    common: tuple[int, ...]
-    row_factors: Angles
-    outer_factors: Angles
-    high_factors: Angles
-    outside: tuple[tuple[int, int, float], ...]
+    tile_bits: int
+    inner_bits: int
+    outer_bits: int
+    base: int
+    num_outside: int
+    tables: npt.NDArray[np.int64]
+    coefficients: npt.NDArray[np.float64]
 
 
 def phase_rows(
-    bits: int,
     linear: Mapping[int, float],
     product: Mapping[tuple[int, int], float],
-    outside: Sequence[tuple[int, int | None, float]],
+    position: Mapping[int, int],
     lane_bits: int,
+    has_gaps: bool,
 ) -> PhaseRows:
-    """Lay out the form over a block of so many bits with these angles for positions and pairs of positions.
-
-    ``outside`` are terms of some bits outside the block (a mask) and one or no position of it.
-    """
+    """Lay out the form with these angles for bits and pairs of bits; ``position`` has those of the block."""
     # Not on top: a controller reads plans' costs and needs no compiler.
-    from qsimenv.statevec.encoding.tables_numba import choose_rows, crossing_factors, factors
+    from qsimenv.statevec.encoding.tables_numba import lay_out_phases
 
-    common = _common(bits, linear, product, outside, lane_bits)
-    constant = 0.0
-    for position in common:
-        constant = linear.get(position, 0.0)
-        linear, product = {a + b - position: angle for (a, b), angle in product.items()}, {}
-    partners = np.zeros(bits, dtype=np.int64)
-    single, pairs = np.zeros(bits), np.zeros((bits, bits))
-    for position, angle in linear.items():
-        single[position] = angle
+    terms, angles = list[tuple[int, int]](), list[float]()
+    outside, outside_angles = list[tuple[int, int]](), list[float]()
+    for bit, angle in linear.items():
+        if bit in position:
+            terms.append((position[bit], -1))
+            angles.append(angle)
+        else:
+            outside.append((1 << bit, -1))
+            outside_angles.append(angle)
     for (a, b), angle in product.items():
-        partners[a] |= 1 << b
-        partners[b] |= 1 << a
-        pairs[a, b] = pairs[b, a] = angle
-    positions = np.array([k for k in range(bits) if k not in common])
-    rows, inner, outer = choose_rows(partners, positions, lane_bits, ROW_BITS)
-    high = np.concatenate((inner, outer))
-    order: dict[int | None, int] = {k: 1 + number for number, k in enumerate((*rows.tolist(), *high.tolist()))}
-    return PhaseRows(
-        tuple(rows.tolist()), tuple(inner.tolist()), tuple(outer.tolist()), common,
-        factors(rows, single, pairs, 0.0),
-        crossing_factors(rows, outer, pairs),
-        factors(high, single, pairs, constant),
-        tuple((mask, order.get(position, 0), angle) for mask, position, angle in outside),
+        if a in position and b in position:
+            terms.append((position[a], position[b]))
+            angles.append(angle)
+            continue
+        mask = (0 if a in position else 1 << a) | (0 if b in position else 1 << b)
+        outside.append((mask, position.get(a, position.get(b, -1))))
+        outside_angles.append(angle)
+    laid = lay_out_phases(
+        np.array(terms, dtype=np.int64).reshape(-1, 2), np.array(angles, dtype=np.float64),
+        np.array(outside, dtype=np.int64).reshape(-1, 2), np.array(outside_angles, dtype=np.float64),
+        len(position), lane_bits, ROW_BITS, has_gaps,
     )  # fmt: skip
-
-
-def _common(
-    bits: int,
-    linear: Mapping[int, float],
-    product: Mapping[tuple[int, int], float],
-    outside: Sequence[tuple[int, int | None, float]],
-    lane_bits: int,
-) -> tuple[int, ...]:
-    """The position above the lanes that every term has, if there is one."""
-    shared = (1 << bits) - (1 << lane_bits)
-    for a, b in product:
-        shared &= 1 << a | 1 << b
-    for position in (*linear, *(at for _, at, _ in outside)):
-        shared &= 0 if position is None else 1 << position
-    return (shared.bit_length() - 1,) if shared else ()
+    tile_bits, inner_bits, outer_bits, base, tables, coefficients = laid
+    return PhaseRows(tile_bits, inner_bits, outer_bits, base, len(outside), tables, coefficients)

@@ -1,7 +1,8 @@
 """The loops of encoding, compiled: factors of quadratic phases, and linear maps over GF(2) as tables.
 
-``phase_rows`` calls the former with arrays over the positions of a block: masks of the positions that each has a
-product with, angles of single positions, a symmetric matrix of the angles of pairs. ``affine`` calls the latter.
+``phase_rows`` calls ``lay_out_phases``, which works with arrays over the positions of a block: masks of the positions
+that each has a product with, angles of single positions, a symmetric matrix of the angles of pairs. ``affine`` calls
+what makes linear maps.
 """
 
 from __future__ import annotations
@@ -13,6 +14,91 @@ import numpy as np
 from qsimenv.statevec.kernel_cache import njit
 
 _options = {"nogil": True, "error_model": "numpy"}
+
+
+@njit(**_options)
+def lay_out_phases(terms, angles, outside, outside_angles, bits, lane_bits, row_bits, has_gaps):
+    """Bits above the lanes in a row, inner bits, outer bits, the place of the common bit or 0, tables, coefficients.
+
+    ``terms`` and ``outside`` have two columns: positions, the second -1 where there is one; and a mask of bits outside
+    the block, with a position or -1. ``encode`` has the layout of the tables and the coefficients.
+    """
+    common = _common(terms, outside, bits, lane_bits)
+    constant, single, pairs = 0.0, np.zeros(bits), np.zeros((bits, bits))
+    partners = np.zeros(bits, dtype=np.int64)
+    for k, angle in enumerate(angles):
+        a, b = terms[k]
+        if common >= 0 and b < 0:
+            constant += angle
+        elif common >= 0:
+            single[a + b - common] += angle
+        elif b < 0:
+            single[a] += angle
+        else:
+            partners[a] |= 1 << b
+            partners[b] |= 1 << a
+            pairs[a, b] = pairs[b, a] = angle
+    positions = np.array([k for k in range(bits) if k != common], dtype=np.int64)
+    rows, inner, outer = choose_rows(partners, positions, lane_bits, row_bits)
+    high = np.empty(inner.size + outer.size, dtype=np.int64)
+    _put(high, _put(high, 0, inner), outer)
+    slots = np.zeros(bits, dtype=np.int64)
+    for k, position in enumerate(rows):
+        slots[position] = 1 + k
+    for k, position in enumerate(high):
+        slots[position] = 1 + rows.size + k
+    tiles, shift = rows[lane_bits:], lane_bits if has_gaps else 63
+    tables = np.empty(outside.size + (1 << tiles.size) + (1 << inner.size) + (1 << outer.size), dtype=np.int64)
+    for k in range(outside.shape[0]):
+        tables[2 * k] = outside[k, 0]
+        tables[2 * k + 1] = slots[outside[k, 1]] if outside[k, 1] >= 0 else 0
+    at = outside.size
+    for part in (tiles, inner, outer):
+        at = _put(tables, at, sum_table(_places(part, shift)))
+    width, count = 1 << rows.size, outside_angles.size
+    coefficients = np.empty(count + 2 * width * (1 + outer.size) + (2 << high.size))
+    at = _put(coefficients, _put(coefficients, 0, outside_angles), factors(rows, single, pairs, 0.0).ravel())
+    nothing = np.zeros_like(pairs)
+    for position in outer:
+        at = _put(coefficients, at, factors(rows, pairs[position], nothing, 0.0).ravel())
+    _put(coefficients, at, factors(high, single, pairs, constant).ravel())
+    base = _places(np.array([common], dtype=np.int64), shift)[0] if common >= 0 else 0
+    return tiles.size, inner.size, outer.size, base, tables, coefficients
+
+
+@njit(**_options)
+def _put(array, at, numbers):
+    """Copy numbers into an array from ``at`` on; the place after them."""
+    for k in range(numbers.size):
+        array[at + k] = numbers[k]
+    return at + numbers.size
+
+
+@njit(**_options)
+def _common(terms, outside, bits, lane_bits):
+    """The position above the lanes that every term has, or -1."""
+    shared = (1 << bits) - (1 << lane_bits)
+    for k in range(terms.shape[0]):
+        mask = 1 << terms[k, 0]
+        if terms[k, 1] >= 0:
+            mask |= 1 << terms[k, 1]
+        shared &= mask
+    for k in range(outside.shape[0]):
+        shared &= 1 << outside[k, 1] if outside[k, 1] >= 0 else 0
+    common = -1
+    while shared:
+        shared >>= 1
+        common += 1
+    return common
+
+
+@njit(**_options)
+def _places(positions, lane_bits):
+    """Where the numbers with one of these bits lie in a block; see ``passes_numba.place`` for the gaps."""
+    places = np.empty_like(positions)
+    for k, position in enumerate(positions):
+        places[k] = (1 << position) + ((1 << position) >> (lane_bits + 6) << lane_bits if lane_bits < 63 else 0)
+    return places
 
 
 @njit(**_options)
@@ -67,16 +153,6 @@ def factors(positions, linear, product, constant):
     found = np.empty((2, size))
     for number in range(size):
         found[0, number], found[1, number] = math.cos(angles[number]), math.sin(angles[number])
-    return found
-
-
-@njit(**_options)
-def crossing_factors(rows, outer, product):
-    """For each outer bit the factors of its products with the rows' bits: shape (outer bits, 2, row)."""
-    found = np.empty((outer.shape[0], 2, 1 << rows.shape[0]))
-    nothing = np.zeros_like(product)
-    for number in range(outer.shape[0]):
-        found[number] = factors(rows, product[outer[number]], nothing, 0.0)
     return found
 
 

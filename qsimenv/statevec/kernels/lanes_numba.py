@@ -180,27 +180,73 @@ def multiply_row(
     typing: Any, re: Any, im: Any, base: Any, offsets: Any, at: Any, width: Any, factors: Any, row: Any, half: Any,
     c: Any, s: Any,
 ) -> Any:  # fmt: skip
-    """The vectors at ``base + offsets[at…]`` times ``(factors[row…] + i factors[row + half…]) (c + i s)``."""
+    """The vectors at ``base + offsets[at…]`` times ``(factors[row…] + i factors[row + half…]) (c + i s)``.
+
+    Three real products make a complex one (Gauss), for more additions, which have units of their own.
+    """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         base, at, width, row, half, c, s = (arguments[k] for k in (2, 4, 5, 7, 8, 9, 10))
         kind = kind_of(signature.args[0])
         re, im, offsets, factors = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 1, 3, 6))
-        c, s = splat(builder, kind, c), splat(builder, kind, s)
-        minus = builder.fneg(s)
+        factor = _Factor(builder, splat(builder, kind, c), splat(builder, kind, s))
         with cgutils.for_range(builder, width) as loop:
             offset = builder.load(builder.gep(offsets, [builder.add(at, loop.index)]))
             place = builder.add(base, offset)
             entry = builder.add(row, builder.mul(loop.index, ir.Constant(INDEX, kind.count)))
-            p, q = (load_at(builder, kind, factors, k) for k in (entry, builder.add(entry, half)))
-            u = fma(builder, minus, q, builder.fmul(c, p))
-            v = fma(builder, s, p, builder.fmul(c, q))
+            number = [load_at(builder, kind, factors, k) for k in (entry, builder.add(entry, half))]
+            u, v = factor.times(*number)
             x, y = (load_at(builder, kind, plane, place) for plane in (re, im))
-            store_at(builder, fma(builder, builder.fneg(v), y, builder.fmul(u, x)), re, place)
-            store_at(builder, fma(builder, v, x, builder.fmul(u, y)), im, place)
+            x, y = _Factor(builder, u, v).times(x, y)
+            store_at(builder, x, re, place)
+            store_at(builder, y, im, place)
         return context.get_dummy_value()
 
     return types.void(re, im, base, offsets, at, width, factors, row, half, c, s), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def multiply_and_turn_row(
+    typing: Any, re: Any, im: Any, base: Any, distance: Any, offsets: Any, at: Any, width: Any, factors: Any, row: Any,
+    half: Any, c: Any, s: Any, slope: Any,
+) -> Any:  # fmt: skip
+    """As ``multiply_row``; then these vectors and those ``distance`` before them are turned by ``slope``."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        base, distance, at, width, row, half, c, s, slope = (arguments[k] for k in (2, 3, 5, 6, 8, 9, 10, 11, 12))
+        kind = kind_of(signature.args[0])
+        planes = [data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 1)]
+        offsets, factors = (data_of(context, builder, signature.args[k], arguments[k]) for k in (4, 7))
+        factor = _Factor(builder, splat(builder, kind, c), splat(builder, kind, s))
+        with cgutils.for_range(builder, width) as loop:
+            offset = builder.load(builder.gep(offsets, [builder.add(at, loop.index)]))
+            place = builder.add(base, offset)
+            before = builder.sub(place, distance)
+            entry = builder.add(row, builder.mul(loop.index, ir.Constant(INDEX, kind.count)))
+            number = [load_at(builder, kind, factors, k) for k in (entry, builder.add(entry, half))]
+            high = [load_at(builder, kind, plane, place) for plane in planes]
+            high = list(_Factor(builder, *factor.times(*number)).times(*high))
+            for plane, x in zip(planes, high, strict=True):
+                pair = _turn_pairs(builder, kind, [load_at(builder, kind, plane, before), x], 0, slope)
+                for turned, to in zip(pair, (before, place), strict=True):
+                    store_at(builder, turned, plane, to)
+        return context.get_dummy_value()
+
+    return types.void(re, im, base, distance, offsets, at, width, factors, row, half, c, s, slope), generate
+
+
+class _Factor:
+    """A complex factor ``u + i v``, with sum and difference of its parts: a product takes three multiplications."""
+
+    def __init__(self, builder: ir.IRBuilder, u: Any, v: Any) -> None:
+        self._builder, self._u = builder, u
+        self._minus_sum, self._difference = builder.fneg(builder.fadd(u, v)), builder.fsub(v, u)
+
+    def times(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """The parts of ``(u + i v) (x + i y)``: ``u (x + y) - (u + v) y`` and ``u (x + y) + (v - u) x``."""
+        shared = self._builder.fmul(self._u, self._builder.fadd(x, y))
+        real = fma(self._builder, self._minus_sum, y, shared)
+        return real, fma(self._builder, self._difference, x, shared)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

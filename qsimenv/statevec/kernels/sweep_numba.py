@@ -54,7 +54,8 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index):
             continue
         kind = ops[row, KIND]
         if kind == ROTATE:
-            rotate(x, y, bits, ops, row, coefficients)
+            rotate(x, bits, ops, row, coefficients)
+            rotate(y, bits, ops, row, coefficients)
         elif kind == QUADRATIC:
             apply_phases(x, y, bits, ops, row, coefficients, tables, index, room)
         elif kind == PERMUTE:
