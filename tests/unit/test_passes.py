@@ -100,7 +100,7 @@ def test_phases_that_turn_their_common_bit(precision: Precision, block_bits: int
     seen = set()
     for bit in range(BITS):
         terms = [gate("cp", other, bit, params=[0.3 + 0.1 * other]) for other in range(BITS) if other != bit]
-        circuit = [*start(), *terms, gate("ry", bit, params=[0.7])]
+        circuit = [*start(), *terms, gate("ry", bit, params=[0.7]), gate("x", bit), gate("ry", bit, params=[0.4])]
         for row in rows(check(circuit, precision, block_bits), columns.QUADRATIC):
             if row[columns.NUM_TARGETS]:
                 seen.add((int(row[columns.TARGETS]), bool(row[columns.NUM_ENTRIES])))

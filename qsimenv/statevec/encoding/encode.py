@@ -336,7 +336,7 @@ class _Writer:
         ((bit, slope), *others), row = slopes, self._rows[-1] if self._rows else []
         if others or not self._form.turns_in_phases or not row or row[KIND] != QUADRATIC:
             return False
-        if not row[BASE] or row[BASE] != self._place(self._position[bit]):
+        if row[NUM_TARGETS] or row[BASE] != self._place(self._position[bit]):
             return False
         row[NUM_TARGETS], row[TARGETS] = 1, self._position[bit]
         self._add_coefficients([slope])
