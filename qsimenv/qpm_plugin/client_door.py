@@ -39,7 +39,8 @@ class _Link:
 
 
 class ClientDoor:
-    """``carry_out`` returns the answer to a request, or None where ``send`` will be called with it later."""
+    """``carry_out`` returns the answer to a request, or None where ``send`` will be called with it later; ``settle`` is
+    called after each batch of requests."""
 
     def __init__(
         self,
@@ -48,9 +49,10 @@ class ClientDoor:
         secret_key: str,
         carry_out: Callable[[Asker, m.RequestBody], m.ReplyBody | None],
         outbox: Outbox,
+        settle: Callable[[], None],
     ) -> None:
         self._carry_out, self._outbox = carry_out, outbox
-        self.port = Port(context, host, DOMAIN, secret_key, self._receive, outbox.settle)
+        self.port = Port(context, host, DOMAIN, secret_key, self._receive, settle)
         self.subscribers = Subscribers(self.port)
         self._links: OrderedDict[bytes, _Link] = OrderedDict()
         self.requests = self.refused = 0

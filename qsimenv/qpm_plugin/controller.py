@@ -35,6 +35,7 @@ from qsimenv.qpm_plugin.service import Service
 from qsimenv.qpm_plugin.sockets import Socket
 from qsimenv.qpm_plugin.submissions import Capacity
 from qsimenv.qpm_plugin.tasks import Entry
+from qsimenv.qpm_plugin.vigil import Vigil
 from qsimenv.qpm_plugin.worker_door import WorkerDoor
 
 __all__ = ["Capacity", "InstanceHandle", "InstanceLauncher", "Limits", "serve"]
@@ -143,9 +144,10 @@ class Controller:
     def _open(self, context: zmq.Context[Socket]) -> Connection:
         server, client, worker = new_keys(), new_keys(), new_keys()
         self._guard = Guard(context, {client_door.DOMAIN: client[0], worker_door.DOMAIN: worker[0]})
-        host, settle = self._setting.host, self._outbox.settle
-        self._clients = ClientDoor(context, host, server[1], self._carry_out, self._outbox)
+        host, settle = self._setting.host, self._deal_with_news
+        self._clients = ClientDoor(context, host, server[1], self._carry_out, self._outbox, settle)
         self._workers = WorkerDoor(context, host, server[1], self._supervisor, self._service.execution, settle)
+        self._vigil = Vigil(lambda: self._workers.port.has_news or self._clients.port.has_news)
         return Connection(
             name=self._service.name,
             address=self._clients.port.address,
@@ -284,6 +286,16 @@ class Controller:
             "controller": {"pid": os.getpid(), "host": socket.gethostname()},
             "metrics_port": self._setting.metrics_port,
         }
+
+    def _deal_with_news(self) -> None:
+        """A port has been read. Where a rank is idle, and so is its core, the next news may be worth staying awake."""
+        self._vigil.end()
+        self._outbox.settle()
+        schedule = self._service.schedule
+        is_quiet = schedule.free or len(schedule.running) == 1
+        if is_quiet and self._outbox.is_settled and self._vigil.keep(bool(schedule.running)):
+            self._workers.port.read_soon()
+            self._clients.port.read_soon()
 
     # --- what the service wants done ---
 

@@ -72,6 +72,11 @@ class Outbox:
             delay_s = _RETRY_S if self._write_error else _WRITE_WITHIN_S
             self._writing = asyncio.get_running_loop().call_later(delay_s, self._write_late)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing waits for the next ``settle``."""
+        return not self._is_settling
+
     def close(self) -> None:
         """Write nothing more."""
         if self._writing is not None:

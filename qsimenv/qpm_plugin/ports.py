@@ -88,7 +88,7 @@ class Port:
         except zmq.ZMQError:
             return False
         finally:
-            self._look_again()
+            self.read_soon()
         self.sent_bytes += len(frame)
         return True
 
@@ -101,12 +101,22 @@ class Port:
         except zmq.ZMQError:
             return False
         finally:
-            self._look_again()
+            self.read_soon()
         return True
 
     def _put(self, receiver: bytes, frame: bytes) -> None:
         self._socket.send(receiver, zmq.NOBLOCK | zmq.SNDMORE)
         self._socket.send(frame, zmq.NOBLOCK)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether a frame waits to be read."""
+        return not self._socket.closed and bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+    def read_soon(self) -> None:
+        """Read what has come as soon as the loop gets to it."""
+        if not self._scheduled and self.has_news:
+            self._schedule()
 
     def close(self, linger_ms: int = 1000) -> None:
         """Stop reading; what was sent still goes out for ``linger_ms``."""
@@ -118,10 +128,6 @@ class Port:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._drain)
-
-    def _look_again(self) -> None:
-        if not self._scheduled and int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
-            self._schedule()
 
     def _drain(self) -> None:
         self._scheduled = False
@@ -141,9 +147,8 @@ class Port:
                 refused += 1
             if refused == _REFUSED_AT_ONCE:
                 break
+        self.read_soon()
         self._drained()
-        if not self._socket.closed:
-            self._look_again()
 
     def _refuse(self, frames: int) -> None:
         """Say so at the 1st, 10th, 100th … such message: a flood of them must not fill the log's disk."""

@@ -31,6 +31,7 @@ from qsimenv.qpm_plugin.api import ErrorInfo
 from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, GENERATION_VARIABLE, Connection
 from qsimenv.qpm_plugin.recent import Recent
 from qsimenv.qpm_plugin.sockets import Socket, next_connection_event, worker_identity, worker_socket
+from qsimenv.qpm_plugin.vigil import Vigil
 from qsimenv.task import Result, Task
 
 FLUSH_SECONDS = 0.005
@@ -59,6 +60,7 @@ class Worker:
         self._flushed = 0.0
         self._refused = 0
         self._stopping = False
+        self._vigil = Vigil(self._has_news)
         self._running = ""
         self._look_at, self._ends_at = 0.0, math.inf
 
@@ -86,12 +88,13 @@ class Worker:
     def _listen(self, wait: bool) -> None:
         """Take in all messages that are there; ``wait`` for the first one, asleep."""
         asked = False
-        flags = 0 if wait else zmq.NOBLOCK
+        flags = 0 if wait and not self._vigil.keep(None) else zmq.NOBLOCK
         while True:
             try:
                 frame = self._socket.recv(flags)
             except zmq.Again:
                 break
+            self._vigil.end()
             try:
                 message = m.decode_to_worker(frame)
             except e.QSimEnvError:
@@ -109,6 +112,9 @@ class Worker:
                     self._stopping = True
         if asked:
             self._send(m.Pong(self._generation, self._world.rank, memory.free_bytes_per_process()))
+
+    def _has_news(self) -> bool:
+        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def _refuse(self) -> None:
         """Drop a message that makes no sense; say so at the 1st, 10th, 100th … such message."""
