@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import resource
+import time
 from pathlib import Path
 
 import psutil
 
 _ranks_here = 1
 _rank_here = 0
+RECENT_S = 0.01
+_peak_bytes, _peak_seen = 0, -math.inf
 
 
 def free_bytes() -> int:
@@ -40,6 +44,15 @@ def set_ranks_on_this_node(ranks: int, rank: int = 0) -> None:
 def peak_bytes() -> int:
     """The most memory that this process has held at once (its resident set)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def recent_peak_bytes() -> int:
+    """``peak_bytes``, seen at most RECENT_S ago: to look costs as much as a small circuit takes."""
+    global _peak_bytes, _peak_seen
+    now = time.monotonic()
+    if now - _peak_seen > RECENT_S:
+        _peak_bytes, _peak_seen = peak_bytes(), now
+    return _peak_bytes
 
 
 def _free_in_control_group() -> int:

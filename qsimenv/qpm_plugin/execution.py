@@ -134,6 +134,14 @@ class Execution:
                 self._finish(entry, TaskState.CANCELED)
         return [entry.record for entry in entries]
 
+    def withdraw(self, entries: Sequence[Entry]) -> None:
+        """Forget tasks that could not be recorded; what ranks make of those that have started is dropped."""
+        for entry in entries:
+            self._schedule.withdraw(entry.task_id)
+            if entry.record.state == TaskState.RUNNING:
+                self._outside.cancel(entry.record.ranks, (entry.task_id,))
+            self._tasks.drop(entry)
+
     def end_all(self, state: TaskState, error: ErrorInfo | None) -> None:
         """End everything that has not ended, and let every read that waits end with it."""
         for entry in self._tasks.unfinished():

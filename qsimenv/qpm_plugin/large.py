@@ -17,6 +17,7 @@ import re
 import socket
 from collections.abc import Container
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -84,10 +85,13 @@ def write(folder: Path, task_id: str, generation: int, result: Result) -> bytes 
 
     None, with nothing left behind, where no array is large, or there is no room. Cost: one copy.
     """
-    arrays = {name: array for name in _FIELDS if (array := getattr(result, name)) is not None}
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array.nbytes >= LARGE_BYTES}
+    found = {name: array for name in _FIELDS if (array := getattr(result, name)) is not None}
+    large = {name: array for name, array in found.items() if array.nbytes >= LARGE_BYTES}
+    arrays: dict[str, Any] = {name: np.ascontiguousarray(array) for name, array in large.items()}
+    if not arrays:
+        return None
     name, size = f"{task_id}.{generation}", sum(array.nbytes for array in arrays.values())
-    if not arrays or not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name):
         return None
     places, offset = [], 0
     try:

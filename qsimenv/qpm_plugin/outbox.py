@@ -1,7 +1,7 @@
 """Answers that wait for the journal: nobody hears of what is not on paper, and one commit serves all that came at once.
 
-The controller's ports call ``settle`` when they have read all that had come: the ledger is committed, the answers go
-out, and what can start is started. Where the journal cannot be written, what was to be accepted is refused instead.
+The controller calls ``settle`` when a port has read all that had come: what can start is started, the ledger is
+committed, the answers go out. Where the journal cannot be written, what was to be accepted is refused instead.
 """
 
 from __future__ import annotations
@@ -53,12 +53,15 @@ class Outbox:
             self._settle_soon()
 
     def settle(self) -> None:
-        """Everything that has come is dealt with: write the journal, tell the clients, start what can start.
+        """Everything that has come is dealt with: start what can start, write the journal, tell the clients.
 
-        What nobody is about to be told (a task has ended that nobody waits for, say) is written a little later, with
-        whatever else has come by then.
+        Ranks need not wait for the disk: what they were given is withdrawn where it cannot be written. What nobody is
+        about to be told (a task has ended that nobody waits for, say) is written a little later, with whatever else has
+        come by then.
         """
         self._is_settling = True  # whatever is answered from here on goes out below
+        if not self._write_error:
+            self._service.execution.start_tasks()
         if self._answers and self._ledger.has_news:
             self._write()
         answers, self._answers = self._answers, []
@@ -108,7 +111,7 @@ class Outbox:
             _log.error("%s", error)
         self._write_error = error.message
         refused = self._ledger.undo()
-        self._service.submissions.withdraw(refused)
+        self._service.execution.withdraw(refused)
         ids = {entry.task_id for entry in refused}
         self._answers = [_without_acceptance(answer, ids, error) for answer in self._answers]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
@@ -77,12 +77,6 @@ class Submissions:
         if unknown:
             return m.NeedCircuits(unknown)
         return m.Estimated(self._admission.admit([body.job])[0][1])
-
-    def withdraw(self, entries: Sequence[Entry]) -> None:
-        """Tasks that could not be recorded: they were never here."""
-        for entry in entries:
-            self._schedule.withdraw(entry.task_id)
-            self._tasks.drop(entry)
 
     def _submitted_before(self, body: m.Submit) -> list[str] | None:
         """The tasks that a request with the same key brought: this is a retry."""

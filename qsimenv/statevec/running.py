@@ -63,7 +63,7 @@ def run_small(task: Task, team: Team) -> Result:
         "engine": NAME, "device": "cpu", "ranks": team.size, "threads": result.metadata["threads"],
         "precision": task.precision, "seed": seed, "stages": 1, "sweeps": 1, "exchanges": 0, "bytes_exchanged": 0,
         "seconds": {"total": round(time.perf_counter() - began, 6)},
-        "peak_bytes": int(team.maximum(memory.peak_bytes())),
+        "peak_bytes": int(team.maximum(memory.recent_peak_bytes())),
     })  # fmt: skip
 
 

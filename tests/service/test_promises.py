@@ -120,7 +120,11 @@ def test_a_full_disk_refuses_what_is_new_and_passes(fresh):
         _, hard = controller.rlimit(resource.RLIMIT_FSIZE)
         controller.rlimit(resource.RLIMIT_FSIZE, (1, hard))
         with pytest.raises(QSimEnvError, match=r"journal.*cannot be written.*make room"):
+            client.async_run(long_task())  # a rank has begun with it
+        with pytest.raises(QSimEnvError, match=r"journal.*cannot be written.*make room"):
             client.async_run([bell(seed=seed) for seed in range(3)])
+        wait_until(lambda: client.telemetry()["ranks"]["free"] == 2, SOON, "what was refused still runs")
+        assert client.telemetry()["tasks"]["RUNNING"] == 0
         assert client.telemetry()["tasks_accepted"] >= 5
         assert client.peek_cq() == []
         assert client.read_cq(task_ids=running, timeout_s=SOON)[0].state == TaskState.DONE

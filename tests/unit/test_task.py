@@ -47,6 +47,7 @@ class HasToList:
         ({"shots": 1, "unwritten_registers": "x"}, "unwritten_registers: 'x' found"),
         ({"observables": "Z"}, "observable: 'Z' has 1 letters, the circuit 2 qubits; write I where nothing acts"),
         ({"observables": "ZA"}, "observable: 'ZA' has letters other than I, X, Y and Z"),
+        ({"observables": "A "}, "observable: 'A ' has letters other than I, X, Y and Z"),
         ({"observables": {}}, "observable: it has no terms"),
         ({"observables": {"ZZ": 1j}}, "observable: the coefficient 1j of ZZ is complex, real is needed"),
         ({"observables": {"ZZ": float("nan")}}, "observable: the coefficient nan of ZZ is not a finite number"),
@@ -75,6 +76,8 @@ def test_a_bad_task_is_refused_with_one_line(options: dict[str, Any], message: s
         (np.zeros((1, 1, 2)), "parameters: an array of shape (1, 1, 2) found"),
         (np.zeros((0, 2)), "parameters: an array without any set of values found"),
         ([1.0, float("inf")], "parameters: a value that is not a finite number found"),
+        ([float("-inf"), float("inf")], "parameters: a value that is not a finite number found"),
+        ([[1e200, 0.0], [0.0, float("nan")]], "parameters: a value that is not a finite number found"),
         ("ab", "parameters: an array of numbers of shape (P,) or (B, P) is needed"),
     ],
 )
@@ -82,6 +85,10 @@ def test_bad_parameters_are_refused_with_one_line(parameters: Any, message: str)
     with pytest.raises(InvalidArgumentError) as caught:
         task(FREE, shots=1, parameters=parameters)
     assert str(caught.value).startswith(message)
+
+
+def test_parameters_whose_squares_overflow_are_numbers_all_the_same() -> None:
+    assert task(FREE, shots=1, parameters=[1e200, -1e300]).batch_shape == ()
 
 
 def test_counts_need_a_measurement() -> None:
