@@ -53,7 +53,7 @@ class Execution:
 
     def start_tasks(self) -> None:
         """Send out what can start now."""
-        if self._mode.holding or not self._schedule.waiting or not self._schedule.free:
+        if self._mode.holding or not self._schedule.waiting or not self._schedule.has_room:
             return
         now = time.time()
         for placement in self._schedule.next_launches():

@@ -4,7 +4,9 @@ Ranks are handed out in aligned blocks of a power of two, the tightest gap that 
 Higher priorities start first, then applications that have the most credits left (``credits``), then what was submitted
 first. Where the first in line finds no block, it *holds* the block that has the fewest
 busy ranks: nobody else gets a rank of it, so it only empties and the wide task cannot starve; later tasks that fit
-go around it on the other ranks. Sets of ranks are integers, bit k for rank k: a search costs a few operations on them.
+go around it on the other ranks. A rank at work on small tasks gets its next ones beforehand where nobody else waits
+(``ahead``), so that it need not idle while its answers travel. Sets of ranks are integers, bit k for rank k: a search
+costs a few operations on them.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ are the bundles that keep it below that, while the queue is long: a rank falls f
 waits for longer."""
 _BUNDLES_A_RANK = 16
 """A longer bundle holds at most this share of a rank's part of the queue: towards its end all ranks have work."""
+_AHEAD_A_RANK = 4
+"""Ranks get a second bundle only while so many tasks a rank wait: towards the end whoever is idle takes the next."""
 ALONE_ATTEMPTS = 2
 """A task that was running at this many deaths of instances runs next with nothing beside it: is it to blame?"""
 
@@ -110,6 +114,12 @@ class Schedule:
     running: dict[str, _Occupation] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     credits: Credits = field(default_factory=Credits)
+    looks_ahead: bool = False
+    """Whether ranks get small tasks before they have ended the last ones."""
+    ahead: int = 0
+    """The ranks that have such tasks."""
+    _on_small: int = 0
+    """The ranks at work on small tasks."""
     _holding: tuple[Lane, int, int, int] | None = None
     """Who was the first in line without a block at the last look, its task's order, the ranks it might get, and those
     that it holds."""
@@ -117,8 +127,14 @@ class Schedule:
     def restart(self, size: int) -> None:
         """A new instance of ``size`` free ranks; 0 while there is none. What ran is forgotten, what waits waits."""
         self.size, self.free = size, (1 << size) - 1
+        self.ahead = self._on_small = 0
         self.running.clear()
         self.credits.clear()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a rank can be given anything."""
+        return bool(self.free or (self.looks_ahead and self._on_small & ~self.ahead))
 
     @property
     def max_width(self) -> int:
@@ -141,7 +157,10 @@ class Schedule:
             return
         self.credits.give_back(occupation.application, occupation.left.pop(task_id, 0.0))
         if not occupation.left:
-            self.free |= occupation.ranks
+            emptied = occupation.ranks & ~self.ahead
+            self.free |= emptied
+            self._on_small &= ~emptied
+            self.ahead &= ~occupation.ranks
 
     def claim(self, claim_id: str, client: str, ranks: int, expires: float) -> Claim:
         """Keep ``ranks`` ranks for ``client``, idle ones first; busy ones are kept once their task ends.
@@ -202,7 +221,31 @@ class Schedule:
             key_of_next = self._urgency(lane)
             if key_of_next is not None:
                 heapq.heappush(heads, (key_of_next, lane))
+        return launches + self._launches_ahead() if self.looks_ahead else launches
+
+    def _launches_ahead(self) -> list[Placement]:
+        """Second bundles for the ranks that work on small tasks, where one lane of such tasks is all that waits."""
+        launches: list[Placement] = []
+        for rank in ranks_of(self._on_small & ~self.ahead & ~self.free):
+            lane = self._only_lane()
+            if lane is None or not lane.small or self.claims:
+                break
+            queue = self.lanes[lane]
+            if len(queue) < _AHEAD_A_RANK * self.size or self.waiting[queue[0][1]].seconds > BUNDLE_SECONDS:
+                break
+            launches.append(self._start(lane, (rank,), self.size))
+            self.ahead |= 1 << rank
         return launches
+
+    def _only_lane(self) -> Lane | None:
+        """The lane in which all that waits waits; None where there are several, or none."""
+        found: Lane | None = None
+        for lane in list(self.lanes):
+            if self._first(lane) is not None:
+                if found is not None:
+                    return None
+                found = lane
+        return found
 
     def _urgency(self, lane: Lane) -> Urgency | None:
         """What lanes are ordered by, the smallest first; None for one that is empty."""
@@ -261,6 +304,8 @@ class Schedule:
         occupied = self.free if lane.alone else _mask(ranks)
         occupation = _Occupation(occupied, lane.application, costs)
         self.free &= ~occupied
+        if lane.small:
+            self._on_small |= occupied
         self.running.update(dict.fromkeys(task_ids, occupation))
         return Placement(task_ids, ranks)
 

@@ -39,7 +39,7 @@ class Service:
         self._started = time.time()
         self._mode = mode = Mode()
         self.tasks = tasks = TaskTable(capacity.kept_results, ledger.end)
-        self.schedule = schedule = Schedule()
+        self.schedule = schedule = Schedule(looks_ahead=True)
         self.admission = admission = Admission()
         self.execution = Execution(tasks, schedule, admission, ledger, outside, mode)
         self.submissions = Submissions(tasks, schedule, admission, ledger, mode, capacity, self.execution.queue)

@@ -139,6 +139,88 @@ def test_a_bundle_is_bounded_in_number_and_seconds():
     assert len(made.next_launches()[0].task_ids) == 5
 
 
+def looking_ahead(size: int, *items: Item) -> Schedule:
+    made = schedule(size, *items)
+    made.looks_ahead = True
+    return made
+
+
+def small(order: int, seconds: float = 1e-4, client: str = "a") -> Item:
+    return Item(f"t{order}", order, client, 1, seconds=seconds)
+
+
+def test_ranks_have_their_next_small_tasks_before_they_end_the_last():
+    made = looking_ahead(2, *map(small, range(200)))
+    first, second = (made.next_launches() for _ in range(2))
+    assert [bundle.ranks for bundle in first] == [(0,), (1,), (0,), (1,)]
+    assert second == []
+    assert not made.has_room
+    for task_id in first[0].task_ids:
+        made.finish(task_id)
+    assert made.free == 0
+    assert [bundle.ranks for bundle in made.next_launches()] == [(0,)]
+
+
+def test_towards_the_end_of_the_queue_whoever_is_idle_takes_the_next():
+    made = looking_ahead(2, *map(small, range(2 * BUNDLE_TASKS + 7)))
+    assert [bundle.ranks for bundle in made.next_launches()] == [(0,), (1,)]
+    for _ in range(BUNDLE_TASKS):
+        made.finish(next(iter(made.running)))
+    assert [(bundle.ranks, len(bundle.task_ids)) for bundle in made.next_launches()] == [((0,), 7)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [wide(1000, 2), wide(1000, 1), small(1000, client="b"), small(1000)._replace(priority=1)],
+    ids=["wide", "long", "another client", "urgent"],
+)
+def test_nobody_is_overtaken_by_what_looks_ahead(other):
+    made = looking_ahead(2, *map(small, range(200)))
+    assert len(made.next_launches()) == 4
+    made.add(other)
+    running = list(made.running)
+    for task_id in running[:BUNDLE_TASKS]:
+        made.finish(task_id)
+    assert made.next_launches() == []
+    for task_id in running[BUNDLE_TASKS:]:
+        made.finish(task_id)
+    made.next_launches()
+    assert made.ahead == 0 or "t1000" in made.running
+
+
+@pytest.mark.parametrize("seconds", [0.05, 1.0])
+def test_long_tasks_are_given_to_idle_ranks_alone(seconds):
+    made = looking_ahead(2, *(small(order, seconds) for order in range(200)))
+    assert [bundle.ranks for bundle in made.next_launches()] == [(0,), (1,)]
+
+
+def test_reserved_ranks_and_a_new_instance_hold_nothing_ahead():
+    made = looking_ahead(2, *map(small, range(300)))
+    made.claim("c", "b", 1, expires=10.0)
+    assert len(made.next_launches()) == 1
+    made.release("c")
+    assert len(made.next_launches()) == 3
+    made.restart(2)
+    assert (made.free, made.ahead) == (0b11, 0)
+    assert made.has_room
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_looking_ahead_starts_everything_once_and_in_order(seed):
+    rng = random.Random(seed)  # noqa: S311 - a test
+    made = looking_ahead(rng.choice([1, 2, 3, 8]))
+    order, began = 0, list[str]()
+    while order < 500 or made.waiting or made.running:
+        for _ in range(rng.randrange(60) if order < 500 else 0):
+            made.add(small(order, seconds=rng.choice([1e-5, 1e-3])))
+            order += 1
+        began += [task_id for task_id, _ in started(made.next_launches())]
+        for task_id in list(made.running)[: rng.randrange(1, 80)]:
+            made.finish(task_id)
+    assert began == [f"t{number}" for number in range(order)]
+    assert (made.free, made.ahead) == ((1 << made.size) - 1, 0)
+
+
 def test_bundles_are_longer_on_many_ranks_and_get_shorter_as_the_queue_does():
     made = schedule(BUNDLES_A_SECOND // 4, *(Item(f"t{k}", k, "a", 1, seconds=0.05) for k in range(110_000)))
     lengths = [len(bundle.task_ids) for bundle in made.next_launches()]
