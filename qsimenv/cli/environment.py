@@ -36,7 +36,9 @@ def connection_file(name: str | None) -> Path | None:
     "--timeout", "timeout_s", type=seconds, metavar="SECONDS", default=120, help="For each phase.  [default: 120]"
 )
 @click.option("--journal", type=click.Path(path_type=Path, dir_okay=False), help=_JOURNAL_HELP)
-@click.option("--durable", is_flag=True, help="Survive a power failure, too: every acceptance waits for the disk.")
+@click.option(
+    "--durable", is_flag=True, help="Survive a power failure, too: what was accepted or has ended is on the disk first."
+)
 @click.option("--keep-results", type=click.IntRange(min=0), help="Fetched results to keep.  [default: 200000]")
 @click.option("--max-queued", type=click.IntRange(min=1), help="Tasks that may wait and run.  [default: 1000000]")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve OpenMetrics on this port of loopback.")

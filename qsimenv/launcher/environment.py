@@ -59,10 +59,10 @@ def start(
 
     It goes on from the journal in the run folder, where an earlier one was killed or stopped with ``keep``; ``journal``
     is a file elsewhere, on a disk of this node where the run folder is on a network file system. ``durable`` makes it
-    wait for the disk before a task counts as accepted; ``keep_results`` bounds how many tasks that were read are kept,
-    ``max_queued`` how many may wait and run. ``metrics_port`` (of loopback) serves its counters. ``hosts`` is
-    ``a:2,b:2`` or ``@file``; without it a Slurm allocation is used where there is one, else this machine. ``profile``
-    names a site profile or its file (``profiles``). ``on_phase`` hears what is being done. Raises
+    wait for the disk before a task counts as accepted or ended (power may fail then); ``keep_results`` bounds how many
+    tasks that were read are kept, ``max_queued`` how many may wait and run. ``metrics_port`` (of loopback) serves its
+    counters. ``hosts`` is ``a:2,b:2`` or ``@file``; without it a Slurm allocation is used where there is one, else this
+    machine. ``profile`` names a site profile or its file (``profiles``). ``on_phase`` hears what is being done. Raises
     BadStateError where one of that name runs, TimedOutError after ``timeout_s`` seconds for each phase, any
     QSimEnvError for what went wrong; nothing is left running then.
     """

@@ -162,6 +162,7 @@ class Controller:
             started=time.time(),
             keeper_pid=self._setting.keeper_pid,
             results=self._ledger.open_results(server[0]),
+            durable=self._ledger.is_durable,
         )
 
     async def _serve(self) -> None:

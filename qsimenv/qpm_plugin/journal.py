@@ -141,7 +141,7 @@ class Journal:
     """
 
     def __init__(self, path: Path | None = None, durable: bool = False) -> None:
-        self.path, self._closed = path, False
+        self.path, self.durable, self._closed = path, durable, False
         if path is not None:
             _make_private(path)
         self._database = sqlite3.connect(

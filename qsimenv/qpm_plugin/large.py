@@ -3,7 +3,8 @@
 Where worker, controller and client share a host, only the name of the file travels; what is mapped comes from the
 page cache, and no process copies it. Whoever finds the controller's mark in the folder may use it; all others get the
 arrays inline, in one message. A file belongs to one task, survives the controller as the journal does, and goes with
-the task; files that no task owns (a worker died while it wrote) are swept at the next restart of workers or controller.
+the task; where the environment is durable, the disk has it before the task counts as ended. Files that no task owns (a
+worker died while it wrote) are swept at the next restart of workers or controller.
 """
 
 from __future__ import annotations
@@ -80,10 +81,11 @@ def _mark(server_key: str) -> str:
     return f".mark-{hashlib.sha256(server_key.encode()).hexdigest()[:16]}"
 
 
-def write(folder: Path, task_id: str, generation: int, result: Result) -> bytes | None:
+def write(folder: Path, task_id: str, generation: int, result: Result, durable: bool = False) -> bytes | None:
     """Put the large arrays of a result into a file of the task's. Returns what travels instead.
 
-    None, with nothing left behind, where no array is large, or there is no room. Cost: one copy.
+    None, with nothing left behind, where no array is large, or there is no room. Cost: one copy; ``durable`` waits for
+    the disk.
     """
     found = {name: array for name in _FIELDS if (array := getattr(result, name)) is not None}
     large = {name: array for name, array in found.items() if array.nbytes >= LARGE_BYTES}
@@ -104,8 +106,12 @@ def write(folder: Path, task_id: str, generation: int, result: Result) -> bytes 
                 _write_at(descriptor, memoryview(array.reshape(-1).view(np.uint8)), offset)
                 places.append(_Place(field, array.dtype.str, array.shape, offset))
                 offset += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        if durable:
+            _sync_folder(folder)
     except OSError:
         remove(folder, name)
         return None
@@ -177,6 +183,15 @@ def _attach(result: Result, place: _Place, mapped: mmap.mmap) -> None:
         raise QSimEnvError(f"result: {place.field!r} of type {place.dtype!r} found")
     array = np.frombuffer(mapped, place.dtype, math.prod(place.shape), place.offset).reshape(place.shape)
     setattr(result, place.field, array)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Without this the disk may know the file but not its name."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:

@@ -56,6 +56,11 @@ class Ledger:
         self._ended: list[Entry] = []
 
     @property
+    def is_durable(self) -> bool:
+        """Whether what is committed survives a power failure."""
+        return self._journal.durable
+
+    @property
     def has_news(self) -> bool:
         return bool(self._rows)
 

@@ -50,8 +50,15 @@ _WATCHED = (
 class Worker:
     """One rank: its team of all ranks, its socket, and the circuits it has seen."""
 
-    def __init__(self, world: comm.Team, socket: Socket, generation: int, results: Path | None = None) -> None:
-        self._results = results
+    def __init__(
+        self,
+        world: comm.Team,
+        socket: Socket,
+        generation: int,
+        results: Path | None = None,
+        durable: bool = False,
+    ) -> None:
+        self._results, self._durable = results, durable
         self._world, self._socket, self._generation = world, socket, generation
         self._circuits: Recent[Circuit] = Recent(m.WORKER_CIRCUIT_BYTES)
         self._launches: deque[m.Launch] = deque()
@@ -218,8 +225,11 @@ class Worker:
 
     def _packed(self, task_id: str, outcome: Result) -> msgspec.Raw:
         """What travels of a result: the name of a file where the controller shares the host, else all of it."""
-        named = None if self._results is None else large.write(self._results, task_id, self._generation, outcome)
-        return _inline(outcome) if named is None else msgspec.Raw(named)
+        if self._results is not None:
+            named = large.write(self._results, task_id, self._generation, outcome, self._durable)
+            if named is not None:
+                return msgspec.Raw(named)
+        return _inline(outcome)
 
 
 def _inline(outcome: Result) -> msgspec.Raw:
@@ -280,7 +290,7 @@ def main() -> None:
     _warm_up()
     context: zmq.Context[Socket] = zmq.Context()
     socket = _connect(context, connection, worker_identity(generation, world.rank))
-    worker = Worker(world, socket, generation, large.folder_here(connection))
+    worker = Worker(world, socket, generation, large.folder_here(connection), connection.durable)
     interrupt.watch(worker.verdict)
     worker.greet()
     worker.serve()

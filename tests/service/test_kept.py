@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +70,22 @@ def test_small_results_and_full_disks_make_no_file(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(large, "_SPARE", 1 << 60)
     assert large.write(tmp_path, "ab12-7", 1, big) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_has_to_survive_a_power_failure_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    big = Result(statevector=np.ones(1 << 17, complex))
+    assert large.write(tmp_path, "ab12-7", 1, big) is not None
+    assert synced == []
+    assert large.write(tmp_path, "ab12-8", 1, big, durable=True) is not None
+    assert synced == [str(tmp_path / "ab12-8.1"), str(tmp_path)]
 
 
 def test_a_file_that_is_gone_or_cut_is_told(tmp_path: Path) -> None:
@@ -138,6 +156,48 @@ def test_large_results_survive_worker_and_controller(running: Client, folder: Pa
     assert len(files(folder)) == 3
     del records, again
     gc.collect()
+
+
+_CLIENT = """
+import sys
+from test_kept import spread
+from qsimenv.qpm_plugin.client import connect
+client = connect(sys.argv[1], client_id="gone")
+ids = client.async_run([spread(17, angle) for angle in (0.1, 0.2, 0.3)])
+[mapped] = client.read_cq(task_ids=ids[:1])
+print("mapped", flush=True)
+while True:
+    client.sync_run(spread(17, 0.4))
+    print("ran", flush=True)
+"""
+
+
+@pytest.mark.environment
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [0, 2])
+def test_a_killed_client_leaves_its_large_results_to_its_successor(running: Client, folder: Path, runs: int) -> None:
+    """Killed with one result mapped, two unread and a run under way: none is lost, and none stays when deleted."""
+    command = [sys.executable, "-c", _CLIENT, str(folder / FILE_NAME)]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE) as client:
+        assert client.stdout is not None
+        for _ in range(1 + runs):
+            assert client.stdout.readline()
+        client.kill()
+    wait_until(lambda: all(each.state.is_final for each in running.status()), SOON, "its tasks do not end")
+    ids = [each.task_id for each in running.status()]
+    with connect(folder / FILE_NAME, client_id="gone") as successor:
+        records = successor.read_cq(task_ids=ids, timeout_s=SOON)
+    for record, angle in zip(records, (0.1, 0.2, 0.3, *[0.4] * len(ids)), strict=False):
+        assert np.allclose(record.result.statevector, wanted(spread(17, angle)))
+    assert len(records) >= 3 + runs
+    wait_until(lambda: len(files(folder)) == len(running.status()), SOON, "there is not one file for each task")
+
+    def forget_all() -> bool:
+        running.delete([each.task_id for each in running.status() if each.state.is_final])
+        return not running.status() and not files(folder)
+
+    wait_until(forget_all, SOON, "files of deleted tasks are still there")
 
 
 @pytest.mark.environment
