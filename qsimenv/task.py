@@ -224,10 +224,8 @@ def _validate_parameters(task: Task) -> None:
     if 0 in task.batch_shape:
         raise InvalidArgumentError("parameters: an array without any set of values found; give at least one")
     values = task.parameters
-    all_finite = (
-        np.isfinite(np.vdot(values, values)) or np.isfinite(values).all()
-    )  # the first is quicker, but overflows
-    if not all_finite:
+    # one sum of squares is quicker than a look at each value, but it may overflow
+    if not (np.isfinite(np.vdot(values, values)) or np.isfinite(values).all()):
         raise InvalidArgumentError("parameters: a value that is not a finite number found")
 
 
