@@ -88,7 +88,7 @@ def has_done(folder: Path, tasks: int, instance: int) -> bool:
 
 
 def lose(cluster: Cluster, folder: Path, run_folder: Path, world: str) -> tuple[dict[str, Any], str]:
-    """Run the batch; after a fifth of it node2's daemon is killed, and when it goes on node3 is cut off.
+    """Run the batch; after a fifth of it node2's daemon is killed, and as it goes on node3 is cut off.
 
     What the client saw, and the status at the end.
     """
@@ -111,7 +111,7 @@ def lose(cluster: Cluster, folder: Path, run_folder: Path, world: str) -> tuple[
     try:
         wait_for(NUMBER // 5, instance=1)
         kill_daemon(cluster, "node2")
-        wait_for(2 * NUMBER // 5, instance=2)
+        wait_for(NUMBER // 5, instance=2)
         cluster.cut("node3")
         out, err = process.communicate(timeout=240)
     except BaseException:
