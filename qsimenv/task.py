@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from qsimenv.circuit import Assign, Circuit, Measure, Register, walk
 from qsimenv.errors import InvalidArgumentError
+from qsimenv.wording import plural
 
 Precision = Literal["double", "single"]
 Where = Literal["auto", "cpu", "gpu"]
@@ -235,7 +236,7 @@ def _validate_observable(value: Observable, num_qubits: int) -> None:
     for pauli, coefficient in value.terms:
         if len(pauli) != num_qubits:
             raise InvalidArgumentError(
-                f"observable: {pauli!r} has {len(pauli)} letters, the circuit {num_qubits} qubits; "
+                f"observable: {pauli!r} has {plural(len(pauli), 'letter')}, the circuit {plural(num_qubits, 'qubit')}; "
                 "write I where nothing acts"
             )
         if pauli.strip("IXYZ"):
@@ -293,6 +294,19 @@ class Result(msgspec.Struct, dict=True, kw_only=True):
     expectation_values: np.ndarray | None = None
     statevector: np.ndarray | None = None
     metadata: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        """What it holds, in a line: ``<Result of statevector: 1000 shots of 2 bits, expectation values [1.  0.5]>``."""
+        held = []
+        if self.samples is not None:
+            sets = "" if self.samples.ndim == 2 else f"{len(self.samples)} x "
+            held.append(f"{sets}{plural(self.samples.shape[-2], 'shot')} of {plural(self.num_clbits, 'bit')}")
+        if self.expectation_values is not None:
+            shown = np.array2string(self.expectation_values, threshold=8, edgeitems=2).replace("\n", "")
+            held.append(f"expectation values {shown}")
+        if self.statevector is not None:
+            held.append(f"statevector of shape {self.statevector.shape}")
+        return f"<Result of {self.metadata.get('engine', 'no engine')}: {', '.join(held) or 'nothing'}>"
 
     @property
     def outcomes(self) -> np.ndarray:

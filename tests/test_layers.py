@@ -16,12 +16,12 @@ ROOT = Path(__file__).parent.parent / "qsimenv"
 # The first entry that fits the start of a name gives its layer. Files of one package and layer may import each other.
 LAYERS = (
     ("qsimenv.errors", 0.0),
+    ("qsimenv.wording", 0.0),
     ("qsimenv.formula", 0.1),
     ("qsimenv.gates", 0.2),
     ("qsimenv.circuit", 0.3),
     ("qsimenv.task", 0.4),
     ("qsimenv.memory", 0.5),
-    ("qsimenv.wording", 0.5),
     ("qsimenv.compilation", 0.5),
     ("qsimenv.comm", 1),
     ("qsimenv.arrays_cupy", 1.05),

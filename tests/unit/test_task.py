@@ -45,7 +45,7 @@ class HasToList:
         ({"shots": 1, "precision": "half"}, "precision: 'half' found, 'double' or 'single' needed"),
         ({"save": "counts"}, "save: 'counts' found, 'statevector' or the path of an .h5 file needed"),
         ({"shots": 1, "unwritten_registers": "x"}, "unwritten_registers: 'x' found"),
-        ({"observables": "Z"}, "observable: 'Z' has 1 letters, the circuit 2 qubits; write I where nothing acts"),
+        ({"observables": "Z"}, "observable: 'Z' has 1 letter, the circuit 2 qubits; write I where nothing acts"),
         ({"observables": "ZA"}, "observable: 'ZA' has letters other than I, X, Y and Z"),
         ({"observables": "A "}, "observable: 'A ' has letters other than I, X, Y and Z"),
         ({"observables": {}}, "observable: it has no terms"),
@@ -194,6 +194,19 @@ def test_a_task_travels() -> None:
     assert replace(back, parameters=None) == replace(made, parameters=None)
     assert back.circuit.hash == FREE.hash
     assert travel(task(BELL, shots=1)) == task(BELL, shots=1)
+
+
+def test_a_result_is_shown_in_a_line() -> None:
+    """However many shots, sets of parameters and amplitudes it has."""
+    samples, values = np.zeros((3, 100_000, 1), dtype=np.uint8), np.zeros((3, 1000))
+    whole = Result(num_clbits=2, samples=samples, expectation_values=values, statevector=np.zeros((3, 1 << 10)))
+    whole.metadata = {"engine": "statevector"}
+    shown = repr(whole)
+    assert shown.startswith("<Result of statevector: 3 x 100000 shots of 2 bits, expectation values [[0. 0. ")
+    assert shown.endswith("statevector of shape (3, 1024)>")
+    assert len(shown) < 300
+    assert "\n" not in shown
+    assert repr(Result()) == "<Result of no engine: nothing>"
 
 
 def test_a_result_travels() -> None:
