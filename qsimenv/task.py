@@ -1,7 +1,7 @@
 """Task and Result: the two values between whoever asks and whatever simulates.
 
 The same Task goes through ``qs.run`` in one process, under ``mpirun`` and through the service; the same Result
-comes back. Both travel as msgpack (arrays as raw bytes with type and shape, never as text, never as pickle).
+comes back. Both travel as msgpack (arrays by the hooks of ``wire``).
 """
 
 from __future__ import annotations
@@ -393,38 +393,3 @@ class Estimate(msgspec.Struct, frozen=True):
     ranks: int
     bytes_per_rank: int
     seconds: float
-
-
-class ArrayBytes(msgspec.Struct, frozen=True, array_like=True):
-    """An array on the wire."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytes
-
-
-_COPIED_BYTES = 4096
-"""A smaller array is copied sooner than looked at."""
-DTYPES = ("|u1", "<f8", "<c8", "<c16")
-
-
-def encode_hook(value: Any) -> Any:
-    """For msgspec encoders: arrays as ArrayBytes."""
-    if isinstance(value, np.ndarray):
-        if value.nbytes <= _COPIED_BYTES:
-            return value.dtype.str, value.shape, value.tobytes()
-        contiguous = np.ascontiguousarray(value)
-        return contiguous.dtype.str, value.shape, contiguous.reshape(-1).view(np.uint8).data
-    if isinstance(value, np.generic):
-        return value.item()
-    raise NotImplementedError(f"{type(value).__name__} does not travel")
-
-
-def decode_hook(kind: type, value: Any) -> Any:
-    """For msgspec decoders: ArrayBytes as read-only arrays. Raises ValueError where sizes do not agree."""
-    if kind is np.ndarray:
-        array = msgspec.convert(value, ArrayBytes)
-        if array.dtype not in DTYPES or min(array.shape, default=0) < 0:
-            raise ValueError(f"an array of type {array.dtype!r} and shape {array.shape} does not travel")
-        return np.frombuffer(array.data, dtype=array.dtype).reshape(array.shape)
-    raise NotImplementedError(f"{kind.__name__} does not travel")

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent / "qsimenv"
 LAYERS = (
     ("qsimenv.errors", 0.0),
     ("qsimenv.wording", 0.0),
+    ("qsimenv.wire", 0.0),
     ("qsimenv.formula", 0.1),
     ("qsimenv.gates", 0.2),
     ("qsimenv.circuit", 0.3),

@@ -27,7 +27,8 @@ from qsimenv.errors import InvalidArgumentError, NotFoundError, QSimEnvError
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.connection import Connection
 from qsimenv.qpm_plugin.journal import results_folder
-from qsimenv.task import DTYPES, Result
+from qsimenv.task import Result
+from qsimenv.wire import DTYPES
 
 LARGE_BYTES = 1 << 20
 """An array of so many bytes goes to a file."""

@@ -22,7 +22,8 @@ from qsimenv.qpm_plugin.api import TaskRecord, TaskState, Times
 from qsimenv.qpm_plugin.messages import NO_RESULT, Job
 from qsimenv.qpm_plugin.scheduler import Claim
 from qsimenv.qpm_plugin.tasks import Entry
-from qsimenv.task import Estimate, decode_hook, encode_hook
+from qsimenv.task import Estimate
+from qsimenv.wire import decode_hook, encode_hook
 
 INLINE_BYTES = 64 << 10
 """A longer result is kept in the journal only, and fetched when it is asked for."""

@@ -16,7 +16,8 @@ from qsimenv.circuit import Circuit
 from qsimenv.errors import InvalidArgumentError
 from qsimenv.qpm_plugin.api import ErrorInfo, Event, Reservation, TaskRecord
 from qsimenv.qpm_plugin.records import ALL, Filter
-from qsimenv.task import Estimate, Result, Task, decode_hook, encode_hook
+from qsimenv.task import Estimate, Result, Task
+from qsimenv.wire import decode_hook, encode_hook
 
 MAX_FRAME_BYTES = 256 << 20
 """A longer frame is refused before it is looked at."""

@@ -29,7 +29,8 @@ from qsimenv.statevec.costs.demand import (
 from qsimenv.statevec.kernels.devices import DeviceName, choose
 from qsimenv.statevec.running import NAME, parameter_rows, run_large, run_small
 from qsimenv.statevec.threads import set_threads
-from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Estimate, Result, Task, decode_hook, encode_hook
+from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Estimate, Result, Task
+from qsimenv.wire import decode_hook, encode_hook
 from qsimenv.wording import readable
 
 _LONG_SECONDS = 0.5

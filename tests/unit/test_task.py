@@ -12,7 +12,8 @@ import pytest
 import qsimenv as qs
 from qsimenv.circuit import Assign, Bits, Circuit, IfElse, Literal, Measure, Register, gate
 from qsimenv.errors import InvalidArgumentError
-from qsimenv.task import Observable, Result, Task, decode_hook, encode_hook, observable, task, written_clbits
+from qsimenv.task import Observable, Result, Task, observable, task, written_clbits
+from qsimenv.wire import decode_hook, encode_hook
 
 BELL = Circuit(2, 2, (gate("h", 0), gate("cx", 0, 1), Measure(0, 0), Measure(1, 1)))
 FREE = Circuit(1, 1, (gate("rx", 0, params=["p0 + p1"]), Measure(0, 0)), parameters=("a", "b"))
