@@ -134,13 +134,13 @@ def test_constants_that_kernels_import_belong_to_their_version() -> None:
 from numpy import pi
 from qsimenv.statevec.encoding.encode import FLIP, encode
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.kernels.lanes_numba import copy_line
+from qsimenv.statevec.kernels.copies_numba import copy_line
 """
     from qsimenv.statevec.encoding.encode import FLIP
 
     constants, modules = kernel_cache.imported(source)
     assert constants == [("qsimenv.statevec.encoding.encode.FLIP", FLIP)]
-    assert modules == {"qsimenv.statevec.kernels.lanes_numba"}
+    assert modules == {"qsimenv.statevec.kernels.copies_numba"}
 
 
 def test_each_module_has_a_version_of_its_own() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.kernels.lanes_numba import copy_line, finish_streaming, stream_lines
+from qsimenv.statevec.kernels.copies_numba import copy_line, finish_streaming, stream_lines
 
 CHUNK = 1 << 14
 """Amplitudes that one thread copies at a time; a piece of several chunks is shared by the threads."""

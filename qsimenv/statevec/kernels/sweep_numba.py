@@ -27,7 +27,7 @@ from qsimenv.statevec.encoding.encode import (
     TWO_TARGETS,
 )
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.kernels.lanes_numba import copy_lines, copy_lines_back, finish_streaming, stream_lines
+from qsimenv.statevec.kernels.copies_numba import copy_lines, copy_lines_back, finish_streaming, stream_lines
 from qsimenv.statevec.kernels.passes_numba import apply_phases, permute, place, rotate, table_room, two_targets
 from qsimenv.statevec.kernels.plain_numba import flip, many_targets, one_target, phase, real
 from qsimenv.statevec.kernels.slots_numba import STREAM_FROM_BYTES
