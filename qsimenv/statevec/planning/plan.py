@@ -19,7 +19,7 @@ from qsimenv.statevec.planning.layout import Layout
 Kind = Literal["matrix", "diagonal", "parity"]
 
 
-class Op(msgspec.Struct, frozen=True):
+class Op(msgspec.Struct, frozen=True, gc=False):
     """One piece of a gate on index bits, as the kernels see it.
 
     ``matrix``: the part of gate ``gate``'s matrix that its unmixed targets' value ``unmixed_value`` picks, on ``bits``.

@@ -113,6 +113,8 @@ def _split_final_measures(
     blocked = False
     for instruction in reversed(instructions):
         match instruction:
+            case Gate(qubits=qubits):
+                used_qubits.update(qubits)
             case Measure(qubit=qubit, clbit=clbit) if (
                 not blocked and qubit not in used_qubits and clbit not in used_clbits
             ):
@@ -121,8 +123,6 @@ def _split_final_measures(
                 continue
             case Barrier():
                 continue
-            case Gate(qubits=qubits):
-                used_qubits.update(qubits)
             case Measure(qubit=qubit, clbit=clbit):
                 used_qubits.add(qubit)
                 used_clbits.add(clbit)
