@@ -24,6 +24,7 @@ from qsimenv.qpm_plugin import client_door, metrics, worker_door
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.client_door import ClientDoor
 from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, Connection, new_keys
+from qsimenv.qpm_plugin.garbage import Garbage, old_objects_left_alone
 from qsimenv.qpm_plugin.instances import PING_SECONDS, InstanceHandle, InstanceLauncher, Limits, Supervisor
 from qsimenv.qpm_plugin.journal import Journal
 from qsimenv.qpm_plugin.ledger import Ledger
@@ -121,8 +122,9 @@ class Controller:
     async def run(self) -> None:
         """Recover, open, serve until told to stop, close in order."""
         try:
-            self._service.recover()
-            await self._open_and_serve()
+            with old_objects_left_alone():
+                self._service.recover()
+                await self._open_and_serve()
         finally:
             self._outbox.close()
             self._ledger.close(self._is_to_be_removed)
@@ -184,8 +186,10 @@ class Controller:
             self._say_farewell()
 
     async def _ping(self) -> None:
+        garbage = Garbage()
         while True:
             await asyncio.sleep(PING_SECONDS)
+            garbage.look(self._service.execution.is_idle, self._clients.requests)
             schedule = self._service.schedule
             await self._workers.ping(busy_ranks=(1 << schedule.size) - 1 & ~schedule.free)
 
