@@ -293,12 +293,11 @@ class Controller:
         }
 
     def _deal_with_news(self) -> None:
-        """A port has been read. Where a rank is idle, and so is its core, the next news may be worth staying awake."""
+        """A port has been read. Where tasks come one at a time, the next news may be worth staying awake for."""
         self._vigil.end()
         self._outbox.settle()
-        schedule = self._service.schedule
-        is_quiet = schedule.free or len(schedule.running) == 1
-        if is_quiet and self._outbox.is_settled and self._vigil.keep(bool(schedule.running)):
+        running = self._service.schedule.running
+        if len(running) <= 1 and self._outbox.is_settled and self._vigil.keep(bool(running)):
             self._workers.port.read_soon()
             self._clients.port.read_soon()
 
