@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from qsimenv.qpm_plugin.vigil import LONGEST_S, Vigil
+from qsimenv.qpm_plugin.vigil import BUSY_S, LONGEST_S, Vigil
 
 
 class Clock:
@@ -16,11 +16,15 @@ class Clock:
         self.now = 0.0
         self.looks = 0
         self.comes_at = float("inf")
+        self.others_take = 0.0
 
     def look(self) -> bool:
         self.looks += 1
         self.now += LONGEST_S / 10
         return self.now >= self.comes_at
+
+    def give_way(self) -> None:
+        self.now += self.others_take
 
 
 def wait(vigil: Vigil, clock: Clock, seconds: float, kind: str = "") -> bool:
@@ -40,7 +44,7 @@ def clock() -> Clock:
 @pytest.fixture
 def vigil(clock: Clock) -> Vigil:
     time: Callable[[], float] = lambda: clock.now  # noqa: E731 - a clock is a callable
-    return Vigil(clock.look, time)
+    return Vigil(clock.look, time, clock.give_way)
 
 
 def test_who_waits_long_never_looks(vigil: Vigil, clock: Clock) -> None:
@@ -69,6 +73,20 @@ def test_kinds_do_not_hide_each_other(vigil: Vigil, clock: Clock) -> None:
         wait(vigil, clock, 1.0, "clients")
     assert wait(vigil, clock, LONGEST_S / 2, "ranks")
     assert not wait(vigil, clock, LONGEST_S / 2, "clients")
+
+
+def test_where_others_want_the_core_it_sleeps_and_tries_again_much_later(vigil: Vigil, clock: Clock) -> None:
+    for _ in range(3):
+        wait(vigil, clock, LONGEST_S / 2)
+    clock.others_take = 2 * BUSY_S
+    before = clock.looks
+    assert not any(wait(vigil, clock, LONGEST_S / 2) for _ in range(10))
+    assert clock.looks == before + 1
+    clock.others_take = 0.0
+    assert wait(vigil, clock, 1.0) is False  # a long wait in between does not end the doubt
+    seen = [wait(vigil, clock, LONGEST_S / 2) for _ in range(30)]
+    assert not any(seen[:10])
+    assert all(seen[-5:])
 
 
 def test_an_end_without_a_wait_changes_nothing(vigil: Vigil, clock: Clock) -> None:
