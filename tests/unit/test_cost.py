@@ -14,7 +14,7 @@ from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
 from qsimenv.errors import InvalidArgumentError, NotSupportedError, OutOfRangeError
 from qsimenv.statevec.costs import calibrate, rates
-from qsimenv.statevec.costs.cost import Machine, PlanCost, cost_of, rough_s
+from qsimenv.statevec.costs.cost import Machine, PlanCost, cost_of, kinds_of, rough_s
 from qsimenv.statevec.costs.rates import ASSUMED
 from qsimenv.statevec.explain import explain, profile
 from qsimenv.statevec.simulate import prepare
@@ -77,7 +77,7 @@ def test_bound_prediction_and_rough_guess_agree_within_their_meaning(family: str
     found = cost(gates, 22, 0, precision)
     predicted = found.predicted_s(MACHINE)
     assert found.bound_s(MACHINE) < predicted
-    assert predicted / 4 < rough_s(gates, 22, precision, MACHINE) < predicted * 4
+    assert predicted / 4 < rough_s(kinds_of(gates), 22, precision, MACHINE) < predicted * 4
 
 
 def test_twice_the_threads_halve_the_work_and_ranks_of_a_node_share_its_memory():

@@ -7,6 +7,7 @@ what each kind of pass was measured to cost on this machine.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -97,21 +98,26 @@ def exchange_s(num_bytes: int, machine: Machine) -> float:
     return machine.rates.exchange_s + num_bytes / machine.rates.exchange_bytes_per_s if num_bytes else 0.0
 
 
-def rough_s(gate_list: Iterable[Gate], num_local: int, precision: Precision, machine: Machine) -> float:
-    """Seconds that a circuit should take, from its gates alone, without a plan: right within a factor of a few.
+def kinds_of(gate_list: Iterable[Gate]) -> Counter[tuple[int, bool]]:
+    """Gates by how many qubits they mix, and whether they are controlled. Cost: some microseconds a gate."""
+    return Counter((len(mixed_qubits(each)), each.num_controls > 0) for each in gate_list)
+
+
+def rough_s(kinds: Mapping[tuple[int, bool], int], num_local: int, precision: Precision, machine: Machine) -> float:
+    """Seconds that a circuit should take, from its gates (``kinds_of``) alone, without a plan: right within a factor of
+    a few.
 
     Gates of a kind are thought to share passes as they do in the circuits that people run, and sweeps likewise.
     """
     work, mixing, rates = 0.0, 0.0, machine.rates.of(precision)
-    for each in gate_list:
-        mixed = len(mixed_qubits(each))
-        mixing += mixed / _SHARED if each.num_controls else mixed
+    for (mixed, is_controlled), number in kinds.items():
+        mixing += number * (mixed / _SHARED if is_controlled else mixed)
         if mixed > 1:
-            work += rates.seconds("dense") * 4.0 ** (mixed - 2)
-        elif mixed and each.num_controls:
-            work += rates.seconds("permute") / _SHARED**2
+            work += number * rates.seconds("dense") * 4.0 ** (mixed - 2)
+        elif mixed and is_controlled:
+            work += number * rates.seconds("permute") / _SHARED**2
         else:
-            work += rates.seconds("rotate" if mixed else "phases") / _SHARED
+            work += number * rates.seconds("rotate" if mixed else "phases") / _SHARED
     amplitudes = 2.0**num_local
     sweep = SweepCost(2 * AMPLITUDE_BYTES[precision] << num_local, 0.0)
     sweeps = 1 + mixing / _MIXED_A_SWEEP

@@ -6,6 +6,7 @@ The engine estimates with it before a task is accepted, and chooses by it how a 
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.statevec.batches.batch_plan import is_small
 from qsimenv.statevec.costs import rates
-from qsimenv.statevec.costs.cost import Machine, rough_s
+from qsimenv.statevec.costs.cost import Machine, kinds_of, rough_s
 from qsimenv.statevec.planning.steps import mixed_qubits
 from qsimenv.statevec.threads import default_threads
 from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Task
@@ -63,18 +64,18 @@ def seconds(task: Task, ranks: int, fits_one: bool) -> float:
 
 def seconds_a_run(task: Task, ranks: int) -> float:
     """A guess from the gates and the rates of this machine, with some microseconds a gate for deciding."""
-    gate_list = _gates(task.circuit)
+    kinds = _kinds(task.circuit)
     if is_small(task.circuit):
-        row = _SMALL_SECONDS_A_ROW * (len(gate_list) << task.circuit.num_qubits) + 1e-8 * (task.shots or 0)
+        row = _SMALL_SECONDS_A_ROW * (kinds.total() << task.circuit.num_qubits) + 1e-8 * (task.shots or 0)
         return _SMALL_SECONDS / num_rows(task) + row
     num_local = task.circuit.num_qubits - (ranks.bit_length() - 1)
     machine = Machine(rates.load(), default_threads())
-    return 1e-4 + len(gate_list) * 1e-6 + rough_s(gate_list, num_local, task.precision, machine)
+    return 1e-4 + kinds.total() * 1e-6 + rough_s(kinds, num_local, task.precision, machine)
 
 
 @lru_cache(maxsize=256)
-def _gates(circuit: Circuit) -> tuple[Gate, ...]:
-    return tuple(each for each in walk(circuit.instructions) if isinstance(each, Gate))
+def _kinds(circuit: Circuit) -> Counter[tuple[int, bool]]:
+    return kinds_of(each for each in walk(circuit.instructions) if isinstance(each, Gate))
 
 
 def refusal(task: Task, ranks: int, free: int) -> str:
