@@ -11,6 +11,7 @@ import pytest
 
 from qsimenv.circuit import Gate, gate
 from qsimenv.comm import Team
+from qsimenv.errors import QSimEnvError
 from qsimenv.statevec.encoding import encode as rows
 from qsimenv.statevec.encoding.encode import REAL_TYPE, encode
 from qsimenv.statevec.kernels import slots_cupy, slots_numba, sweep_cupy, sweep_numba
@@ -199,3 +200,11 @@ def test_blocks_fit_the_shared_memory(stand_in: Make) -> None:
             assert sweep_cupy.block_bits(30, 1, real) == bits[np.dtype(real).itemsize]
             assert sweep_cupy.block_bits(6, 1, real) == 6
     assert (sweep_cupy.low_bits(np.float64), sweep_cupy.low_bits(np.float32)) == (4, 5)
+
+
+def test_a_block_without_room_is_refused(gpu: StandIn) -> None:
+    """What a plan for a processor's cache may ask for; the kernel would write beyond its room."""
+    state = State.zero(Layout(tuple(range(QUBITS)), QUBITS), Team(), "double", on="gpu")
+    plan = make_plan([gate("h", q) for q in range(QUBITS)], state.layout, block_bits=QUBITS)
+    with pytest.raises(QSimEnvError, match=f"{QUBITS} bits found, the GPU has room for 10"):
+        state.run(plan, encode(plan, (), "double", device("gpu").form))

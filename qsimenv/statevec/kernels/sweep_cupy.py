@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from qsimenv import arrays
 from qsimenv.arrays_cupy import Source
+from qsimenv.errors import QSimEnvError
 from qsimenv.statevec.encoding import encode as rows
 from qsimenv.statevec.kernels.source_cupy import integers, launch_over, source
 
@@ -88,8 +89,13 @@ def sweep(
     re: Any, im: Any, block_bits: int, low_bits: int, offsets: Integers, outer: Integers, ops: Integers,
     coefficients: np.ndarray, tables: Integers, rank_index: int, before: int = 0, after: int = 0,
 ) -> None:  # fmt: skip
-    """All ops of one encoded sweep on ``re`` and ``im``, in place; see ``sweep_numba.sweep``. Does not wait."""
-    gpu = arrays.gpu()
+    """All ops of one encoded sweep on ``re`` and ``im``, in place; see ``sweep_numba.sweep``. Does not wait.
+
+    Raises QSimEnvError for a block that is larger than the room that the kernel was compiled for.
+    """
+    gpu, most = arrays.gpu(), _most_block_bits(re.dtype)
+    if block_bits > most:
+        raise QSimEnvError(f"sweep: a block of {block_bits} bits found, the GPU has room for {most}")
     whole = [offsets, outer, ops.reshape(-1), tables]
     ends = np.cumsum([len(part) for part in whole])
     numbers = gpu.upload(np.concatenate([*whole, np.zeros(1, dtype=np.int64)]))  # one more: no part without an address
@@ -98,7 +104,7 @@ def sweep(
         re, im, np.int32(block_bits), np.int32(low_bits), np.int32(len(outer)), np.int32(len(ops)), *parts,
         gpu.upload(coefficients), np.int64(rank_index), np.int64(before), np.int64(after),
     )  # fmt: skip
-    shared = _room_bytes(_most_block_bits(re.dtype), re.dtype) + (2 * re.itemsize << block_bits)
+    shared = _room_bytes(most, re.dtype) + (2 * re.itemsize << block_bits)
     gpu.launch(module(re.dtype), "sweep", 1 << len(outer), arguments, shared)
 
 
