@@ -25,6 +25,7 @@ from qsimenv.wording import plural
 Precision = Literal["double", "single"]
 Where = Literal["auto", "cpu", "gpu"]
 _DEVICES = get_args(Where)
+_FEW_VALUES = 256
 AMPLITUDE_BYTES: dict[Precision, int] = {"double": 16, "single": 8}
 MAX_PRIORITY = 1000
 MAX_APPLICATION_LETTERS = 64
@@ -225,8 +226,10 @@ def _validate_parameters(task: Task) -> None:
     if 0 in task.batch_shape:
         raise InvalidArgumentError("parameters: an array without any set of values found; give at least one")
     values = task.parameters
-    # one sum of squares is quicker than a look at each value, but it may overflow
-    if not (np.isfinite(np.vdot(values, values)) or np.isfinite(values).all()):
+    # Of few values one sum of squares is quicker than a look at each, but it may overflow; of many the BLAS would start
+    # threads, which go on to keep cores from others for 20 ms.
+    few = values.size <= _FEW_VALUES
+    if not (few and np.isfinite(np.vdot(values, values))) and not np.isfinite(values).all():
         raise InvalidArgumentError("parameters: a value that is not a finite number found")
 
 
