@@ -87,6 +87,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
     if reason is not None:
         print(f"link: left out: {reason}")
         return {}
+    if not (options.mbit_per_s > 0 and options.delay_ms >= 0 and options.repeats > 0):
+        parser.error("a rate above 0, a delay of at least 0 and at least one repeat needed")
     bits_per_s, delay_s = 1e6 * options.mbit_per_s, 1e-3 * options.delay_ms
     runs = measure(options.qubits, bits_per_s, delay_s, options.repeats)
     least_s = planned_s(planned(options.qubits), bits_per_s)

@@ -71,7 +71,10 @@ def slow(host: str, mbit_per_s: float | None, delay_ms: float) -> None:
     if mbit_per_s is None:
         cluster.unslow(host)
     else:
-        cluster.slow(host, 1e6 * mbit_per_s, 1e-3 * delay_ms)
+        try:
+            cluster.slow(host, 1e6 * mbit_per_s, 1e-3 * delay_ms)
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
 
 
 def down() -> None:

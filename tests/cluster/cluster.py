@@ -174,7 +174,12 @@ class Cluster:
         self._port(host, "ip", "link", "set", "PORT", "up")
 
     def slow(self, host: str, bits_per_s: float, delay_s: float = 0.0) -> None:
-        """Slow what goes to the host. A delay is netem's, or, where the kernel has none, that of a wire (`wire.py`)."""
+        """Slow what goes to the host. A delay is netem's, or, where the kernel has none, that of a wire (`wire.py`).
+
+        Raises ValueError for a rate that is not above 0, or a delay below 0.
+        """
+        if not (bits_per_s > 0 and delay_s >= 0):
+            raise ValueError(f"slow: {bits_per_s:g} bit/s and {delay_s:g} s found, more than 0 and at least 0 needed")
         rate, delay = f"{bits_per_s:.0f}bit", f"{1e6 * delay_s:.0f}us"
         queue = ("tc", "qdisc", "replace", "dev", "PORT", "root")
         if not delay_s:

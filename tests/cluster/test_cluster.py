@@ -171,6 +171,12 @@ def test_a_link_can_be_slowed_and_delayed(cluster: Cluster) -> None:
     wait_until(lambda: not wires(cluster), 30, lambda: f"still there: {wires(cluster)}")
 
 
+@pytest.mark.parametrize(("bits_per_s", "delay_s"), [(0, 0), (-1, 0.1), (1e9, -0.1), (float("nan"), 0)])
+def test_a_link_of_no_rate_is_refused(bits_per_s: float, delay_s: float, cluster: Cluster) -> None:
+    with pytest.raises(ValueError, match="more than 0 and at least 0 needed"):
+        cluster.slow("node2", bits_per_s, delay_s)
+
+
 def test_a_slow_link_can_be_cut_and_comes_back_slow(cluster: Cluster) -> None:
     cluster.slow("node2", 20e6, delay_s=0.1)
     try:
