@@ -17,6 +17,7 @@ import pytest
 from qsimenv.errors import QSimEnvError
 from qsimenv.launcher.bindings import find_pmix_module
 from qsimenv.launcher.commands import find_program
+from tests.processes import family_of, is_there, kill_all, processes_of, words_of
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -42,11 +43,9 @@ def run_and_end(
     try:
         out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        family = [*family_of(process.pid), psutil.Process(process.pid)]
         process.terminate()
-        _, left = psutil.wait_procs(family, timeout=5)
-        for member in left:
-            member.kill()
+        kill_all(psutil.wait_procs(family, timeout=5)[1])
         out, err = process.communicate()
         pytest.fail(f"not done after {timeout_s} s: {command}\n{out.decode()}\n{err.decode()}")
     return subprocess.CompletedProcess(list(command), process.returncode, out.decode(), err.decode())
@@ -79,20 +78,6 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
         time.sleep(0.02)
 
 
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """Every process that names the run folder on its command line or in its environment, but ourselves."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = [*process.cmdline(), *process.environ().values()]
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-        names_it = any(str(folder) in word for word in words)
-        if names_it and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
-
-
 def skip_without_prte() -> None:
     """Skip where there is no PRTE to start an environment with."""
     try:
@@ -112,9 +97,8 @@ def run_folder(parent: Path) -> Iterator[Path]:
             yield run
         finally:
             left = processes_of(run)
-            words = [" ".join(process.cmdline())[:150] for process in left if process.is_running()]
-            for process in left:
-                process.kill()
+            words = [" ".join(words_of(process))[:150] for process in left if is_there(process)]
+            kill_all(left)
             assert not words, f"left running: {words}"
 
 

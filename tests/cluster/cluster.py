@@ -22,6 +22,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import family_of, kill_all, words_of
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NETWORK = "10.77.0.0/24"
@@ -109,10 +111,9 @@ class Cluster:
         try:
             out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            family = psutil.Process(process.pid).children(recursive=True)
+            family = family_of(process.pid)
             process.kill()
-            for member in family:
-                member.kill()
+            kill_all(family)
             out, err = process.communicate()
             raise AssertionError(f"{host}: not done after {timeout_s} s: {argv}\n{out}\n{err}") from None
         assert process.returncode == 0, f"{host}: status {process.returncode}: {argv}\n{out}\n{err}"
@@ -155,7 +156,7 @@ class Cluster:
     def remains(self) -> list[str]:
         """Every process and file that the hosts did not have when they came up."""
         processes = [
-            f"{host}: process {pid} {' '.join(_words(pid))[:200]}"
+            f"{host}: process {pid} {' '.join(words_of(pid))[:200]}"
             for host in self.hosts
             for pid in self.pids(host) - self._baseline
         ]
@@ -201,7 +202,7 @@ class Cluster:
 
     def _first_process(self, host: str) -> int:
         for process in self.boot.children():
-            if process.cmdline()[-2:] == [str(HERE / "host"), host]:
+            if words_of(process)[-2:] == [str(HERE / "host"), host]:
                 return int(process.pid)
         raise AssertionError(f"{host} is not one of the cluster's hosts, or it is down")
 
@@ -288,8 +289,8 @@ def running(hosts: int, *, slurm: bool = True, shared: list[Path], output: Path)
 
 def end(process: psutil.Process) -> None:
     """Kill the cluster's processes and wait until none is left."""
-    family = process.children(recursive=True)
-    process.kill()
+    family = family_of(process)
+    kill_all([process])
     _, left = psutil.wait_procs(family, timeout=30)
     assert not left, f"left of the cluster: {left}"
 
@@ -328,13 +329,6 @@ def _value(text: str, key: str) -> str:
     match = re.search(rf"\b{key}=(\S+)", text)
     assert match is not None, f"{key} is not in {text}"
     return match[1]
-
-
-def _words(pid: int) -> list[str]:
-    try:
-        return list(psutil.Process(pid).cmdline())
-    except psutil.NoSuchProcess:
-        return []
 
 
 def _network_of(pid: int) -> int:

@@ -17,6 +17,7 @@ from tests.cluster import cluster as mini
 from tests.cluster.cluster import LOGIN, Cluster, wait_until
 from tests.cluster.conftest import require
 from tests.cluster.wire import bytes_on_the_cable
+from tests.processes import family_of, words_of
 
 pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -50,7 +51,7 @@ def test_a_process_that_stays_is_found(cluster: Cluster) -> None:
     wait_until(lambda: any("sleep 333" in line for line in cluster.remains()), 10, lambda: str(cluster.remains()))
     assert all(line.startswith("node2: process") for line in cluster.remains())
     for pid in cluster.pids("node2"):
-        if "333" in psutil.Process(pid).cmdline():
+        if "333" in words_of(pid):
             os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=10)
 
@@ -196,13 +197,6 @@ def wires(cluster: Cluster) -> list[int]:
     return [process.pid for process in cluster.boot.children() if str(mini.HERE / "wire.py") in words_of(process)]
 
 
-def words_of(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.Error:
-        return []
-
-
 def test_a_frame_takes_the_time_of_what_it_is_on_a_cable() -> None:
     """Ten times 1448 bytes and a rest of one, each with 66 bytes of headers; a frame that nobody cuts is what it is."""
     large = struct.pack("=BBHHHH", 1, 1, 66, 1448, 34, 16) + bytes(66 + 10 * 1448 + 1)
@@ -220,9 +214,9 @@ def test_a_killed_owner_takes_its_cluster_along(when: str, tmp_path: Path) -> No
         if when == "when it is up":
             assert owner.stdout.readline() == b"up\n"
         else:
-            wait_until(lambda: psutil.Process(owner.pid).children(recursive=True), 30, lambda: "it has not begun")
+            wait_until(lambda: family_of(owner.pid), 30, lambda: "it has not begun")
             time.sleep(0.1)
-        family = psutil.Process(owner.pid).children(recursive=True)
+        family = family_of(owner.pid)
     finally:
         owner.kill()
         owner.communicate()

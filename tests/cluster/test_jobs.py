@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import qsimenv as qs
 from tests.cluster.cluster import LOGIN, ROOT, Cluster, wait_until
+from tests.processes import words_of
 from tests.support import EXAMPLES, QASM3
 
 pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -131,10 +131,7 @@ def programs(cluster: Cluster, host: str) -> set[str]:
     """The names of the programs on a host, workers and runs by these names."""
     found = set()
     for pid in cluster.pids(host):
-        try:
-            words = psutil.Process(pid).cmdline()
-        except psutil.NoSuchProcess:
-            continue
+        words = words_of(pid)
         if "qsimenv.qpm_plugin.worker" in words:
             found.add("worker")
         elif [Path(word).name for word in words[1:3]] == ["qsimenv", "run"]:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import qsimenv as qs
 from tests.cluster import cluster as mini
 from tests.cluster.cluster import LOGIN, Cluster, wait_until
 from tests.cluster.test_jobs import tangled_program
+from tests.processes import family_of, kill_all, name_of
 
 pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -73,10 +73,9 @@ def run_folder(tmp_path: Path, compiled: None) -> Iterator[Path]:
 
 def kill_daemon(cluster: Cluster, host: str) -> None:
     """SIGKILL the DVM's daemon on a host; it has two processes."""
-    daemons = [process for process in map(psutil.Process, cluster.pids(host)) if process.name() == "prted"]
+    daemons = [pid for pid in cluster.pids(host) if name_of(pid) == "prted"]
     assert daemons
-    for process in daemons:
-        process.kill()
+    kill_all(daemons)
 
 
 def has_done(folder: Path, tasks: int, instance: int) -> bool:
@@ -115,8 +114,7 @@ def lose(cluster: Cluster, folder: Path, run_folder: Path, world: str) -> tuple[
         cluster.cut("node3")
         out, err = process.communicate(timeout=240)
     except BaseException:
-        for member in (process, *psutil.Process(process.pid).children(recursive=True)):
-            member.terminate()
+        kill_all([*family_of(process.pid), process.pid])
         raise
     finally:
         cluster.mend("node3")

@@ -23,7 +23,8 @@ from qsimenv.launcher.folder import LOCK_NAME
 from qsimenv.qpm_plugin.client import connect
 from qsimenv.qpm_plugin.connection import FILE_NAME
 from tests.faults import chaos_client
-from tests.support import processes_of, skip_without_prte
+from tests.processes import family_of, name_of, processes_of, words_of
+from tests.support import skip_without_prte
 
 pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(900)]
 CLIENTS, TASKS, KILLS = 4, 3000, 20
@@ -68,21 +69,18 @@ class Killer:
         self.kills.append(kind)
 
     def _family(self) -> list[psutil.Process]:
-        with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
-            keeper = psutil.Process(int((self._folder / "lock").read_text(encoding="ascii")))
-            return list(keeper.children(recursive=True))
+        with contextlib.suppress(OSError, ValueError):
+            return family_of(int((self._folder / "lock").read_text(encoding="ascii")))
         return []
 
 
 def _kind(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-        if process.name() in ("prte", "prted", "prterun"):
-            return "prte"
-        words = process.cmdline()
-        if "qsimenv.qpm_plugin.worker" in words and "python" in process.name():
-            return "worker"
-        return "controller" if "qsimenv.launcher.serving" in words else ""
-    return ""
+    if name_of(process) in ("prte", "prted", "prterun"):
+        return "prte"
+    words = words_of(process)
+    if "qsimenv.qpm_plugin.worker" in words and "python" in name_of(process):
+        return "worker"
+    return "controller" if "qsimenv.launcher.serving" in words else ""
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str, str, dict[str, int] | None]]:

@@ -19,7 +19,8 @@ from qsimenv.qpm_plugin.client import Client, connect
 from qsimenv.qpm_plugin.connection import FILE_NAME
 from qsimenv.qpm_plugin.journal import FILE_NAME as JOURNAL_NAME
 from qsimenv.qpm_plugin.journal import results_folder
-from tests.support import COMMAND, processes_of, wait_until
+from tests.processes import family_of, name_of, processes_of
+from tests.support import COMMAND, wait_until
 
 pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(300)]
 SOON_S = 60.0
@@ -90,10 +91,10 @@ def test_killed_worker(folder: Path, kind: str) -> None:
     end(folder)
 
 
-def family_of(qpm: Client) -> list[psutil.Process]:
+def everybody(qpm: Client) -> list[psutil.Process]:
     """The controller, all that it started, and the workers."""
     controller = psutil.Process(qpm.describe()["controller"]["pid"])
-    return [controller, *controller.children(recursive=True), *map(psutil.Process, worker_pids(qpm))]
+    return [controller, *family_of(controller), *map(psutil.Process, worker_pids(qpm))]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -106,7 +107,7 @@ def test_killed_or_hung_controller(folder: Path, kind: str, how: signal.Signals)
         early = qpm.async_run([qs.Task(ghz(3), shots=100, seed=seed) for seed in range(10)])
         qpm.read_cq(task_ids=early[:5], timeout_s=SOON_S)
         ids = qpm.async_run([qs.Task(ghz(20), shots=100, seed=seed) for seed in range(20)])
-        family = family_of(qpm)
+        family = everybody(qpm)
         family[0].send_signal(how)
         records = qpm.read_cq(task_ids=ids, timeout_s=120)
         assert [record.state for record in records] == [TaskState.DONE] * 20
@@ -124,7 +125,7 @@ def test_killed_keeper(folder: Path) -> None:
     environment.start(ranks_per_node=2)
     with connect() as qpm:
         ids = qpm.async_run([qs.Task(ghz(20), shots=100, seed=seed) for seed in range(20)])
-        family = family_of(qpm)
+        family = everybody(qpm)
     psutil.Process(int((folder / "lock").read_text(encoding="ascii"))).kill()
     assert not psutil.wait_procs(family, timeout=SOON_S)[1]
     environment.start(ranks_per_node=2)
@@ -166,7 +167,7 @@ def test_a_controller_that_is_to_end_is_not_started_again(folder: Path) -> None:
     """It is killed while it ends."""
     environment.start(ranks_per_node=2)
     with connect() as qpm:
-        family = family_of(qpm)
+        family = everybody(qpm)
     keeper = psutil.Process(int((folder / "lock").read_text(encoding="ascii")))
     family[0].suspend()
     keeper.terminate()
@@ -179,7 +180,7 @@ def test_a_controller_that_is_to_end_is_not_started_again(folder: Path) -> None:
 def launching_process(qpm: Client) -> psutil.Process:
     """The DVM, or the prterun that holds the workers where there is none."""
     controller = psutil.Process(qpm.describe()["controller"]["pid"])
-    return next(process for process in controller.children(recursive=True) if process.name() in ("prte", "prterun"))
+    return next(process for process in family_of(controller) if name_of(process) in ("prte", "prterun"))
 
 
 def test_killed_dvm(folder: Path, kind: str) -> None:

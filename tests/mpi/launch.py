@@ -9,9 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import psutil
-
 from qsimenv.launcher.commands import find_program, prte_environment
+from tests.processes import family_of, kill_all
 
 ROOT = Path(__file__).parents[2]
 TEST_SECONDS = 120
@@ -61,13 +60,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """End a launcher and its ranks, which PRTE puts into process groups of their own."""
     if process.poll() is not None:
         return
-    family = psutil.Process(process.pid).children(recursive=True)
+    family = family_of(process.pid)
     process.terminate()
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    for member in family:
-        if member.is_running():
-            member.kill()
+    kill_all(family)

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from qsimenv.qpm_plugin.client import Client, connect
+from tests.processes import family_of, kill_all, words_of
 
 HERE = Path(__file__).parent
 START_S = 300.0
@@ -32,14 +33,9 @@ class Environment:
 
     @property
     def workers(self) -> list[psutil.Process]:
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        return [
-            process for process in family if "qsimenv.qpm_plugin.worker" in process.cmdline() and _is_python(process)
-        ]
-
-
-def _is_python(process: psutil.Process) -> bool:
-    return "python" in process.name()
+        """In the order of their ranks, as ``mpirun`` started them; without ``mpirun`` itself, which names them."""
+        found = [(process, words_of(process)) for process in family_of(self.process.pid)]
+        return [process for process, words in found if words[1:3] == ["-m", "qsimenv.qpm_plugin.worker"]]
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
@@ -70,12 +66,10 @@ def environment(folder: Path, ranks: int = 2) -> Iterator[Environment]:
         assert process.poll() is None, log.read_text()
         yield made
     finally:
-        family = [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+        family = family_of(process.pid)
         process.terminate()
         try:
             process.wait(20)
         finally:
-            for left in family:
-                if left.is_running():
-                    left.kill()
+            kill_all(family)
             process.kill()

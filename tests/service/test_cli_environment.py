@@ -27,6 +27,7 @@ from qsimenv.qiskit import QSimBackend
 from qsimenv.qpm_plugin.api import DeviceState
 from qsimenv.qpm_plugin.client import connect
 from qsimenv.qpm_plugin.connection import FILE_NAME
+from tests.processes import processes_of, words_of
 from tests.support import (
     BELL,
     COMMAND,
@@ -34,7 +35,6 @@ from tests.support import (
     QASM2,
     ROOT,
     long_program,
-    processes_of,
     qsimenv,
     refused,
     run_and_end,
@@ -324,7 +324,7 @@ def test_stop_goes_by_the_connection_file(folder: Path, tmp_path: Path) -> None:
 def test_stop_clears_up_after_an_environment_that_was_killed(folder: Path) -> None:
     skip_without_prte()
     assert qsimenv("start", "--ranks-per-node", 1).returncode == 0
-    keepers = [process for process in processes_of(folder) if "qsimenv.launcher.keeper" in process.cmdline()]
+    keepers = [process for process in processes_of(folder) if "qsimenv.launcher.keeper" in words_of(process)]
     assert keepers
     for keeper in keepers:  # a controller alone it would start again
         keeper.kill()

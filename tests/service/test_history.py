@@ -18,6 +18,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from qsimenv.qpm_plugin.connection import FILE_NAME, Connection
+from tests.processes import family_of
 from tests.support import BELL, COMMAND, EXAMPLES, qsimenv, refused, run_folder, skip_without_prte, wait_until
 
 pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(240)]
@@ -159,7 +160,7 @@ def test_the_log_of_a_killed_environment(tmp_path: Path) -> None:
             ids = qsimenv("submit", BELL, BELL, "--application", "night").stdout.split()
             assert qsimenv("results", *ids).returncode == 0
             connection = Connection.read(folder / FILE_NAME)
-            family = psutil.Process(connection.keeper_pid).children(recursive=True)
+            family = family_of(connection.keeper_pid)
             os.kill(connection.keeper_pid, signal.SIGKILL)
             _, left = psutil.wait_procs(family, timeout=90)
             assert not left

@@ -24,6 +24,7 @@ from qsimenv.launcher.allocation import Allocation, Node, find_allocation
 from qsimenv.launcher.commands import find_program, python_environment
 from qsimenv.launcher.dvm import DVM, memory_mark
 from qsimenv.launcher.spawn import InstanceSpec, Launcher, PMIxLauncher, PrterunLauncher, choose_launcher
+from tests.processes import family_of, is_there, name_of, processes_of
 
 pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -76,15 +77,6 @@ def leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     assert [path.name for path in run.iterdir() if path.suffix != ".log"] == [] if run.exists() else True
 
 
-def processes_of(folder: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        words = process.info["cmdline"] or []
-        if any(str(folder) in word for word in words) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
-
-
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = SOON_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -120,13 +112,6 @@ async def pids_of(out: Path, ranks: int = 2) -> list[int]:
         assert time.monotonic() < deadline, f"ranks did not come up in {out}"
         await asyncio.sleep(0.02)
     return [int(file.read_text().split()[1]) for file in files]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def run_with(launcher: Launcher, body: Callable[[], object]) -> None:
@@ -171,7 +156,7 @@ def test_two_instances_at_once(kind: str, tmp_path: Path) -> None:
     async def body() -> None:
         stays, ends = await asyncio.gather(*(launcher.spawn(spec_of(tmp_path, m, m)) for m in ("stay", "end")))
         assert (await asyncio.wait_for(ends.ended, SOON_S)).status == 0
-        assert all(map(alive, await pids_of(tmp_path / "stay")))
+        assert all(map(is_there, await pids_of(tmp_path / "stay")))
         assert not stays.ended.done()
 
     run_with(launcher, body)
@@ -186,7 +171,7 @@ def test_killed_rank_ends_its_instance_and_a_new_one_starts(kind: str, tmp_path:
         os.kill(pids[1], signal.SIGKILL)
         end = await asyncio.wait_for(instance.ended, 5)
         assert (end.status, end.reason) == (137, "rank 1 killed by signal 9")
-        wait_until(lambda: not any(map(alive, pids)), "the other rank is gone", 2)
+        wait_until(lambda: not any(map(is_there, pids)), "the other rank is gone", 2)
         assert not launcher.lost.done()
         second = await launcher.spawn(spec_of(tmp_path, "second", "end"))
         assert (await asyncio.wait_for(second.ended, SOON_S)).status == 0
@@ -231,7 +216,7 @@ def test_kill(kind: str, tmp_path: Path) -> None:
         pids = await pids_of(tmp_path / "first")
         await asyncio.wait_for(instance.kill(), 10)
         assert instance.ended.result().reason == "killed on request"
-        wait_until(lambda: not any(map(alive, pids)), "both ranks are gone", 2)
+        wait_until(lambda: not any(map(is_there, pids)), "both ranks are gone", 2)
         await instance.kill()
         second = await launcher.spawn(spec_of(tmp_path, "second", "end"))
         assert (await asyncio.wait_for(second.ended, SOON_S)).status == 0
@@ -256,7 +241,7 @@ def test_stop_ends_instances_even_stubborn_ones(kind: str, tmp_path: Path) -> No
             await launcher.spawn(spec_of(tmp_path, "late", "end"))
 
     asyncio.run(main())
-    assert not alive(seen[0])
+    assert not is_there(seen[0])
 
 
 def test_more_ranks_than_cores_and_no_room(kind: str, tmp_path: Path) -> None:
@@ -301,7 +286,7 @@ def test_death_of_the_dvm_is_noticed(victim: str, kind: str, tmp_path: Path) -> 
         reason = await asyncio.wait_for(launcher.lost, SOON_S)
         assert "DVM is gone" in reason
         assert instance.ended.result().reason == reason
-        wait_until(lambda: not any(map(alive, pids)), "ranks are gone")
+        wait_until(lambda: not any(map(is_there, pids)), "ranks are gone")
         with pytest.raises(BadStateError):
             await launcher.spawn(spec_of(tmp_path, "late", "end"))
 
@@ -313,13 +298,13 @@ def test_killed_owner_takes_everything_along(kind: str, tmp_path: Path) -> None:
     owner = subprocess.Popen(command, env=python_environment(os.environ))
     try:
         pids = asyncio.run(pids_of(tmp_path / "out"))
-        everyone = psutil.Process(owner.pid).children(recursive=True)
-        assert any(process.name() == ("prte" if kind == "pmix" else "prterun") for process in everyone)
+        everyone = family_of(owner.pid)
+        assert any(name_of(process) == ("prte" if kind == "pmix" else "prterun") for process in everyone)
     finally:
         owner.kill()
         owner.wait()
-    wait_until(lambda: not any(map(alive, pids)), "ranks are gone")
-    wait_until(lambda: not any(alive(process.pid) for process in everyone), "prte, guard and tool are gone")
+    wait_until(lambda: not any(map(is_there, pids)), "ranks are gone")
+    wait_until(lambda: not any(map(is_there, everyone)), "prte, guard and tool are gone")
     wait_until(lambda: not processes_of(tmp_path), "nothing names the folder")
 
 
@@ -333,10 +318,10 @@ def test_dvm_by_itself_starts_and_stops(tmp_path: Path) -> None:
         dvm = DVM(find_allocation(), tmp_path / "run")
         await dvm.start(timeout_s=30)
         assert dvm.pid is not None
-        assert alive(dvm.pid)
+        assert is_there(dvm.pid)
         pid = dvm.pid
         await dvm.stop()
         assert dvm.ended.done()
-        assert not alive(pid)
+        assert not is_there(pid)
 
     asyncio.run(main())

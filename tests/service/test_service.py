@@ -469,7 +469,8 @@ def test_a_stopped_worker_is_found_out_and_replaced(fresh):
         wait_until(lambda: client.status([task_id])[0].state == TaskState.RUNNING, SOON, "nothing runs")
         fresh.workers[1].suspend()
         assert client.read_cq(timeout_s=90)[0].state == TaskState.DONE
-        assert client.describe()["generation"] == 2
+        # mpirun wakes what it ends, which may have ended its task by then: the next instance may come a little later
+        wait_until(lambda: client.describe()["generation"] == 2, SOON, "it is not replaced")
 
 
 def test_draining_finishes_what_was_accepted(fresh):
