@@ -170,13 +170,12 @@ def test_bare_command_explains_itself() -> None:
 
 
 def test_import_is_light() -> None:
+    """Nothing but our own names; the seconds: ``python -m benchmarks overheads``."""
     script = (
-        "import sys, time; began = time.perf_counter(); import qsimenv; seconds = time.perf_counter() - began;"
-        "print(seconds, *({'qiskit', 'numba', 'mpi4py'} & set(sys.modules)))"
+        "import sys; before = set(sys.modules); import qsimenv;"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))"
     )
-    lines = [run_and_end([sys.executable, "-c", script], 20).stdout.split() for _ in range(5)]
-    assert [line[1:] for line in lines] == [[]] * 5
-    assert min(float(line[0]) for line in lines) < 0.3
+    assert run_and_end([sys.executable, "-c", script], 60).stdout.split() == ["qsimenv"]
 
 
 def test_doctor() -> None:

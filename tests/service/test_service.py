@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import msgspec
 import psutil
@@ -38,7 +37,9 @@ from qsimenv.task import Task
 pytestmark = pytest.mark.environment
 
 BELL = Circuit(2, 2, (gate("h", 0), gate("cx", 0, 1), Measure(0, 0), Measure(1, 1)), name="bell")
-SOON = 30.0
+SOON = 60.0
+ENDLESS = 3600.0
+"""Longer than a test may take: what ends has not waited for it."""
 
 
 def play(name="", width=1, small=False):
@@ -182,11 +183,14 @@ def test_a_wide_task_among_small_ones_is_not_starved(client):
     assert len(later) <= 2
 
 
-def test_a_thousand_small_tasks_take_well_under_three_seconds(client):
-    began = time.perf_counter()
+def test_a_thousand_small_tasks_travel_in_bundles(client):
+    """Why they take well under two seconds; how long: ``python -m benchmarks service``, its row `many`."""
+    before = client.telemetry()
     ids = client.async_run([play(str(k), small=True) for k in range(1000)])
     records = client.read_cq(timeout_s=SOON)
-    assert time.perf_counter() - began < 2.0
+    after = client.telemetry()
+    assert after["requests"] - before["requests"] <= 4  # two of them for the telemetry
+    assert after["worker_messages"] - before["worker_messages"] < 400
     assert [record.task_id for record in records] == ids
     assert {record.ranks for record in records} == {(0,), (1,)}
 
@@ -292,6 +296,7 @@ def test_what_a_killed_reader_waited_for_is_there_for_the_next_one(shared):
 
 
 def test_a_wrong_key_is_told_at_once(shared, tmp_path):
+    """By the handshake that fails, not by patience that ends; the seconds: ``python -m benchmarks overheads``."""
     right = Connection.read(shared.connection)
     public, secret = new_keys()
     strangers = {
@@ -302,10 +307,8 @@ def test_a_wrong_key_is_told_at_once(shared, tmp_path):
     for name, stranger in strangers.items():
         path = tmp_path / f"{name}.json"
         stranger.write(path)
-        began = time.monotonic()
         with pytest.raises(PermissionDeniedError, match="refuses the key"):
-            connect(path)
-        assert time.monotonic() - began < 5, name
+            connect(path, timeout_s=ENDLESS)
 
 
 def test_garbage_from_who_has_the_key_gets_an_error_and_harms_nobody(shared, client):
@@ -327,13 +330,12 @@ def test_garbage_from_who_has_the_key_gets_an_error_and_harms_nobody(shared, cli
 
 
 def test_nobody_there_is_told_soon(shared, tmp_path):
+    """By the system that refuses to connect, not by patience that ends; the seconds are in the benchmark, too."""
     silent = msgspec.structs.replace(Connection.read(shared.connection), address="tcp://127.0.0.1:9")
     path = tmp_path / "connection.json"
     silent.write(path)
-    began = time.monotonic()
     with pytest.raises(TimedOutError, match="nobody answers"):
-        connect(path)
-    assert time.monotonic() - began < 5
+        connect(path, timeout_s=ENDLESS)
     with pytest.raises(NotFoundError):
         connect(tmp_path / "missing.json")
     path.chmod(0o640)
@@ -348,15 +350,20 @@ def test_the_controller_is_light(shared):
     assert "mpi4py" not in loaded
 
 
-def test_idle_workers_and_controller_use_no_cpu(shared, client):
+def test_idle_workers_and_controller_sleep(shared, client):
+    """What that leaves of a core: ``python -m benchmarks service``, its row `idle`."""
     client.sync_run(play())
-    workers = [*shared.workers, psutil.Process(shared.process.pid)]
-    assert len(workers) == 3
-    before = [sum(worker.cpu_times()[:2]) for worker in workers]
-    began = time.monotonic()
-    time.sleep(4)  # what is measured is time going by
-    used = [sum(worker.cpu_times()[:2]) - earlier for worker, earlier in zip(workers, before, strict=True)]
-    assert max(used) / (time.monotonic() - began) < 0.02
+    processes = [*shared.workers, psutil.Process(shared.process.pid)]
+    assert len(processes) == 3
+    looks = 0
+
+    def all_slept() -> bool:
+        """At 40 looks running, which are 0.4 s at the least: what spins is never seen asleep."""
+        nonlocal looks
+        looks = looks + 1 if all(process.status() == psutil.STATUS_SLEEPING for process in processes) else 0
+        return looks == 40
+
+    wait_until(all_slept, SOON, "somebody is awake")
 
 
 # --- what breaks ---
@@ -500,9 +507,7 @@ def test_a_grace_lets_what_runs_end_and_starts_nothing(fresh):
         records = []
         reader = threading.Thread(target=lambda: records.extend(client.read_cq()))
         reader.start()
-        began = time.monotonic()
-        other.shutdown(grace_s=10 * SOON)
-        assert time.monotonic() - began < 5 * SOON, "it ends with the task, not with the grace"
+        other.shutdown(grace_s=ENDLESS)  # it ends with the task, not with the grace
         reader.join(SOON)
         assert [record.state for record in records] == [TaskState.DONE, TaskState.CANCELED]
     assert fresh.process.wait(SOON) == 0
@@ -510,14 +515,12 @@ def test_a_grace_lets_what_runs_end_and_starts_nothing(fresh):
 
 def test_stopping_ends_what_waits_and_what_runs(fresh):
     with fresh.connect() as client, fresh.connect() as other:
-        client.async_run([play("sleep 60", width=2), play()])
+        client.async_run([play(f"sleep {ENDLESS}", width=2), play()])
         records = []
         reader = threading.Thread(target=lambda: records.extend(client.read_cq()))
         reader.start()
         workers = fresh.workers
-        began = time.monotonic()
         other.shutdown()
-        assert time.monotonic() - began < 20
         reader.join(SOON)
         assert [record.state for record in records] == [TaskState.CANCELED] * 2
     assert fresh.process.wait(SOON) == 0

@@ -28,12 +28,14 @@ from qiskit.circuit.classical import expr, types
 from qiskit.circuit.random import random_circuit
 from qiskit.quantum_info import Operator, SparsePauliOp, random_unitary
 
+from benchmarks.overheads import gates_of_qiskit
 from qsimenv import circuit as qs
 from qsimenv import formats, formula, gates
 from qsimenv.circuit import Bits, Literal, Operation, Variable
 from qsimenv.errors import InvalidArgumentError, NotFoundError, NotSupportedError, ParseError
 from qsimenv.formats.qiskit_in import from_qiskit
 from qsimenv.formats.qiskit_out import to_qiskit
+from tests.calls import calls_of
 
 STANDARD = {
     name: gate
@@ -679,22 +681,13 @@ def test_importing_formats_does_not_import_qiskit():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-@pytest.mark.slow
-def test_import_is_quick():
-    import time
+def test_a_gate_of_qiskit_takes_few_calls():
+    """Why reading a circuit of Qiskit is quick; how quick: ``python -m benchmarks overheads``."""
 
-    circuit = QuantumCircuit(5)
-    for k in range(250):
-        circuit.h(k % 5)
-        circuit.cx(k % 5, (k + 1) % 5)
-        circuit.rz(0.1 * k, k % 5)
-        circuit.ccx(0, 1, 2)
-    from_qiskit(circuit)
-    best = min(_timed(lambda: from_qiskit(circuit), time.perf_counter) for _ in range(5))
-    assert best < 0.03
+    def calls(gates):
+        circuit = gates_of_qiskit(gates)
+        from_qiskit(circuit)
+        return calls_of(lambda: from_qiskit(circuit))
 
-
-def _timed(call, clock):
-    start = clock()
-    call()
-    return clock() - start
+    assert calls(1000) < 16_000  # 13,792
+    assert calls(2000) < 2 * calls(1000)
