@@ -58,10 +58,12 @@ class Gate(msgspec.Struct, frozen=True, tag="gate", omit_defaults=True):
 
     def angles(self, values: Sequence[float] | npt.NDArray[np.float64] = ()) -> tuple[float, ...]:
         """The angles in radians for parameter ``values`` of shape (P,); InvalidArgumentError where one is no number."""
-        angles = tuple([float(formula.evaluate(angle, values)) for angle in self.params])
-        for angle, text in zip(angles, self.params, strict=True):
-            if not math.isfinite(angle):
-                raise InvalidArgumentError(f"gate {self.name}: {text!r} is {angle} for these parameters, not a number")
+        angles = tuple([
+            angle if type(angle) is float else float(formula.evaluate(angle, values)) for angle in self.params
+        ])  # fmt: skip
+        if not all(map(math.isfinite, angles)):
+            angle, text = next(each for each in zip(angles, self.params, strict=True) if not math.isfinite(each[0]))
+            raise InvalidArgumentError(f"gate {self.name}: {text!r} is {angle} for these parameters, not a number")
         return angles
 
     def base_matrix(self, values: Sequence[float] | npt.NDArray[np.float64] = ()) -> gates.Matrix:

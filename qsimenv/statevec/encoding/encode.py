@@ -230,7 +230,7 @@ class _Writer:
         return EncodedSweep(
             len(block),
             low_bits,
-            deposit(np.arange(1 << (len(block) - low_bits)), block[low_bits:]),
+            xor_table([1 << bit for bit in block[low_bits:]]),
             np.array([bit for bit in range(self._num_local) if bit not in self._position], dtype=np.int64),
             np.array(self._rows, dtype=np.int64).reshape(len(self._rows), ROW),
             np.concatenate([*self._coefficients, np.zeros(1)]).astype(self._real_type),

@@ -13,7 +13,8 @@ phase, a CX chain one permutation.
 from __future__ import annotations
 
 import cmath
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,7 @@ class Quadratic:
     def __init__(self) -> None:
         self.constant = 0.0
         self.linear: dict[int, float] = {}
-        self._partners: dict[int, dict[int, float]] = {}
+        self._partners: defaultdict[int, dict[int, float]] = defaultdict(dict)
 
     def __bool__(self) -> bool:
         """Whether anything is left but the constant."""
@@ -53,8 +54,12 @@ class Quadratic:
         _add(self.linear, bit, angle)
 
     def add_product(self, angle: float, first: int, second: int) -> None:
-        _add(self._partners.setdefault(first, {}), second, angle)
-        _add(self._partners.setdefault(second, {}), first, angle)
+        mine, others = self._partners[first], self._partners[second]
+        total = mine.get(second, 0.0) + angle
+        if abs(total) > NOTHING:
+            mine[second] = others[first] = total
+        elif second in mine:
+            del mine[second], others[first]
 
     def take_out(self, bit: int, stay: Mapping[int, float]) -> Quadratic | None:
         """The terms with ``bit``, taken out; None, and nothing is, where one of them also has a bit of ``stay``."""
@@ -64,8 +69,9 @@ class Quadratic:
         taken = Quadratic()
         if bit in self.linear:
             taken.linear[bit] = self.linear.pop(bit)
-        for other, angle in self._pop_partners(bit).items():
-            taken.add_product(angle, bit, other)
+        taken._partners[bit] = partners = self._pop_partners(bit)
+        for other, angle in partners.items():
+            taken._partners[other][bit] = angle
         return taken
 
     def add_form(self, other: Quadratic) -> None:
@@ -172,8 +178,8 @@ class Compiler:
         match piece:
             case Turn():
                 self._turn(op.bits[0], piece)
-            case Phase(angles=angles):
-                self._phase(op, angles)
+            case Phase():
+                self._phase(op, piece)
             case Flip():
                 control = op.control_mask.bit_length() - 1
                 self._controlled_flip(op.bits[0], control, op.control_value >> control & 1)
@@ -198,28 +204,15 @@ class Compiler:
             self._emit()
             self._passes.append(Plain(op, matrix))
 
-    def _phase(self, op: Op, angles: Sequence[float]) -> None:
-        """A diagonal over at most two bits is a quadratic form: its four angles give the coefficients."""
-        bits, form = op.bits, self._phases
-        if op.kind == "parity":  # a + b - 2 a b
-            angles = (angles[0], angles[1], angles[1], angles[0])
-        elif op.control_mask:
-            controls = _bits_of(op.control_mask)
-            if len(bits) + len(controls) > 2:
-                self._plain(op, np.diag(np.exp(1j * np.array(angles))))
-                return
-            wanted = sum((op.control_value >> bit & 1) << k for k, bit in enumerate(controls)) << len(bits)
-            table = [0.0] * (1 << len(bits) + len(controls))
-            table[wanted : wanted + len(angles)] = angles
-            bits, angles = (*bits, *controls), table
-        elif len(bits) > 2:
-            self._plain(op, np.diag(np.exp(1j * np.array(angles))))
-            return
-        form.constant += angles[0]
-        for k, bit in enumerate(bits):
-            form.add(angles[1 << k] - angles[0], bit)
-        if len(bits) == 2:
-            form.add_product(angles[3] - angles[1] - angles[2] + angles[0], *bits)
+    def _phase(self, op: Op, phase: Phase) -> None:
+        form = self._phases
+        bits = (*op.bits, *_bits_of(op.control_mask)) if op.control_mask else op.bits
+        form.constant += phase.constant
+        for bit, angle in zip(bits, phase.linear, strict=True):
+            if angle:
+                form.add(angle, bit)
+        if phase.product:
+            form.add_product(phase.product, *bits)
 
     def _turn(self, bit: int, turn: Turn) -> None:
         if turn.flip:
@@ -302,4 +295,8 @@ class Compiler:
 
 
 def _bits_of(mask: int) -> list[int]:
-    return [bit for bit in range(mask.bit_length()) if mask >> bit & 1]
+    bits = []
+    while mask:
+        bits.append((mask & -mask).bit_length() - 1)
+        mask &= mask - 1
+    return bits

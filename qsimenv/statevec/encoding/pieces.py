@@ -43,9 +43,11 @@ class Turn(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """A diagonal of phases; ``angles`` in radians, one for each value of the op's bits (two for a parity)."""
+    """``constant + sum_k linear[k] x_k + product x_0 x_1`` radians, over the op's bits and above them its controls."""
 
-    angles: tuple[float, ...]
+    constant: float
+    linear: tuple[float, ...]
+    product: float = 0.0
 
 
 class Flip(NamedTuple):
@@ -67,7 +69,10 @@ def piece_of(gate: Gate, op: Op, values: Sequence[float] | npt.NDArray[np.float6
     form = form_of(gate)
     angles = gate.angles(values) if gate.params else ()
     if op.kind != "matrix":
-        return _phase(form.base, angles, gate.matrix, op.flips, op.kind == "parity")
+        parity, controls = op.kind == "parity", op.control_mask.bit_count()
+        if len(op.bits) + controls > 2:
+            return Dense(np.diag(_diagonal(form.base, angles, gate.matrix, op.flips)))
+        return _phase(form.base, angles, gate.matrix, op.flips, parity, controls, _wanted(op) if controls else 0)
     if len(op.bits) == 1 and not op.control_mask:
         return _turn(form, angles, gate.matrix, op.flips)
     if form.is_cx:
@@ -81,7 +86,7 @@ def stored_matrix(gate: Gate, op: Op, values: Sequence[float] | npt.NDArray[np.f
     angles = gate.angles(values) if gate.params else ()
     if op.kind == "matrix":
         return _part(form, angles, gate.matrix, op.flips, op.unmixed_value)
-    diagonal = _diagonal(form.base, angles, gate.matrix, op.flips, op.kind == "parity")
+    diagonal = _diagonal(form.base, angles, gate.matrix, op.flips)
     return np.diag(diagonal[[0, 1, 1, 0]] if op.kind == "parity" else diagonal)
 
 
@@ -107,16 +112,34 @@ def _part(form: Form, angles: tuple[float, ...], data: bytes, flips: int, unmixe
 
 
 @lru_cache(maxsize=1 << 15)
-def _diagonal(
-    base: str, angles: tuple[float, ...], data: bytes, flips: int, parity: bool
-) -> npt.NDArray[np.complex128]:
+def _diagonal(base: str, angles: tuple[float, ...], data: bytes, flips: int) -> npt.NDArray[np.complex128]:
     diagonal = np.diagonal(_matrix(base, angles, data))
     return diagonal[np.arange(len(diagonal)) ^ flips] if flips else diagonal
 
 
 @lru_cache(maxsize=1 << 15)
-def _phase(base: str, angles: tuple[float, ...], data: bytes, flips: int, parity: bool) -> Phase:
-    return Phase(tuple([cmath.phase(each) for each in _diagonal(base, angles, data, flips, parity).tolist()]))
+def _phase(
+    base: str, angles: tuple[float, ...], data: bytes, flips: int, parity: bool, controls: int, wanted: int
+) -> Phase:
+    """A diagonal over at most two bits is a quadratic form: its four angles give the coefficients."""
+    table = [cmath.phase(each) for each in _diagonal(base, angles, data, flips).tolist()]
+    if parity:  # a + b - 2 a b
+        table = [table[0], table[1], table[1], table[0]]
+    elif controls:
+        under, table = table, [0.0] * (len(table) << controls)
+        table[wanted * len(under) : (wanted + 1) * len(under)] = under
+    constant, linear = table[0], tuple([table[1 << k] - table[0] for k in range(len(table).bit_length() - 1)])
+    return Phase(constant, linear, table[3] - table[1] - table[2] + constant if len(linear) == 2 else 0.0)
+
+
+def _wanted(op: Op) -> int:
+    """The value that the op's controls must have, the lowest bit first."""
+    wanted, mask, k = 0, op.control_mask, 0
+    while mask:
+        lowest = mask & -mask
+        wanted |= bool(op.control_value & lowest) << k
+        mask, k = mask ^ lowest, k + 1
+    return wanted
 
 
 @lru_cache(maxsize=1 << 15)

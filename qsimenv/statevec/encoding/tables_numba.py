@@ -140,19 +140,20 @@ def factors(positions, linear, product, constant):
     Terms that have others are left out.
     """
     size = 1 << positions.shape[0]
-    angles = np.empty(size)
-    angles[0] = constant
+    found, added = np.empty((2, size)), np.empty((2, size))
+    found[0, 0], found[1, 0] = math.cos(constant), math.sin(constant)
     for k, position in enumerate(positions):
+        added[0, 0], added[1, 0] = math.cos(linear[position]), math.sin(linear[position])
+        for j in range(k):
+            angle, half = product[position, positions[j]], 1 << j
+            u, v = math.cos(angle), math.sin(angle)
+            for number in range(half):
+                c, s = added[0, number], added[1, number]
+                added[0, half + number], added[1, half + number] = c * u - s * v, c * v + s * u
         half = 1 << k
         for number in range(half):
-            angle = angles[number] + linear[position]
-            for j in range(k):
-                if number >> j & 1:
-                    angle += product[position, positions[j]]
-            angles[half + number] = angle
-    found = np.empty((2, size))
-    for number in range(size):
-        found[0, number], found[1, number] = math.cos(angles[number]), math.sin(angles[number])
+            c, s, u, v = found[0, number], found[1, number], added[0, number], added[1, number]
+            found[0, half + number], found[1, half + number] = c * u - s * v, c * v + s * u
     return found
 
 
