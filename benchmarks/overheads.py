@@ -118,7 +118,7 @@ def _wrapping_s() -> float:
     return _best_s(lambda: backend.run([bell] * CIRCUITS, shots=100, memory=True).result())
 
 
-def _refused_s(right: Connection, path: Path, error: type[Exception], **changes: str) -> float:
+def _refused_s(right: Connection, path: Path, error: type[Exception], **changes: str | int) -> float:
     """Seconds until a connection file that is wrong in one respect is refused."""
     msgspec.structs.replace(right, **changes).write(path)
     began = time.perf_counter()
@@ -149,11 +149,17 @@ def _service_s() -> dict[str, float]:
                     right, copy, PermissionDeniedError, client_key=public, client_secret=secret
                 ),
                 "wrong_server_key_s": _refused_s(right, copy, PermissionDeniedError, server_key=public),
-                "nobody_there_s": _refused_s(right, copy, TimedOutError, address="tcp://127.0.0.1:9"),
+                "nobody_there_s": _refused_s(
+                    right,
+                    copy,
+                    TimedOutError,
+                    address="tcp://127.0.0.1:9",
+                    keeper_pid=0,  # a keeper is waited for
+                ),
             }
             with connect(folder / FILE_NAME) as qpm:
                 ids = qpm.async_run([_long_task(), _long_task()])
-                while any(record.state != TaskState.RUNNING for record in qpm.status(ids)):
+                while qpm.status(ids[:1])[0].state != TaskState.RUNNING:
                     time.sleep(0.05)
         finally:
             began = time.perf_counter()
