@@ -21,13 +21,15 @@ from tests.processes import family_of, is_there, kill_all, processes_of, words_o
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
+ENGINES = ROOT / "tests" / "service" / "engines"
+"""On PYTHONPATH, this gives an environment the test engine."""
 COMMAND = (sys.executable, "-m", "qsimenv.cli")
 BELL = EXAMPLES / "bell.qasm"
 QASM2 = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
 QASM3 = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
 
 
-def qsimenv(*arguments: object, timeout_s: float = 60, **environ: str) -> subprocess.CompletedProcess[str]:
+def qsimenv(*arguments: object, timeout_s: float = 120, **environ: str) -> subprocess.CompletedProcess[str]:
     """The command as a user calls it, in a process of its own, with nothing to read."""
     return run_and_end([*COMMAND, *map(str, arguments)], timeout_s, environ)
 
@@ -68,6 +70,18 @@ def long_program(num_qubits: int, layers: int) -> str:
         f"{QASM3}qubit[{num_qubits}] q;\nbit[{num_qubits}] c;\n"
         f"for uint k in [1:{layers}] {{\n{layer}}}\nc = measure q;\n"
     )
+
+
+class Hold:
+    """``name`` is that of a task for the test engine which runs until ``let_go``."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.name = f"hold {file}"
+
+    def let_go(self) -> None:
+        """The task ends now, and those of its name that begin later end at once."""
+        self._file.touch()
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
@@ -111,6 +125,14 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         pytest.skip("no PMIx Python bindings for this interpreter (Debian: python3-pmix)")
     monkeypatch.setenv("QSIMENV_LAUNCHER", request.param)
     return str(request.param)
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Iterator[Hold]:
+    """Held tasks end with the test at the latest."""
+    made = Hold(tmp_path / "let go")
+    yield made
+    made.let_go()
 
 
 @pytest.fixture

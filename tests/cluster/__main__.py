@@ -80,7 +80,7 @@ def slow(host: str, mbit_per_s: float | None, delay_ms: float) -> None:
 def down() -> None:
     cluster = find()
     end(cluster.process)
-    wait_until(lambda: not cluster.process.is_running(), 10, lambda: "the cluster's process does not end")
+    wait_until(lambda: not cluster.process.is_running(), 60, lambda: "the cluster's process does not end")
     LOCK.unlink()
     LOG.unlink(missing_ok=True)
     print("the mini-cluster is gone")

@@ -29,7 +29,7 @@ ROOT = HERE.parents[1]
 NETWORK = "10.77.0.0/24"
 LOGIN = "login"
 AGENT = HERE / "agent"
-START_S = 60.0
+START_S = 120.0
 _FINISHED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "PREEMPTED"}
 _NAMESPACES = ("unshare", "--pid", "--fork", "--kill-child", "--mount", "--net", "--uts", "--mount-proc")
 
@@ -291,7 +291,7 @@ def end(process: psutil.Process) -> None:
     """Kill the cluster's processes and wait until none is left."""
     family = family_of(process)
     kill_all([process])
-    _, left = psutil.wait_procs(family, timeout=30)
+    _, left = psutil.wait_procs(family, timeout=60)
     assert not left, f"left of the cluster: {left}"
 
 

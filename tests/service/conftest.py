@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from environments import Environment, environment
 
 from qsimenv.qpm_plugin.client import Client
-from tests.support import folder, kind
+from tests.support import folder, hold, kind
 
-__all__ = ["client", "folder", "fresh", "kind", "shared"]
+__all__ = ["client", "folder", "fresh", "hold", "kind", "shared"]
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import psutil
 
 from qsimenv.qpm_plugin.client import Client, connect
 from tests.processes import family_of, kill_all, words_of
+from tests.support import ENGINES, wait_until
 
 HERE = Path(__file__).parent
 START_S = 300.0
@@ -38,18 +38,10 @@ class Environment:
         return [process for process, words in found if words[1:3] == ["-m", "qsimenv.qpm_plugin.worker"]]
 
 
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait for a condition; AssertionError with ``what`` after the deadline."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"after {seconds} s: {what}"
-        time.sleep(0.01)
-
-
 @contextmanager
 def environment(folder: Path, ranks: int = 2) -> Iterator[Environment]:
     """An environment that is ready; it is gone afterwards, with all its processes."""
-    path = os.pathsep.join([str(HERE / "engines"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ENGINES), os.environ.get("PYTHONPATH", "")])
     connection, log, out = folder / "run" / "connection.json", folder / "log", folder / "out"
     with log.open("wb") as log_file, out.open("wb") as out_file:
         process = subprocess.Popen(

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from qiskit.providers import JobStatus
 
 from qsimenv import load_state
 from qsimenv.qiskit import QSimBackend
-from qsimenv.qpm_plugin.api import DeviceState
 from qsimenv.qpm_plugin.client import connect
 from qsimenv.qpm_plugin.connection import FILE_NAME
 from tests.processes import processes_of, words_of
@@ -43,7 +41,7 @@ from tests.support import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @dataclass
@@ -218,18 +216,25 @@ def test_whoever_stops_waiting_hears_the_ids(running: Running, tmp_path: Path) -
     program = tmp_path / "long.qasm"
     program.write_text(long_program(20, 20))
     environ = os.environ | {"QSIMENV_RUN_FOLDER": str(running.folder)}
-    process = subprocess.Popen(
-        [*COMMAND, "submit", *[program] * 40, "--wait"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environ,
-    )
     with connect(running.connection) as qpm:
-        wait_until(lambda: qpm.describe()["state"] == DeviceState.BUSY, 30, "no task was started")
-        time.sleep(0.3)  # for the answer to reach the client
+        others = qpm.telemetry()["requests"]
+        process = subprocess.Popen(
+            [*COMMAND, "submit", *[program] * 40, "--wait"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environ,
+        )
+
+        def waits() -> bool:
+            """Its third request is the read: it has come, it has submitted, and it knows the ids."""
+            nonlocal others
+            others += 1  # this one
+            return bool(qpm.telemetry()["requests"] - others >= 3)
+
+        wait_until(waits, 60, "it does not wait for its tasks")
         process.send_signal(signal.SIGINT)
-        _, words = process.communicate(timeout=20)
+        _, words = process.communicate(timeout=60)
         assert process.returncode == 130
         told = re.search(r"the tasks go on; fetch them with: qsimenv results (.*)\n", words)
         assert told, words
@@ -286,7 +291,7 @@ def test_backend_cancels(running: Running, backend: QSimBackend) -> None:
     job = backend.run([circuit] * 40, shots=10)
     assert job.status() in (JobStatus.QUEUED, JobStatus.RUNNING)
     assert job.cancel()
-    result = job.result(timeout=30)
+    result = job.result(timeout=120)
     assert job.status() is JobStatus.CANCELLED
     assert not result.success
     assert not job.cancel()
@@ -331,6 +336,6 @@ def test_stop_clears_up_after_an_environment_that_was_killed(folder: Path) -> No
     wait_until(lambda: qsimenv("status").returncode == 2, 60, "the controller lives")
     done = qsimenv("stop")
     assert (done.returncode, done.stderr) == (0, "the environment is stopped\n")
-    wait_until(lambda: not processes_of(folder), 15, "something of it still runs")
+    wait_until(lambda: not processes_of(folder), 60, "something of it still runs")
     assert not folder.exists()
     refused(qsimenv("stop"), "no environment is running")

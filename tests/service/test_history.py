@@ -21,7 +21,7 @@ from qsimenv.qpm_plugin.connection import FILE_NAME, Connection
 from tests.processes import family_of
 from tests.support import BELL, COMMAND, EXAMPLES, qsimenv, refused, run_folder, skip_without_prte, wait_until
 
-pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(400)]
 TASKS = 6
 """Submitted by the fixture: three of each of two applications."""
 
@@ -105,7 +105,7 @@ def test_follow_tells_each_end_once(running: Running, tmp_path: Path) -> None:
             assert process.poll() is None
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(30)
+            process.wait(60)
     final = [json.loads(line) for line in out.read_text().splitlines() if json.loads(line)["state"] == "DONE"]
     assert sorted(task["task_id"] for task in final) == sorted(submitted)
 

@@ -1,4 +1,6 @@
-"""An engine that does what a task's name says: "sleep 0.3", "raise", "refuse", "die", "die on 1", "wide".
+"""An engine that does what a task's name says: "sleep 0.3", "hold FILE", "raise", "refuse", "die", "die on 1", "wide".
+
+"hold" ends when the file is there: what is to happen while a task runs happens then, however slow the machine is.
 
 Put this folder on PYTHONPATH, and controller and workers find it as ``engine="test"``. A task on n qubits takes
 2**(n - 1) ranks, or as many as there are where it has a classical bit; ``precision="single"`` makes it a small one in
@@ -10,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 from qsimenv.comm import Team
 from qsimenv.engines import Engine
@@ -36,6 +39,9 @@ class TestEngine(Engine):
         verb, _, argument = task.name.partition(" ")
         if verb == "sleep":
             time.sleep(float(argument))
+        elif verb == "hold":
+            while not Path(argument).exists():
+                time.sleep(0.01)
         elif verb == "raise":
             raise ValueError("as the task wanted")
         elif verb == "refuse":
