@@ -114,11 +114,13 @@ def eight_clients(qpm: QPM, clients: int = 8, number: int = 1500) -> dict[str, f
 
 
 def wide_among_small(qpm: QPM, num_qubits: int = 27, number: int = 1000) -> dict[str, Any]:
-    """A state that is worth both ranks, with small tasks queued before and behind it."""
+    """A task that is worth both ranks by its estimate, with small tasks queued before and behind it."""
     small = [qs.Task(ghz(3), shots=100, seed=seed) for seed in range(number)]
+    circuit = ansatz(num_qubits, 2)
+    angles = np.random.default_rng(0).uniform(-3, 3, len(circuit.parameters))
     began = time.perf_counter()
     first = qpm.async_run(small[: number // 2])
-    wide = qpm.async_run(qs.Task(ghz(num_qubits), shots=100, seed=1))
+    wide = qpm.async_run(qs.Task(circuit, parameters=angles, observables=["Z" * num_qubits]))
     behind = qpm.async_run(small[number // 2 :])
     records = qpm.read_cq(task_ids=[*first, *wide, *behind], timeout_s=600)
     record = records[len(first)]

@@ -61,7 +61,7 @@ def start(name: str | None, as_json: bool, **options: Any) -> None:
     name = "default" if name is None else name
     path = connection_file(name)
     began = time.perf_counter()
-    with _phases(as_json) as on_phase:
+    with _phases("starting", as_json) as on_phase:
         environment.start(name, on_phase=on_phase, **options)
     _show_status(path, as_json, f"started in {time.perf_counter() - began:.1f} s")
     named = os.environ.get("QSIMENV_CONNECTION")
@@ -69,20 +69,20 @@ def start(name: str | None, as_json: bool, **options: Any) -> None:
         click.echo(f"note: QSIMENV_CONNECTION names another file ({named}), and clients go by that", err=True)
 
 
-def _phases(as_json: bool) -> AbstractContextManager[Any]:
-    """What is being done, as a spinner for a person, as lines on stderr otherwise."""
-    if as_json:
+def _phases(first: str, quiet: bool = False) -> AbstractContextManager[Any]:
+    """What is being done, ``first`` of all that, as a spinner for a person, as lines on stderr otherwise."""
+    if quiet:
         return nullcontext(lambda _phase: None)
     if not sys.stderr.isatty():
         return nullcontext(lambda phase: click.echo(phase, err=True))
-    return _spinning()
+    return _spinning(first)
 
 
 @contextmanager
-def _spinning() -> Iterator[Any]:
+def _spinning(first: str) -> Iterator[Any]:
     from rich.console import Console
 
-    with Console(stderr=True, markup=False).status("starting") as status:
+    with Console(stderr=True, markup=False).status(first) as status:
         yield status.update
 
 
@@ -118,31 +118,41 @@ def status(name: str | None, metrics: bool, as_json: bool) -> None:
     help="Let what runs end first; nothing new starts.",
 )  # fmt: skip
 @click.option(
+    "--within", "within_s", type=seconds, metavar="SECONDS", default=None,
+    help="With --drain: stop after so long all the same, and keep what has not ended.",
+)  # fmt: skip
+@click.option(
     "--timeout", "timeout_s", type=seconds, metavar="SECONDS", default=60,
     help="How long its processes may take to end once they are told; then by force.  [default: 60]",
 )  # fmt: skip
-def stop(name: str | None, drain: bool, keep: bool, grace_s: float, timeout_s: float) -> None:
+def stop(name: str | None, drain: bool, keep: bool, grace_s: float, within_s: float | None, timeout_s: float) -> None:
     """Stop the running environment; leaves no process and no file behind, but for the journal with --keep.
 
     \b
     Examples:
         qsimenv stop                           what still runs or waits is canceled
         qsimenv stop --drain                   what was accepted is finished first
+        qsimenv stop --drain --within 600      the same for ten minutes; what is left goes on with the next start
         qsimenv stop --keep                    what was not finished goes on with the next `qsimenv start`
         qsimenv stop --keep --grace 60         the same, but what runs now may take a minute to finish
     """
     from qsimenv.launcher import environment
 
+    if within_s is not None and not drain:
+        raise click.UsageError("--within needs --drain; for what runs now there is --grace")
     named = os.environ.get("QSIMENV_CONNECTION")
     folder = Path(named).parent if named and name is None else None
-    environment.stop(
-        "default" if name is None else name,
-        run_folder=folder,
-        drain=drain,
-        keep=keep,
-        grace_s=grace_s,
-        timeout_s=timeout_s,
-    )
+    with _phases("stopping") as on_phase:
+        environment.stop(
+            "default" if name is None else name,
+            run_folder=folder,
+            drain=drain,
+            keep=keep,
+            grace_s=grace_s,
+            within_s=within_s,
+            timeout_s=timeout_s,
+            on_phase=on_phase,
+        )
     click.echo("the environment is stopped", err=True)
 
 

@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,12 +32,16 @@ from qsimenv.errors import (
 )
 from qsimenv.launcher.folder import LOCK_NAME, LOG_NAME, lock, remove
 from qsimenv.launcher.settings import FAILED, READY, Progress, Settings
+from qsimenv.qpm_plugin.api import QPM
 from qsimenv.qpm_plugin.connection import FILE_NAME, Connection, default_run_folder
 from qsimenv.qpm_plugin.journal import FILE_NAME as JOURNAL_NAME
 from qsimenv.qpm_plugin.journal import remove_journal
+from qsimenv.wording import plural
 
 _END_TIMEOUT_S = 40.0
 _GUARD_TIMEOUT_S = 15.0
+_TELL_FIRST_S, _TELL_LAST_S = 1.0, 60.0
+"""So soon, and so often in the end, it is told what a drain waits for."""
 
 
 def start(
@@ -194,15 +199,19 @@ def stop(
     drain: bool = False,
     keep: bool = False,
     grace_s: float = 0.0,
+    within_s: float | None = None,
     timeout_s: float = 60.0,
+    on_phase: Callable[[str], None] = lambda _phase: None,
 ) -> None:
     """Stop an environment and return when its process is gone; ``drain`` lets it finish what it accepted first.
 
     ``keep`` leaves its tasks and results in the journal, and the next ``start`` goes on with them. What runs is given
-    ``grace_s`` seconds to end, and nothing starts meanwhile.
+    ``grace_s`` seconds to end, and nothing starts meanwhile. A drain takes at most ``within_s`` seconds (None: as long
+    as it takes): what has not ended then is kept. ``on_phase`` is told now and then what is waited for.
 
-    Raises NotFoundError where none runs, and none was killed there. One that does not answer is ended by its process
-    id, and by force where that has not helped after ``timeout_s`` seconds.
+    Raises NotFoundError where none runs, and none was killed there; TimedOutError where it is stopped but was not
+    drained in time. One that does not answer is ended by its process id, and by force where that has not helped after
+    ``timeout_s`` seconds.
     """
     from qsimenv.qpm_plugin.client import connect
 
@@ -212,10 +221,10 @@ def stop(
             return
         kept = "goes on with the tasks that were kept there" if (folder / JOURNAL_NAME).exists() else "starts one"
         raise NotFoundError(f"stop: no environment is running in {folder}; `qsimenv start` {kept}")
-    process = _process_of(folder)
+    process, left = _process_of(folder), 0
     try:
-        with connect(folder / FILE_NAME, timeout_s=5.0) as qpm:
-            qpm.shutdown(drain, keep, grace_s)
+        with connect(folder / FILE_NAME, timeout_s=5.0) as qpm, _telling(qpm, on_phase):
+            left = qpm.shutdown(drain, keep, grace_s, within_s)
     except QSimEnvError:
         if drain:
             raise
@@ -223,8 +232,36 @@ def stop(
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
     _wait_until_gone(folder, process, timeout_s)
+    if drain and left:
+        limit = "" if within_s is None else f" after {within_s:g} s"
+        raise TimedOutError(
+            f"stop: the environment is stopped, but {plural(left, 'task')} had not ended{limit}; "
+            "the next `qsimenv start` goes on with what is left"
+        )
     if not keep:
         _remove_journal(folder)
+
+
+@contextlib.contextmanager
+def _telling(qpm: QPM, on_phase: Callable[[str], None]) -> Iterator[None]:
+    """Meanwhile ``on_phase`` hears which tasks have not ended, less and less often."""
+    is_over = threading.Event()
+
+    def tell() -> None:
+        pause_s = _TELL_FIRST_S
+        with contextlib.suppress(QSimEnvError):
+            while not is_over.wait(pause_s):
+                tasks = qpm.telemetry()["tasks"]
+                on_phase(f"waiting for {tasks['RUNNING']} running and {tasks['QUEUED']} queued tasks")
+                pause_s = min(2 * pause_s, _TELL_LAST_S)
+
+    teller = threading.Thread(target=tell, name="qsimenv-stop", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        teller.join()
 
 
 def _remove_journal(folder: Path) -> None:

@@ -231,8 +231,11 @@ class QPM(ABC):
         """
 
     @abstractmethod
-    def shutdown(self, drain: bool = False) -> None:
-        """End the environment; ``drain`` finishes what was accepted first and accepts nothing more."""
+    def shutdown(self, drain: bool = False) -> int:
+        """End the environment; ``drain`` finishes what was accepted first and accepts nothing more.
+
+        Returns how many accepted tasks had not ended and are kept for the next environment.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -232,13 +232,16 @@ class Client(QPM):
         records = self.read_cq(task_ids=self._submit(tasks, teams))
         return check_outcomes(records, teams)
 
-    def shutdown(self, drain: bool = False, keep: bool = False, grace_s: float = 0.0) -> None:
-        """End the environment; returns when its workers have ended (with ``drain``: after the last task).
+    def shutdown(
+        self, drain: bool = False, keep: bool = False, grace_s: float = 0.0, within_s: float | None = None
+    ) -> int:
+        """End the environment; returns when its workers have ended (with ``drain``: after the last task, or after
+        ``within_s`` seconds, where that comes first: what has not ended is kept then).
 
         ``keep`` leaves tasks and results to the next environment with the same journal; without it they are gone.
         Without ``drain`` what runs is given ``grace_s`` seconds to end, and nothing starts meanwhile.
         """
-        self._ask(m.Shutdown(drain, keep, grace_s), m.Done)
+        return self._ask(m.Shutdown(drain, keep, grace_s, within_s), m.Ended).left
 
     def close(self) -> None:
         with self._lock:

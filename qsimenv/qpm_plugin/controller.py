@@ -41,7 +41,7 @@ from qsimenv.qpm_plugin.worker_door import WorkerDoor
 
 __all__ = ["Capacity", "InstanceHandle", "InstanceLauncher", "Limits", "serve"]
 
-_LONGEST_GRACE_S = 1e6
+_LONGEST_WAIT_S = 1e6
 _log = logging.getLogger("qsimenv.controller")
 
 
@@ -215,8 +215,9 @@ class Controller:
 
     def _say_farewell(self) -> None:
         """Tell who asked for the end that it has come."""
+        left = 0 if self._is_to_be_removed else self._service.tasks.num_unfinished
         for asker in self._farewells:
-            self._outbox.add(Answer(asker, [m.Done()]))
+            self._outbox.add(Answer(asker, [m.Ended(left)]))
         self._outbox.settle()
 
     def _up(self) -> None:
@@ -250,10 +251,11 @@ class Controller:
         return answer
 
     def _shut_down(self, asker: Asker, how: m.Shutdown) -> None:
-        if not 0 <= how.grace_s <= _LONGEST_GRACE_S:
-            raise InvalidArgumentError(
-                f"shutdown: a grace of {how.grace_s} s found, between 0 and {_LONGEST_GRACE_S:g} s needed"
-            )
+        for name, seconds in (("grace", how.grace_s), ("limit", how.within_s or 0.0)):
+            if not 0 <= seconds <= _LONGEST_WAIT_S:
+                raise InvalidArgumentError(
+                    f"shutdown: a {name} of {seconds} s found, between 0 and {_LONGEST_WAIT_S:g} s needed"
+                )
         self._farewells.append(asker)
         self._is_to_be_removed = not how.keep
         is_done = self._service.wind_down(how.drain)
@@ -262,6 +264,15 @@ class Controller:
             self._stop.set()
         elif not how.drain:
             self.later(how.grace_s, self._stop.set)
+        elif how.within_s is not None:
+            self.later(how.within_s, self._end_drain)
+
+    def _end_drain(self) -> None:
+        """The time to drain is over: what has not ended goes on with the next environment."""
+        if not self._stop.is_set():
+            self._is_to_be_removed = False
+            self._service.wind_down(drain=False)
+            self._stop.set()
 
     def _telemetry(self) -> dict[str, Any]:
         return self._service.telemetry() | self._traffic()

@@ -145,12 +145,14 @@ class Subscribe(msgspec.Struct, frozen=True, tag="subscribe"):
 class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
     """``drain`` finishes what was accepted first; ``keep`` leaves the journal to the next environment.
 
-    ``grace_s``: so long what runs may take to end; nothing starts meanwhile.
+    ``grace_s``: so long what runs may take to end; nothing starts meanwhile. ``within_s``: so long a drain may take;
+    what has not ended then is left to the next environment.
     """
 
     drain: bool = False
     keep: bool = False
     grace_s: float = 0.0
+    within_s: float | None = None
 
 
 class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
@@ -235,12 +237,18 @@ class Done(msgspec.Struct, frozen=True, tag="done"):
     pass
 
 
+class Ended(msgspec.Struct, frozen=True, tag="ended"):
+    """The environment has ended; so many accepted tasks had not, and are kept for the next one."""
+
+    left: int = 0
+
+
 class Notice(msgspec.Struct, frozen=True, tag="notice"):
     event: Event
 
 
 ReplyBody = Union[  # noqa: UP007
-    Failed, NeedCircuits, Accepted, Full, Records, Page, Estimated, Reservations, Facts, Done, Notice
+    Failed, NeedCircuits, Accepted, Full, Records, Page, Estimated, Reservations, Facts, Done, Ended, Notice
 ]  # fmt: skip
 
 

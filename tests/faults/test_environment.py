@@ -74,6 +74,24 @@ def test_stop_with_drain_finishes_what_was_accepted(folder: Path) -> None:
     assert not folder.exists()
 
 
+def test_a_drain_that_takes_too_long_leaves_the_rest_to_the_next_start(folder: Path) -> None:
+    environment.start(ranks_per_node=2)
+    with connect(client_id="us") as qpm:
+        ids = qpm.async_run([qs.Task(ghz(20), shots=100, seed=seed) for seed in range(200)])
+    command = [*COMMAND, "stop", "--drain", "--within", "0"]
+    stopped = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert stopped.returncode != 0
+    assert "tasks had not ended after 0 s" in stopped.stderr
+    assert not environment.is_running(folder)
+    environment.start(ranks_per_node=2)
+    with connect(client_id="us") as qpm:
+        records = qpm.read_cq(task_ids=ids, timeout_s=120)
+        assert [record.state for record in records] == [TaskState.DONE] * 200
+        assert records[199].result is not None
+        assert records[199].result.counts == quiet_counts(20, 199)
+    end(folder)
+
+
 def test_killed_worker(folder: Path, kind: str, hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
     """The instance is started again, and every task ends with the counts of a quiet system."""
     monkeypatch.setenv("PYTHONPATH", str(ENGINES))

@@ -511,6 +511,16 @@ def test_draining_finishes_what_was_accepted(fresh, hold):
     assert not fresh.connection.exists()
 
 
+def test_a_drain_ends_at_its_limit_and_says_what_is_left(fresh):
+    with fresh.connect() as client:
+        ids = client.async_run([play(f"sleep {10 * SOON}"), play(f"sleep {10 * SOON}"), play(), play()])
+        wait_until(lambda: client.status(ids[:1])[0].state == TaskState.RUNNING, SOON, "nothing runs")
+        with pytest.raises(InvalidArgumentError, match="limit"):
+            client.shutdown(drain=True, within_s=-1)
+        assert client.shutdown(drain=True, within_s=0.1) == 4
+    assert fresh.process.wait(SOON) == 0
+
+
 def test_a_grace_lets_what_runs_end_and_starts_nothing(fresh, hold):
     with fresh.connect() as client, fresh.connect() as other:
         ids = client.async_run([play(hold.name, width=2), play()])
