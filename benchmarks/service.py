@@ -12,6 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -240,6 +241,29 @@ def state(qpm: QPM, num_qubits: int = 20, repeats: int = 15) -> dict[str, float]
     }
 
 
+def beside_long_circuits(qpm: QPM, num_gates: int = 100_000, number: int = 5) -> dict[str, float]:
+    """Seconds that one client waits for a status while another submits circuits of so many gates."""
+    steps = [
+        gate("rx", k % 10, params=[0.01 * k]) if k % 2 else gate("cx", k % 10, (k + 1) % 10) for k in range(num_gates)
+    ]
+    circuits = [Circuit(10, 0, (*steps, gate("rz", 0, params=[float(k)]))) for k in range(number)]
+    tasks = [qs.Task(circuit, observables=["Z" * 10]) for circuit in circuits]
+    assert all(task.circuit.hash for task in tasks)  # encoded before the clock starts
+    ids, seconds = list[str](), list[float]()
+    with connect(default_run_folder("bench") / FILE_NAME) as other:
+        submitting = threading.Thread(target=lambda: ids.extend(i for task in tasks for i in other.async_run(task)))
+        submitting.start()
+        while submitting.is_alive():
+            began = time.perf_counter()
+            qpm.status([])
+            seconds.append(time.perf_counter() - began)
+            time.sleep(0.001)
+        submitting.join()
+        records = other.read_cq(task_ids=ids, timeout_s=300)
+    assert [record.state for record in records] == [TaskState.DONE] * number
+    return {"median_ms": 1e3 * statistics.median(seconds), "longest_ms": 1e3 * max(seconds), "looks": len(seconds)}
+
+
 def idle(qpm: QPM, seconds: float = 10.0) -> dict[str, float]:
     """Share of a core that a waiting worker and the controller use, in percent."""
     facts = qpm.describe()
@@ -274,6 +298,9 @@ ROWS: dict[str, Row] = {
     "workers": Row(workers, "1,000 circuits of 16 qubits on 2 workers and on 1", at_least={"ratio": 1.85}),
     "state": Row(state, "a 20-qubit double state vector at the client", at_most={"over_median_ms": 10}),
     "wide_among_small": Row(wide_among_small, "27 qubits among 1,000 small ones", at_least={"wide_ranks": 2}),
+    "beside_long_circuits": Row(
+        beside_long_circuits, "a status while circuits of 100,000 gates come", at_most={"longest_ms": 20}
+    ),
     "idle": Row(
         idle, "percent of a core while waiting for 10 s", at_most={"worker 0": 2, "worker 1": 2, "controller": 2}
     ),

@@ -1,19 +1,24 @@
 """What may come in: circuits by their hash, and for each task a check and an estimate before it is accepted.
 
 Pure of sockets and clock. Estimates are remembered, since tasks that differ in seed, parameter values or name cost
-the same; a thousand tasks on one circuit are estimated once.
+the same; a thousand tasks on one circuit are estimated once. Long circuits are not opened in the controller: it keeps
+them ``sealed`` and asks the ``appraiser``, which has an ``Admission`` of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import lru_cache
+
+import msgspec
 
 from qsimenv import engines
 from qsimenv.circuit import Circuit
 from qsimenv.errors import InvalidArgumentError, NotFoundError, NotSupportedError, OutOfMemoryError
-from qsimenv.qpm_plugin.messages import MAX_RESULT_BYTES, Job
+from qsimenv.qpm_plugin.messages import MAX_RESULT_BYTES, Failed, Job, NeedCircuits
 from qsimenv.qpm_plugin.recent import Recent
+from qsimenv.qpm_plugin.sealed import OPENED_BYTES, Sealed, opened
 from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Estimate, Observable, Task, validate
 
 CIRCUIT_BYTES = 1 << 30
@@ -21,11 +26,31 @@ CIRCUIT_BYTES = 1 << 30
 _REMEMBERED_ESTIMATES = 10_000
 
 
+class Appraise(msgspec.Struct, frozen=True):
+    """A question to the appraiser: are the circuits right, and what would the jobs need on this machine?"""
+
+    jobs: tuple[Job, ...]
+    circuits: dict[str, bytes]
+    max_ranks: int
+    free_bytes: int
+
+
+class Appraised(msgspec.Struct, frozen=True, tag="appraised"):
+    """The circuits are right; an estimate for each job, on ``max_ranks`` ranks."""
+
+    max_ranks: int
+    estimates: tuple[Estimate, ...]
+
+
+Finding = Appraised | Failed | NeedCircuits
+
+
 class Admission:
     """Knows circuits, and with ``max_ranks`` and ``free_bytes`` per rank what fits."""
 
-    def __init__(self) -> None:
-        self._circuits: Recent[Circuit] = Recent(CIRCUIT_BYTES)
+    def __init__(self, kept_bytes: int = CIRCUIT_BYTES) -> None:
+        self._circuits: Recent[Circuit | Sealed] = Recent(kept_bytes)
+        self._asked: Counter[str] = Counter()
         self._estimates: dict[object, Estimate] = {}
         self.max_ranks = 0
         self.free_bytes = 0
@@ -47,24 +72,53 @@ class Admission:
                 raise InvalidArgumentError(f"circuit: the bytes sent as {name!r} have the hash {circuit.hash!r}")
             self._circuits.put(name, circuit, len(data))
 
+    def keep_sealed(self, circuits: Mapping[str, bytes]) -> None:
+        """Keep circuits that the appraiser has found right."""
+        for name, data in circuits.items():
+            self._circuits.put(name, Sealed(name, data), len(data))
+
     def forget(self, name: str) -> None:
         """NotFoundError where it is not known."""
         if not self._circuits.drop(name):
             raise NotFoundError(f"delete_circuit: {name!r} is not known")
 
-    def unknown(self, jobs: Iterable[Job]) -> tuple[str, ...]:
-        """The circuits of ``jobs`` that are not here."""
-        return tuple(name for name in dict.fromkeys(job.circuit for job in jobs) if self._circuits.get(name) is None)
+    def unknown(self, jobs: Iterable[Job], coming: Container[str] = ()) -> tuple[str, ...]:
+        """The circuits of ``jobs`` that are neither here nor ``coming``, nor with the appraiser just now."""
+        names = dict.fromkeys(job.circuit for job in jobs)
+        return tuple(
+            name
+            for name in names
+            if self._circuits.get(name) is None and name not in coming and name not in self._asked
+        )
 
-    def admit(self, jobs: Sequence[Job]) -> list[tuple[Circuit, Estimate]]:
-        """The circuit and estimate of each; raises for the first task that is wrong or does not fit."""
-        admitted = []
-        for job in jobs:
-            circuit = self._circuits.get(job.circuit)
-            if circuit is None:
-                raise NotFoundError(f"circuit {job.circuit!r} is not known")
-            admitted.append((circuit, self.estimate(job, circuit)))
-        return admitted
+    def question(self, jobs: Sequence[Job], circuits: Mapping[str, bytes], lost: Iterable[str] = ()) -> Appraise | None:
+        """What the appraiser is to be asked, where ``circuits`` that come, or those of ``jobs``, are not to be opened
+        here; None: they are. It is told again of those that it has ``lost``."""
+        is_long = sum(map(len, circuits.values())) > OPENED_BYTES
+        if not is_long and all(job.circuit in circuits or self._is_open(job.circuit) for job in jobs):
+            return None
+        again = {name: circuit.bytes for name in lost if (circuit := self._circuits.get(name)) is not None}
+        asked = {**again, **circuits}
+        self._asked.update(asked.keys())
+        return Appraise(tuple(jobs), asked, self.max_ranks, self.free_bytes)
+
+    def _is_open(self, name: str) -> bool:
+        return isinstance(self._circuits.get(name), Circuit)
+
+    def answered(self, question: Appraise) -> None:
+        """The appraiser has nothing more to say to a question."""
+        self._asked -= Counter(dict.fromkeys(question.circuits, 1))
+
+    def circuit(self, name: str) -> Circuit | Sealed:
+        """NotFoundError where it is not known."""
+        found = self._circuits.get(name)
+        if found is None:
+            raise NotFoundError(f"circuit {name!r} is not known")
+        return found
+
+    def estimates(self, jobs: Iterable[Job]) -> list[Estimate]:
+        """Of each, where all their circuits are open; raises for the first task that is wrong or does not fit."""
+        return [self.estimate(job, opened(self.circuit(job.circuit))) for job in jobs]
 
     def estimate(self, job: Job, circuit: Circuit) -> Estimate:
         """What the task would need here. Raises what ``validate`` and ``engines.evaluate`` raise."""

@@ -22,6 +22,8 @@ import zmq
 from qsimenv.errors import BadStateError, InvalidArgumentError
 from qsimenv.qpm_plugin import client_door, metrics, worker_door
 from qsimenv.qpm_plugin import messages as m
+from qsimenv.qpm_plugin.admission import Appraise, Finding
+from qsimenv.qpm_plugin.appraiser import Appraiser
 from qsimenv.qpm_plugin.client_door import ClientDoor
 from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, Connection, new_keys
 from qsimenv.qpm_plugin.garbage import Garbage, old_objects_left_alone
@@ -100,7 +102,7 @@ class Controller:
     ) -> None:
         self._path, self._setting = connection_path, setting
         self._on_ready, self._on_end, self._was_ready = on_ready, on_end, False
-        self._ledger = Ledger(journal)
+        self._ledger, self._appraiser = Ledger(journal), Appraiser()
         self._service = service = Service(setting.name, self, self._ledger, setting.capacity)
         self._outbox = Outbox(self._ledger, service, self._send)
         environ = {CONNECTION_VARIABLE: str(connection_path.absolute())}
@@ -180,6 +182,7 @@ class Controller:
             pings.cancel()
             stop.cancel()
             self._on_end()
+            await self._appraiser.close()
             self._service.close(keep=not self._is_to_be_removed)
             self.emit("shutdown")
             await self._stop_instances(instances)
@@ -347,6 +350,9 @@ class Controller:
 
     def later(self, delay_s: float, call: Any, *arguments: Any) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(max(0.0, delay_s), call, *arguments)
+
+    def appraise(self, question: Appraise, done: Callable[[Finding], None]) -> None:
+        self._appraiser.ask(question, done)
 
     def drained(self) -> None:
         self._stop.set()

@@ -17,10 +17,11 @@ import msgspec
 from qsimenv.circuit import Circuit
 from qsimenv.errors import InvalidArgumentError, QSimEnvError
 from qsimenv.qpm_plugin import journal as j
-from qsimenv.qpm_plugin import large
+from qsimenv.qpm_plugin import large, sealed
 from qsimenv.qpm_plugin.api import TaskRecord, TaskState, Times
 from qsimenv.qpm_plugin.messages import NO_RESULT, Job
 from qsimenv.qpm_plugin.scheduler import Claim
+from qsimenv.qpm_plugin.sealed import Sealed
 from qsimenv.qpm_plugin.tasks import Entry
 from qsimenv.task import Estimate
 from qsimenv.wire import decode_hook, encode_hook
@@ -168,7 +169,7 @@ class Ledger:
         InvalidArgumentError where a row cannot be understood.
         """
         kept = self._journal.circuits()
-        circuits: dict[str, Circuit] = {}
+        circuits: dict[str, Circuit | Sealed] = {}
         owners = {name.rpartition(".")[0] for name in large.names(self._folder)} if self._folder is not None else ()
         for stored in self._journal.tasks():
             try:
@@ -231,7 +232,7 @@ def _record(stored: j.Stored, kept: _Kept) -> TaskRecord:
     )
 
 
-def _entry(stored: j.Stored, kept_circuits: dict[str, bytes], circuits: dict[str, Circuit]) -> Entry:
+def _entry(stored: j.Stored, kept_circuits: dict[str, bytes], circuits: dict[str, Circuit | Sealed]) -> Entry:
     kept = _KEPT.decode(stored.data)
     entry = Entry(
         record=_record(stored, kept),
@@ -249,6 +250,6 @@ def _entry(stored: j.Stored, kept_circuits: dict[str, bytes], circuits: dict[str
         return entry
     name = kept.job.circuit
     if name not in circuits:
-        circuits[name] = Circuit.from_bytes(kept_circuits[name])
+        circuits[name] = sealed.kept(name, kept_circuits[name])
     entry.job, entry.circuit, entry.size_bytes = kept.job, circuits[name], len(stored.data)
     return entry

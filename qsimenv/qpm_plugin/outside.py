@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from qsimenv.qpm_plugin import messages as m
+from qsimenv.qpm_plugin.admission import Appraise, Finding
 from qsimenv.qpm_plugin.scheduler import Placement
 from qsimenv.qpm_plugin.tasks import Entry
 
@@ -53,6 +54,9 @@ class Outside(Protocol):
 
     def later(self, delay_s: float, call: Any, *arguments: Any) -> Timer:
         """Call it after so many seconds."""
+
+    def appraise(self, question: Appraise, done: Callable[[Finding], None]) -> None:
+        """Have circuits looked into elsewhere; ``done`` hears what was found, later."""
 
     def drained(self) -> None:
         """The last task has ended after ``drain``."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from qsimenv import engines, gates
-from qsimenv.errors import BadStateError, InvalidArgumentError
+from qsimenv.errors import BadStateError, InvalidArgumentError, QSimEnvError
 from qsimenv.memory import peak_bytes
 from qsimenv.qpm_plugin import messages as m
-from qsimenv.qpm_plugin.admission import Admission
+from qsimenv.qpm_plugin.admission import Admission, Appraise, Finding
 from qsimenv.qpm_plugin.api import DeviceState, ErrorInfo, TaskRecord, TaskState
 from qsimenv.qpm_plugin.execution import MAX_ATTEMPTS, Execution
 from qsimenv.qpm_plugin.ledger import Ledger
@@ -35,7 +36,7 @@ class Service:
     """The state of an environment and its rules."""
 
     def __init__(self, name: str, outside: Outside, ledger: Ledger, capacity: Capacity) -> None:
-        self.name, self._ledger = name, ledger
+        self.name, self._ledger, self._outside = name, ledger, outside
         self._started = time.time()
         self._mode = mode = Mode()
         self.tasks = tasks = TaskTable(capacity.kept_results, ledger.end)
@@ -63,16 +64,14 @@ class Service:
     def handle(self, asker: Asker, body: m.RequestBody) -> m.ReplyBody | None:  # noqa: PLR0912 - one line a message
         """Carry out a request. Raises QSimEnvError where it cannot be; None: the answer comes later."""
         match body:
-            case m.Submit():
-                return self._submit(asker, body)
+            case m.Submit() | m.Evaluate() | m.CreateCircuit():
+                return self._take_in(asker, body)
             case m.Read():
                 self.reads.read(asker, body)
                 return None
             case m.Abandon(number=number):
                 self.reads.abandon(asker._replace(number=number))
                 return None
-            case m.Evaluate():
-                return self.submissions.evaluate(body)
             case m.Status():
                 return m.Records(tuple(self._status(body.task_ids)))
             case m.Log():
@@ -83,8 +82,6 @@ class Service:
                 return m.Records(tuple(self.execution.cancel(body.task_ids)))
             case m.DeleteTasks():
                 self._delete(body.task_ids)
-            case m.CreateCircuit():
-                self.admission.learn({body.hash: body.data})
             case m.DeleteCircuit():
                 self.admission.forget(body.hash)
             case m.Reserve():
@@ -103,12 +100,36 @@ class Service:
                 raise InvalidArgumentError(f"{type(body).__name__}: not a request for the service")
         return m.Done()
 
-    def _submit(self, asker: Asker, body: m.Submit) -> m.ReplyBody | None:
-        answer = self.submissions.submit(asker.client, body)
-        if not (body.wait and isinstance(answer, m.Accepted)):
-            return answer
-        self.reads.wait_for_run(asker, answer.task_ids, body.timeout_s)
-        return None
+    def _take_in(
+        self, asker: Asker, body: m.Submit | m.Evaluate | m.CreateCircuit, finding: Finding | None = None
+    ) -> m.ReplyBody | None:
+        answer: m.ReplyBody | Appraise
+        match body:
+            case m.Submit():
+                answer = self.submissions.submit(asker.client, body, finding)
+            case m.Evaluate():
+                answer = self.submissions.evaluate(body, finding)
+            case m.CreateCircuit():
+                answer = self.submissions.create(body, finding)
+        if isinstance(answer, Appraise):
+            self._outside.appraise(answer, partial(self._go_on, asker, body, answer))
+            return None
+        if isinstance(body, m.Submit) and body.wait and isinstance(answer, m.Accepted):
+            self.reads.wait_for_run(asker, answer.task_ids, body.timeout_s)
+            return None
+        return answer
+
+    def _go_on(
+        self, asker: Asker, body: m.Submit | m.Evaluate | m.CreateCircuit, question: Appraise, finding: Finding
+    ) -> None:
+        """The appraiser has looked into the circuits of a request."""
+        self.admission.answered(question)
+        try:
+            answer = self._take_in(asker, body, finding)
+        except QSimEnvError as error:
+            answer = m.Failed(error.code, error.message)
+        if answer is not None:
+            self._outside.answer(asker, [answer])
 
     def _status(self, task_ids: Sequence[str] | None) -> list[TaskRecord]:
         if task_ids is None:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from qsimenv.errors import BadStateError, InvalidArgumentError, OutOfRangeError
+from qsimenv.errors import BadStateError, InvalidArgumentError, OutOfRangeError, from_code
 from qsimenv.qpm_plugin import messages as m
-from qsimenv.qpm_plugin.admission import Admission
+from qsimenv.qpm_plugin.admission import Admission, Appraise, Appraised, Finding
 from qsimenv.qpm_plugin.api import TaskRecord, TaskState, Times
 from qsimenv.qpm_plugin.ledger import Ledger
 from qsimenv.qpm_plugin.mode import Mode
 from qsimenv.qpm_plugin.scheduler import Schedule
 from qsimenv.qpm_plugin.tasks import KEPT_RESULTS, Entry, TaskTable
+from qsimenv.task import Estimate
 
 _SHORTEST_RETRY_S, _LONGEST_RETRY_S = 0.05, 30.0
 _NO_WORKER = m.Full(0.5, "no worker has answered yet; how much fits is not known")
@@ -51,8 +52,12 @@ class Submissions:
         self._began = time.time()
         self._prefix = uuid.uuid4().hex[:6]
 
-    def submit(self, client: str, body: m.Submit) -> m.Accepted | m.Full | m.NeedCircuits:
-        """BadStateError where nothing is taken in any more; InvalidArgumentError, OutOfRangeError, OutOfMemoryError
+    def submit(
+        self, client: str, body: m.Submit, finding: Finding | None = None
+    ) -> m.Accepted | m.Full | m.NeedCircuits | Appraise:
+        """Or a question to the appraiser: it is to be called again with what that has found.
+
+        BadStateError where nothing is taken in any more; InvalidArgumentError, OutOfRangeError, OutOfMemoryError
         or NotSupportedError where a task can never run here."""
         task_ids = self._submitted_before(body)
         if task_ids is not None:
@@ -61,22 +66,44 @@ class Submissions:
         full = self._check_room(len(body.jobs))
         if full is not None:
             return full
-        self._admission.learn(body.circuits)
-        unknown = self._admission.unknown(body.jobs)
-        if unknown:
-            return m.NeedCircuits(unknown)
+        estimates = self._estimates(body.jobs, body.circuits, finding)
+        if not isinstance(estimates, Sequence):
+            return estimates
         self._check_pinned(body)
-        return m.Accepted(tuple(entry.task_id for entry in self._accept(client, body)))
+        return m.Accepted(tuple(entry.task_id for entry in self._accept(client, body, estimates)))
 
-    def evaluate(self, body: m.Evaluate) -> m.Estimated | m.Full | m.NeedCircuits:
+    def evaluate(
+        self, body: m.Evaluate, finding: Finding | None = None
+    ) -> m.Estimated | m.Full | m.NeedCircuits | Appraise:
         """What a task would take. Raises what ``submit`` raises of a task that can never run here."""
         if not self._admission.max_ranks:
             return _NO_WORKER
-        self._admission.learn(body.circuits)
-        unknown = self._admission.unknown([body.job])
+        estimates = self._estimates([body.job], body.circuits, finding)
+        return m.Estimated(estimates[0]) if isinstance(estimates, Sequence) else estimates
+
+    def create(self, body: m.CreateCircuit, finding: Finding | None = None) -> m.Done | m.NeedCircuits | Appraise:
+        """Keep a circuit. InvalidArgumentError where it is none."""
+        estimates = self._estimates([], {body.hash: body.data}, finding)
+        return m.Done() if isinstance(estimates, Sequence) else estimates
+
+    def _estimates(
+        self, jobs: Sequence[m.Job], circuits: dict[str, bytes], finding: Finding | None
+    ) -> Sequence[Estimate] | m.NeedCircuits | Appraise:
+        """What the jobs would take, after which the circuits are kept; or what has to be asked before."""
+        if isinstance(finding, m.Failed):
+            raise from_code(finding.code, finding.message)
+        unknown = self._admission.unknown(jobs, circuits)
         if unknown:
             return m.NeedCircuits(unknown)
-        return m.Estimated(self._admission.admit([body.job])[0][1])
+        if isinstance(finding, Appraised) and finding.max_ranks == self._admission.max_ranks:
+            self._admission.keep_sealed(circuits)
+            return finding.estimates
+        lost = finding.hashes if isinstance(finding, m.NeedCircuits) else ()
+        question = self._admission.question(jobs, circuits, lost)
+        if question is not None:
+            return question
+        self._admission.learn(circuits)
+        return self._admission.estimates(jobs)
 
     def _submitted_before(self, body: m.Submit) -> list[str] | None:
         """The tasks that a request with the same key brought: this is a retry."""
@@ -125,8 +152,8 @@ class Submissions:
             if max(ranks) >= self._schedule.size:
                 raise OutOfRangeError(f"submit: rank {max(ranks)} found, there are {self._schedule.size}")
 
-    def _accept(self, client: str, body: m.Submit) -> list[Entry]:
-        entries = self._entries(client, body)
+    def _accept(self, client: str, body: m.Submit, estimates: Sequence[Estimate]) -> list[Entry]:
+        entries = self._entries(client, body, estimates)
         if not body.wait:  # who waits for the end is told of nothing before it; the end is what is recorded
             self._ledger.accept(entries)
         self._tasks.add(entries)
@@ -134,11 +161,11 @@ class Submissions:
             self._queue(entry)
         return entries
 
-    def _entries(self, client: str, body: m.Submit) -> list[Entry]:
+    def _entries(self, client: str, body: m.Submit, estimates: Sequence[Estimate]) -> list[Entry]:
         now, first = time.time(), self._tasks.orders
         entries = []
-        admitted = self._admission.admit(body.jobs)
-        for number, (job, (circuit, estimate)) in enumerate(zip(body.jobs, admitted, strict=True)):
+        for number, (job, estimate) in enumerate(zip(body.jobs, estimates, strict=True)):
+            circuit = self._admission.circuit(job.circuit)
             pinned = body.pinned[number] if body.pinned else ()
             record = TaskRecord(
                 task_id=f"{self._prefix}-{first + number}",

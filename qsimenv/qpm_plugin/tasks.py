@@ -20,6 +20,7 @@ from qsimenv.errors import BadStateError, NotFoundError
 from qsimenv.qpm_plugin.api import ErrorInfo, TaskRecord, TaskState
 from qsimenv.qpm_plugin.messages import Job
 from qsimenv.qpm_plugin.records import Filter
+from qsimenv.qpm_plugin.sealed import Sealed
 from qsimenv.task import Estimate
 
 MOST_APPLICATIONS = 50
@@ -43,7 +44,7 @@ class Entry:
     order: int
     client: str
     job: Job | None
-    circuit: Circuit | None
+    circuit: Circuit | Sealed | None
     estimate: Estimate
     pinned: tuple[int, ...] = ()
     result: msgspec.Raw | None = None
