@@ -102,6 +102,11 @@ def evaluate(task: Task, max_ranks: int, free_bytes_per_rank: int) -> Estimate:
     raise refusals[0] if refusals else NotSupportedError("run: no engine is installed; reinstall qsimenv")
 
 
+def is_immediate(task: Task) -> bool:
+    """Whether an engine that may run the task is done with it sooner than engines could be compared."""
+    return _immediate(task) is not None
+
+
 def power_of_two(team: Team, allow_idle: bool = False) -> Team | None:
     """The team itself where its size is a power of two. Else, with ``allow_idle``, the largest part of it that is one,
     and None on the ranks that are left out; without, InvalidArgumentError on every rank. *Collective.*"""
@@ -128,9 +133,14 @@ def run(task: Task, team: Team, watch: Watch | None = None) -> Result:
     return found.run(task, team) if watch is None else found.run_watched(task, team, watch)
 
 
+def _immediate(task: Task) -> str | None:
+    candidates = names() if task.engine == "auto" else (task.engine,)
+    return next((name for name in candidates if engine(name).is_immediate(task)), None)
+
+
 def _choose(task: Task, team: Team) -> str:
-    for name in names() if task.engine == "auto" else (task.engine,):
-        if engine(name).is_immediate(task):
-            return name
+    immediate = _immediate(task)
+    if immediate is not None:
+        return immediate
     free = int(team.minimum(arrays.free_bytes(task.device)))
     return evaluate(task, team.size, free).engine

@@ -327,9 +327,13 @@ class Schedule:
         return taken
 
     def _claimed_by(self, client: str) -> int:
+        if not self.claims:
+            return 0
         return _union(claim.ranks for claim in self.claims.values() if claim.client == client)
 
     def _claimed_by_others(self, client: str) -> int:
+        if not self.claims:
+            return 0
         return _union(claim.ranks for claim in self.claims.values() if claim.client != client)
 
 

@@ -27,6 +27,7 @@ MOST_APPLICATIONS = 50
 """Telemetry tells of so many: each client may be one."""
 PAGE_RECORDS, PAGE_LOOKS = 1000, 20_000
 """A page of the log holds so many records at most, and looks at so many tasks: milliseconds."""
+_UNFINISHED = tuple(state for state in TaskState if not state.is_final)
 KEPT_RESULTS = 200_000
 """So many tasks that were read are kept where the user does not say how many; older ones are forgotten."""
 
@@ -123,7 +124,7 @@ class TaskTable:
 
     @property
     def num_unfinished(self) -> int:
-        return sum(number for state, number in self.by_state.items() if not state.is_final)
+        return sum(map(self.by_state.__getitem__, _UNFINISHED))
 
     def applications(self) -> dict[str, dict[str, int]]:
         """Those MOST_APPLICATIONS that have most to do: what waits, what runs, what has ended and is kept."""

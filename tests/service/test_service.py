@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from qsimenv.qpm_plugin.controller import Limits, serve
 from qsimenv.qpm_plugin.events import EventQueue
 from qsimenv.qpm_plugin.messages import Failed, decode_reply
 from qsimenv.task import Task
+from qsimenv.task import task as make_task
 
 pytestmark = pytest.mark.environment
 
@@ -57,6 +59,20 @@ def test_a_synchronous_run_gives_counts(client):
     result = client.sync_run(Task(circuit=BELL, shots=100, seed=1))
     assert set(result.counts) == {"00", "11"}
     assert sum(result.counts.values()) == 100
+
+
+def test_of_many_values_of_one_circuit_only_a_wrong_one_fails(client):
+    circuit = Circuit(1, 0, (gate("rx", 0, params=["1/p0"]),), parameters=("a",))
+    values = [0.0 if number == 7 else 0.3 + number for number in range(40)]
+    tasks = [make_task(circuit, parameters=[value], observables=["Z"]) for value in values]
+    records = client.read_cq(task_ids=client.async_run(tasks), timeout_s=SOON)
+    for value, record in zip(values, records, strict=True):
+        if value:
+            assert record.result.expectation_values == pytest.approx([math.cos(1 / value)], abs=1e-12)
+            assert record.times.launch_time <= record.times.exec_time <= record.times.completion_time
+        else:
+            assert record.state == TaskState.FAILED
+            assert "not a number" in record.error.message
 
 
 def test_results_come_in_order_of_submission(client):
