@@ -7,6 +7,7 @@ them ``sealed`` and asks the ``appraiser``, which has an ``Admission`` of its ow
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -15,7 +16,7 @@ import msgspec
 
 from qsimenv import engines
 from qsimenv.circuit import Circuit
-from qsimenv.errors import InvalidArgumentError, NotFoundError, NotSupportedError, OutOfMemoryError
+from qsimenv.errors import InvalidArgumentError, NotFoundError, NotSupportedError, OutOfMemoryError, QSimEnvError
 from qsimenv.qpm_plugin.messages import MAX_RESULT_BYTES, Failed, Job, NeedCircuits
 from qsimenv.qpm_plugin.recent import Recent
 from qsimenv.qpm_plugin.sealed import OPENED_BYTES, Sealed, opened
@@ -56,9 +57,13 @@ class Admission:
         self.free_bytes = 0
 
     def resize(self, max_ranks: int, free_bytes: int) -> None:
-        """The machine as it is now."""
+        """The machine as it is now. Loads the engines, which takes a moment: it is now, and not the first client, that
+        has it."""
         self.max_ranks, self.free_bytes = max_ranks, free_bytes
         self._estimates.clear()
+        for name in engines.names():
+            with contextlib.suppress(QSimEnvError):  # who asks for that engine hears of it
+                engines.engine(name)
 
     @property
     def num_circuits(self) -> int:
