@@ -223,7 +223,7 @@ def stop(
         raise NotFoundError(f"stop: no environment is running in {folder}; `qsimenv start` {kept}")
     process, left = _process_of(folder), 0
     try:
-        with connect(folder / FILE_NAME, timeout_s=5.0) as qpm, _telling(qpm, on_phase):
+        with connect(folder / FILE_NAME, timeout_s=5.0) as qpm, _telling(qpm, on_phase if drain else None):
             left = qpm.shutdown(drain, keep, grace_s, within_s)
     except QSimEnvError:
         if drain:
@@ -243,8 +243,11 @@ def stop(
 
 
 @contextlib.contextmanager
-def _telling(qpm: QPM, on_phase: Callable[[str], None]) -> Iterator[None]:
-    """Meanwhile ``on_phase`` hears which tasks have not ended, less and less often."""
+def _telling(qpm: QPM, on_phase: Callable[[str], None] | None) -> Iterator[None]:
+    """Meanwhile ``on_phase``, if any, hears which tasks have not ended, less and less often."""
+    if on_phase is None:
+        yield
+        return
     is_over = threading.Event()
 
     def tell() -> None:
@@ -252,7 +255,8 @@ def _telling(qpm: QPM, on_phase: Callable[[str], None]) -> Iterator[None]:
         with contextlib.suppress(QSimEnvError):
             while not is_over.wait(pause_s):
                 tasks = qpm.telemetry()["tasks"]
-                on_phase(f"waiting for {tasks['RUNNING']} running and {tasks['QUEUED']} queued tasks")
+                if tasks["RUNNING"] or tasks["QUEUED"]:
+                    on_phase(f"waiting for {tasks['RUNNING']} running and {tasks['QUEUED']} queued tasks")
                 pause_s = min(2 * pause_s, _TELL_LAST_S)
 
     teller = threading.Thread(target=tell, name="qsimenv-stop", daemon=True)
