@@ -11,6 +11,9 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 DEVICE ?= auto
+# Compiled kernels of all clones and versions, so that a fresh clone finds those that it has in common with another.
+CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/qsimenv
+export NUMBA_CACHE_DIR ?= $(CACHE)
 SOURCE := qsimenv tests benchmarks examples setup.py
 
 .DEFAULT_GOAL := help
@@ -20,18 +23,19 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 $(READY): requirements.txt pyproject.toml setup.py
-	@echo "installing into $(VENV) (the first time only, about a minute) ..."
+	@echo "installing into $(VENV) and compiling kernels (the first time only, about two minutes) ..."
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(RUN) -m qsimenv.cli doctor --compile 2>/dev/null
 	@touch $@
 
 demo: $(READY)
 	@$(RUN) examples/demo.py
 
 test: check
-	@$(RUN) -m pytest tests/unit -m "slow or environment" --durations=5
-	@$(RUN) -m pytest tests --ignore tests/unit --durations=10 --device $(DEVICE)
+	@$(RUN) -m pytest tests --beyond-check --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations=20 \
+		--device $(DEVICE)
 
 test-faults: $(READY)
 	@$(RUN) -m pytest tests/faults --durations=10

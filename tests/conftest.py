@@ -1,10 +1,19 @@
-"""The device that states live on in a test run: ``pytest --device gpu``, or ``--device stand-in`` without a GPU."""
+"""What a test run is made of: the device that states live on, what `make check` has left, and what runs together.
+
+``pytest --device gpu``, or ``--device stand-in`` without a GPU. `make test` gives two processes the files one by one:
+one begins with the mini-cluster, which mostly waits, the other with the longest of the rest.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+
+HERE = Path(__file__).parent
+FIRST = ("cluster", "mpi", "faults", "unit")
+"""Folders whose tests take longest: they begin, so that no process works alone at the end."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -15,6 +24,39 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where states live. auto: on a GPU if there is one. gpu: small circuits too. stand-in: the GPU's kernels, "
         "compiled by g++ and run on the CPU; for tests in this process and under mpirun.",
     )
+    parser.addoption(
+        "--beyond-check", action="store_true", help="without the tests of `make check`: layers, and the fast unit tests"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was run already. For ``--dist loadgroup`` the mini-cluster is one group, as is each other file."""
+    if config.getoption("--beyond-check"):
+        checked = [item for item in items if _is_checked(item)]
+        config.hook.pytest_deselected(items=checked)
+        items[:] = [item for item in items if not _is_checked(item)]
+    if getattr(config.option, "loadgroup", False):
+        items.sort(key=_turn)
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
+
+
+def _is_checked(item: pytest.Item) -> bool:
+    marked = any(item.get_closest_marker(name) for name in ("slow", "environment"))
+    return _folder(item) == "test_layers.py" or (_folder(item) == "unit" and not marked)
+
+
+def _turn(item: pytest.Item) -> int:
+    return FIRST.index(_folder(item)) if _folder(item) in FIRST else len(FIRST)
+
+
+def _group(item: pytest.Item) -> str:
+    return "cluster" if _folder(item) == "cluster" else str(item.path)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -19,7 +19,7 @@ from tests.cluster.conftest import require
 from tests.cluster.wire import bytes_on_the_cable
 from tests.processes import family_of, words_of
 
-pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(400)]
 
 OWNER = """
 import sys

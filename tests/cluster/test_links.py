@@ -10,7 +10,7 @@ import qsimenv as qs
 from benchmarks import link
 from tests.cluster.cluster import LOGIN, Cluster
 
-pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(900)]
 
 QUBITS = 22
 FAST = 1e9

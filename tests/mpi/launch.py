@@ -13,7 +13,7 @@ from qsimenv.launcher.commands import find_program, prte_environment
 from tests.processes import family_of, kill_all
 
 ROOT = Path(__file__).parents[2]
-TEST_SECONDS = 120
+TEST_SECONDS = 240
 """A single test that takes longer is waiting for a rank that went elsewhere."""
 
 

@@ -10,7 +10,7 @@ from launch import ROOT, environment, prterun_pytest, run_pytest
 from qsimenv.launcher.commands import find_program
 from tests.gpu.stand_in import needs_compiler
 
-SECONDS = 240
+SECONDS = 600
 EXCHANGE = "tests/mpi/test_exchange_mpi.py"
 
 
