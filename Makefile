@@ -34,7 +34,7 @@ demo: $(READY)
 	@$(RUN) examples/demo.py
 
 test: check
-	@$(RUN) -m pytest tests --beyond-check --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations=20 \
+	@$(RUN) -m pytest tests --beyond-check --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=20 \
 		--device $(DEVICE)
 
 test-faults: $(READY)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
+CLUSTER = "tests/cluster/"
 FIRST = ("cluster", "mpi", "faults", "unit")
 """Folders whose tests take longest: they begin, so that no process works alone at the end."""
 
@@ -31,15 +33,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what was run already. For ``--dist loadgroup`` the mini-cluster is one group, as is each other file."""
+    """Leave out what was run already, and begin with what takes longest."""
     if config.getoption("--beyond-check"):
         checked = [item for item in items if _is_checked(item)]
         config.hook.pytest_deselected(items=checked)
-        items[:] = [item for item in items if not _is_checked(item)]
-    if getattr(config.option, "loadgroup", False):
-        items.sort(key=_turn)
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
+        items[:] = sorted((item for item in items if not _is_checked(item)), key=_turn)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For ``--dist loadfile``: the mini-cluster's files go to one process, which starts it; the others one by one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFolderOrFile(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return CLUSTER if file.startswith(CLUSTER) else file
+
+    return ByFolderOrFile(config, log)
 
 
 def _folder(item: pytest.Item) -> str:
@@ -53,10 +66,6 @@ def _is_checked(item: pytest.Item) -> bool:
 
 def _turn(item: pytest.Item) -> int:
     return FIRST.index(_folder(item)) if _folder(item) in FIRST else len(FIRST)
-
-
-def _group(item: pytest.Item) -> str:
-    return "cluster" if _folder(item) == "cluster" else str(item.path)
 
 
 def pytest_configure(config: pytest.Config) -> None:
