@@ -19,7 +19,7 @@ import qsimenv as qs
 from qsimenv.checkpoints import FILE_NAME
 from tests.support import COMMAND, QASM3, ROOT, long_program, run_and_end, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PROGRAM = Path(__file__).with_name("checkpointed.py")
 
@@ -32,7 +32,7 @@ def run(ranks: int, *arguments: object) -> subprocess.CompletedProcess[str]:
         if program is None:
             pytest.skip("no mpirun")
         command = [program, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", str(ranks), *command]
-    return run_and_end(command, 120, {"OMPI_MCA_mpi_yield_when_idle": "1", "PYTHONPATH": str(ROOT)})
+    return run_and_end(command, 240, {"OMPI_MCA_mpi_yield_when_idle": "1", "PYTHONPATH": str(ROOT)})
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
         in_use = rf"qsimenv: checkpoint: {folder} is in use by process {process.pid} on .*; wait for its end, or .*"
         assert [bool(re.fullmatch(in_use, line)) for line in told(second.stderr)] == [True]
         process.send_signal(number)
-        out, error = process.communicate(timeout=100)
+        out, error = process.communicate(timeout=240)
     finally:
         process.kill()
     assert (process.returncode, out) == (os.EX_TEMPFAIL, ""), error

@@ -298,7 +298,7 @@ def test_interrupt(tmp_path: Path) -> None:
     process = subprocess.Popen([*COMMAND, "run", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(3)  # somewhere in the middle, on purpose
     process.send_signal(signal.SIGINT)
-    out, words = process.communicate(timeout=30)
+    out, words = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert words.split() == ["qsimenv:", "interrupted"]
 
@@ -315,7 +315,7 @@ def mpirun(ranks: int, *arguments: object) -> subprocess.CompletedProcess[str]:
     script = Path(sys.executable).with_name("qsimenv")
     command = [str(script)] if script.exists() else [*COMMAND]
     options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
-    return run_and_end([program, *options, *command, *map(str, arguments)], 90, {"OMPI_MCA_mpi_yield_when_idle": "1"})
+    return run_and_end([program, *options, *command, *map(str, arguments)], 240, {"OMPI_MCA_mpi_yield_when_idle": "1"})
 
 
 def refused_once(done: subprocess.CompletedProcess[str], message: str) -> None:
