@@ -137,9 +137,9 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        wait_until((folder / "checkpoint-000002" / FILE_NAME).exists, 100, "no second checkpoint was written")
+        wait_until((folder / "checkpoint-000002" / FILE_NAME).exists, 240, "no second checkpoint was written")
         process.send_signal(signal.SIGSTOP)  # it is there as long as the second one asks
-        second = run_and_end([*COMMAND, *words, "--checkpoint", str(folder)], 200)
+        second = run_and_end([*COMMAND, *words, "--checkpoint", str(folder)], 240)
         process.send_signal(signal.SIGCONT)
         assert (second.returncode, second.stdout) == (2, "")
         in_use = rf"qsimenv: checkpoint: {folder} is in use by process {process.pid} on .*; wait for its end, or .*"
@@ -151,7 +151,7 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
     assert (process.returncode, out) == (os.EX_TEMPFAIL, ""), error
     written = r"qsimenv: checkpoint: written to .* after \d+ sweeps, as asked for by a signal; run the same command .*"
     assert [bool(re.fullmatch(written, line)) for line in told(error)] == [True]
-    done = run_and_end([*COMMAND, *words, "--checkpoint", str(folder)], 200)
+    done = run_and_end([*COMMAND, *words, "--checkpoint", str(folder)], 240)
     assert (done.returncode, done.stdout) == (0, wanted)
     going_on = r"qsimenv: checkpoint .*: going on after \d+ sweeps"
     assert [bool(re.fullmatch(going_on, line)) for line in told(done.stderr)] == [True]
@@ -161,7 +161,7 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
 def test_a_folder_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     words = ["run", str(tmp_path / "no-such.qasm"), "--checkpoint", str(tmp_path / "file" / "c")]
-    done = run_and_end([*COMMAND, *words], 100)
+    done = run_and_end([*COMMAND, *words], 240)
     wanted = f"qsimenv: checkpoint: {tmp_path}/file/c cannot be written (Not a directory); give another folder"
     assert (done.returncode, done.stdout, told(done.stderr)) == (2, "", [wanted])
 
@@ -171,14 +171,14 @@ def test_a_checkpoint_of_another_circuit_is_refused(tmp_path: Path) -> None:
         text = f"{QASM3}qubit[17] q;\nrx({angle}) q;\nry({angle}) q;\n"
         (tmp_path / name).write_text(text)
     options = ["-o", "Z" * 17, "--checkpoint", str(tmp_path / "c"), "--checkpoint-every", "1 sweeps", "--json"]
-    done = run_and_end([*COMMAND, "run", str(tmp_path / "one"), *options, "--keep-checkpoint"], 100)
+    done = run_and_end([*COMMAND, "run", str(tmp_path / "one"), *options, "--keep-checkpoint"], 240)
     assert done.returncode == 0, done
-    refused = run_and_end([*COMMAND, "run", str(tmp_path / "other"), *options], 100)
+    refused = run_and_end([*COMMAND, "run", str(tmp_path / "other"), *options], 240)
     assert (refused.returncode, refused.stdout) == (2, "")
     refusal = (
         r"qsimenv: checkpoint: .* holds a run of circuit 'one' .* this one is of 'other' .*; give another folder.*"
     )
     assert [bool(re.fullmatch(refusal, line)) for line in told(refused.stderr)] == [True]
-    again = run_and_end([*COMMAND, "run", str(tmp_path / "one"), *options], 100)
+    again = run_and_end([*COMMAND, "run", str(tmp_path / "one"), *options], 240)
     assert json.loads(again.stdout) == json.loads(done.stdout)
     assert not (tmp_path / "c").exists()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from environments import Environment
@@ -9,6 +12,7 @@ from environments import Environment
 import qsimenv as qs
 from qsimenv.circuit import Circuit, Measure, gate
 from qsimenv.errors import InvalidArgumentError
+from tests.support import Hold, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -29,10 +33,24 @@ def tasks(count: int, **options: object) -> list[qs.Task]:
     return [qs.Task(circuit, shots=10, seed=seed, time_limit_s=300.0, **options) for seed in range(count)]
 
 
-def test_a_short_queue_is_served_beside_a_long_one(shared: Environment) -> None:
+@contextmanager
+def all_ranks_held(shared: Environment, hold: Hold) -> Iterator[None]:
+    """What is submitted in the block waits until its end: who goes first is then up to the scheduler alone."""
+    with shared.connect(application="before") as client:
+        task = qs.Task(Circuit(1, 0, ()), save="statevector", engine="test", name=hold.name)
+        ids = client.async_run([task, task])
+        wait_until(lambda: client.telemetry()["tasks"]["RUNNING"] == 2, 60, "the ranks are not held")
+        yield
+        hold.let_go()
+        client.read_cq(task_ids=ids, timeout_s=60)
+
+
+def test_a_short_queue_is_served_beside_a_long_one(shared: Environment, hold: Hold) -> None:
     with shared.connect(application="long") as one, shared.connect(application="short") as other:
-        ids = one.async_run(tasks(200))
-        few = other.read_cq(task_ids=other.async_run(tasks(3)), timeout_s=120)
+        with all_ranks_held(shared, hold):
+            ids = one.async_run(tasks(200))
+            few_ids = other.async_run(tasks(3))
+        few = other.read_cq(task_ids=few_ids, timeout_s=120)
         many = one.read_cq(task_ids=ids, timeout_s=240)
         assert {record.application for record in few} == {"short"}
         assert {record.application for record in many} == {"long"}
@@ -41,10 +59,11 @@ def test_a_short_queue_is_served_beside_a_long_one(shared: Environment) -> None:
         assert after > len(many) / 2
 
 
-def test_a_higher_priority_goes_first(shared: Environment) -> None:
+def test_a_higher_priority_goes_first(shared: Environment, hold: Hold) -> None:
     with shared.connect() as client:
-        low = client.async_run(tasks(60))
-        high = client.async_run(tasks(2, priority=5))
+        with all_ranks_held(shared, hold):
+            low = client.async_run(tasks(60))
+            high = client.async_run(tasks(2, priority=5))
         records = {record.task_id: record for record in client.read_cq(task_ids=[*low, *high], timeout_s=240)}
         urgent = max(records[task_id].times.launch_time for task_id in high)
         launches = np.array([records[task_id].times.launch_time for task_id in low])
