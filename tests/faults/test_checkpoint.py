@@ -17,7 +17,7 @@ import pytest
 
 import qsimenv as qs
 from qsimenv.checkpoints import FILE_NAME
-from tests.support import COMMAND, QASM3, ROOT, long_program, run_and_end, wait_until
+from tests.support import COMMAND, QASM3, ROOT, long_program, run_and_end, told, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -113,11 +113,6 @@ def test_a_full_disk_leaves_the_older_checkpoint(
     assert np.abs(qs.load_state(tmp_path / "state.h5") - state).max() < 1e-12
 
 
-def told(stderr: str) -> list[str]:
-    """What was said, less what is compiled for the first time."""
-    return [line for line in stderr.splitlines() if "compiling" not in line]
-
-
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]:
     """A long run as the words of a command, and what it prints when nobody disturbs it."""
@@ -143,18 +138,18 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
         process.send_signal(signal.SIGCONT)
         assert (second.returncode, second.stdout) == (2, "")
         in_use = rf"qsimenv: checkpoint: {folder} is in use by process {process.pid} on .*; wait for its end, or .*"
-        assert [bool(re.fullmatch(in_use, line)) for line in told(second.stderr)] == [True]
+        assert [bool(re.fullmatch(in_use, line)) for line in second.stderr.splitlines()] == [True]
         process.send_signal(number)
         out, error = process.communicate(timeout=240)
     finally:
         process.kill()
     assert (process.returncode, out) == (os.EX_TEMPFAIL, ""), error
     written = r"qsimenv: checkpoint: written to .* after \d+ sweeps, as asked for by a signal; run the same command .*"
-    assert [bool(re.fullmatch(written, line)) for line in told(error)] == [True]
+    assert [bool(re.fullmatch(written, line)) for line in told(error).splitlines()] == [True]
     done = run_and_end([*COMMAND, *words, "--checkpoint", str(folder)], 240)
     assert (done.returncode, done.stdout) == (0, wanted)
     going_on = r"qsimenv: checkpoint .*: going on after \d+ sweeps"
-    assert [bool(re.fullmatch(going_on, line)) for line in told(done.stderr)] == [True]
+    assert [bool(re.fullmatch(going_on, line)) for line in done.stderr.splitlines()] == [True]
     assert not folder.exists()
 
 
@@ -163,7 +158,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_run(tmp_path: Pat
     words = ["run", str(tmp_path / "no-such.qasm"), "--checkpoint", str(tmp_path / "file" / "c")]
     done = run_and_end([*COMMAND, *words], 240)
     wanted = f"qsimenv: checkpoint: {tmp_path}/file/c cannot be written (Not a directory); give another folder"
-    assert (done.returncode, done.stdout, told(done.stderr)) == (2, "", [wanted])
+    assert (done.returncode, done.stdout, done.stderr.splitlines()) == (2, "", [wanted])
 
 
 def test_a_checkpoint_of_another_circuit_is_refused(tmp_path: Path) -> None:
@@ -178,7 +173,7 @@ def test_a_checkpoint_of_another_circuit_is_refused(tmp_path: Path) -> None:
     refusal = (
         r"qsimenv: checkpoint: .* holds a run of circuit 'one' .* this one is of 'other' .*; give another folder.*"
     )
-    assert [bool(re.fullmatch(refusal, line)) for line in told(refused.stderr)] == [True]
+    assert [bool(re.fullmatch(refusal, line)) for line in refused.stderr.splitlines()] == [True]
     again = run_and_end([*COMMAND, "run", str(tmp_path / "one"), *options], 240)
     assert json.loads(again.stdout) == json.loads(done.stdout)
     assert not (tmp_path / "c").exists()
