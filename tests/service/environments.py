@@ -61,7 +61,7 @@ def environment(folder: Path, ranks: int = 2) -> Iterator[Environment]:
         family = family_of(process.pid)
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         finally:
             kill_all(family)
             process.kill()
