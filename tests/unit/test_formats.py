@@ -47,19 +47,16 @@ STANDARD = {
 def dense(circuit, values=()):
     """The unitary of a circuit of gates, qubit 0 the least significant bit."""
     size = 1 << circuit.num_qubits
-    total = np.eye(size, dtype=complex)
+    total = np.eye(size, dtype=complex).reshape((2,) * circuit.num_qubits + (size,))
     for gate in circuit.instructions:
         if isinstance(gate, qs.Barrier):
             continue
         matrix = gates.controlled_matrix(gate.base_matrix(values), gate.num_controls, gate.control_value)
-        full = np.zeros((size, size), dtype=complex)
-        for column in range(size):
-            inner = sum((column >> q & 1) << k for k, q in enumerate(gate.qubits))
-            rest = column & ~sum(1 << q for q in gate.qubits)
-            for row in range(len(matrix)):
-                full[rest | sum((row >> k & 1) << q for k, q in enumerate(gate.qubits)), column] += matrix[row, inner]
-        total = full @ total
-    return total
+        count = len(gate.qubits)
+        axes = [circuit.num_qubits - 1 - qubit for qubit in reversed(gate.qubits)]  # the first axis is the highest bit
+        applied = np.tensordot(matrix.reshape((2,) * 2 * count), total, (range(count, 2 * count), axes))
+        total = np.moveaxis(applied, range(count), axes)
+    return total.reshape(size, size)
 
 
 def check(circuit):
