@@ -53,6 +53,7 @@ REPLIES = [
     m.Reservations((Reservation("r", 2, 5.0),)),
     m.Facts({"ranks": 2, "nodes": ["a"]}),
     m.Done(),
+    m.Ended(3),
     m.Notice(Event("task", 1.0, {"state": "DONE"})),
 ]
 TO_WORKER = [
