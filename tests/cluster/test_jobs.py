@@ -182,10 +182,10 @@ with connect() as qpm:
 """
 
 
-def busy_job(cluster: Cluster, work: Path, application: str = ENDLESS) -> int:
+def busy_job(cluster: Cluster, work: Path, *options: str, application: str = ENDLESS) -> int:
     """A heterogeneous job whose application never ends, in the middle of its work."""
     (work / "mine.py").write_text(application)
-    number = submit(cluster, work, "heterogeneous.sh", arguments=("mine.py",))
+    number = submit(cluster, work, "heterogeneous.sh", *options, arguments=("mine.py",))
 
     def works() -> bool:
         assert set(cluster.states(number)) <= {"PENDING", "CONFIGURING", "RUNNING"}, outputs(work)
@@ -228,7 +228,7 @@ with connect() as qpm:
 
 def test_an_application_finds_what_an_interrupted_job_has_done(cluster: Cluster, work: Path) -> None:
     """A signal before the time limit; the second job answers the first step from the journal, and runs the second."""
-    number = busy_job(cluster, work, STEPS)
+    number = busy_job(cluster, work, application=STEPS)
     first = result(work, "step-0.json")
     cluster.run(LOGIN, "scancel", "--batch", "--signal=USR1", number)
     assert cluster.wait(number)[0] == "FAILED"
@@ -294,10 +294,16 @@ def talk(cluster: Cluster, work: Path, job: int, script: str, *arguments: object
     cluster.run(LOGIN, "python", "-c", script, job, *arguments, timeout_s=300, QSIMENV_RUN_FOLDER=folder)
 
 
+UNWARNED = "--signal=B:USR1@0"
+"""Of a job whose time runs out: where Slurm looks once between what it is told and the end, it would warn, and the job
+would end by itself."""
+
+
 def let_time_run_out(cluster: Cluster, number: int) -> None:
     """The time limit of a running job comes now: Slurm ends it when it looks next, which is twice a minute.
 
-    It takes no time that is over, and a second may end before it looks at what it was told.
+    It takes no time that is over, and a second may end before it looks at what it was told. The job is ``UNWARNED``, or
+    its script asks for no warning.
     """
     cluster.run(LOGIN, "scontrol", "update", f"JobId={number}", "EndTime=now+5seconds")
 
@@ -306,7 +312,7 @@ def test_a_job_that_hit_its_time_limit_goes_on_when_it_is_submitted_again(cluste
     """Half of 2,000 circuits or more are done when the time is over; the second job runs the others, and none twice."""
     number = 2000
     files = write_circuits(work, number)
-    first = submit(cluster, work, "many-circuits.sh", QUANTUM, arguments=files)
+    first = submit(cluster, work, "many-circuits.sh", QUANTUM, UNWARNED, arguments=files)
     hold_after(cluster, work, first, number // 2)
     let_time_run_out(cluster, first)
     assert cluster.wait(first) == ["TIMEOUT"], outputs(work)
@@ -375,7 +381,7 @@ def test_what_is_ended_in_the_middle_leaves_nothing(
 
 
 def test_one_node_after_a_time_limit(cluster: Cluster, work: Path) -> None:
-    number = busy_job(cluster, work)
+    number = busy_job(cluster, work, UNWARNED)
     let_time_run_out(cluster, number)
     assert cluster.wait(number)[0] == "TIMEOUT"
     cluster.assert_clean()
