@@ -169,8 +169,15 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
 @lru_cache
 def folder(module: str) -> Path | None:
-    """Where a module's compiled kernels are: where there are some already, else the first place that can be written."""
-    return choose_folder(roots(os.environ), f"{module.rpartition('.')[2]}-{_key(module)}")
+    """Where a module's compiled kernels are."""
+    return place_for(os.environ, f"{module.rpartition('.')[2]}-{_key(module)}")
+
+
+def place_for(environ: Mapping[str, str], name: str) -> Path | None:
+    """In NUMBA_CACHE_DIR if that can be written, as somebody may want a copy; else ``choose_folder`` chooses."""
+    places = roots(environ)
+    named = choose_folder(places[:1], name) if environ.get("NUMBA_CACHE_DIR") else None
+    return named or choose_folder(places, name)
 
 
 def roots(environ: Mapping[str, str]) -> list[Path]:

@@ -121,6 +121,17 @@ def test_a_folder_with_kernels_comes_before_an_empty_one(tmp_path: Path) -> None
     assert kernel_cache.choose_folder([first, second], "kernels-2") == first / "kernels-2"
 
 
+def test_a_folder_that_was_named_is_filled_though_there_are_kernels_elsewhere(tmp_path: Path) -> None:
+    kept, named = tmp_path / "x" / "qsimenv" / "kernels-1", tmp_path / "n" / "kernels-1"
+    kept.mkdir(parents=True)
+    (kept / "sweep.nbi").touch()
+    environ = {"XDG_CACHE_HOME": str(tmp_path / "x")}
+    assert kernel_cache.place_for(environ, "kernels-1") == kept
+    assert kernel_cache.place_for(environ | {"NUMBA_CACHE_DIR": str(tmp_path / "n")}, "kernels-1") == named
+    (tmp_path / "file").touch()
+    assert kernel_cache.place_for(environ | {"NUMBA_CACHE_DIR": str(tmp_path / "file")}, "kernels-1") == kept
+
+
 def test_old_versions_are_removed_but_a_few(tmp_path: Path) -> None:
     for age in range(8):
         (tmp_path / f"kernels-{age}").mkdir()
