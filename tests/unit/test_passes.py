@@ -32,11 +32,13 @@ def start(num_qubits: int = BITS) -> list[Gate]:
     return [gate("u", q, params=[0.4 + 0.2 * q, 0.3 * q, 0.1]) for q in range(num_qubits)]
 
 
-def check(gates: list[Gate], precision: Precision, block_bits: int = BITS) -> list[EncodedSweep]:
+def check(
+    gates: list[Gate], precision: Precision, block_bits: int = BITS, form: columns.Form = columns.VECTORS
+) -> list[EncodedSweep]:
     """The circuit's state is the oracle's; returns the sweeps that were run."""
     circuit = Circuit(BITS, 0, tuple(gates))
     plan = make_plan(circuit.instructions, identity(BITS, BITS), block_bits)  # type: ignore[arg-type]
-    encoded = encode(plan, (), precision)
+    encoded = encode(plan, (), precision, form)
     state = State.zero(plan.start, Team(), precision)
     state.run(plan, encoded)
     np.testing.assert_allclose(state.amplitudes(), dense.final_state(circuit), atol=TOLERANCE[precision])
@@ -153,13 +155,18 @@ NETWORKS = {
 }
 
 
+MOVING = columns.VECTORS._replace(stores_from_anywhere=False)
+"""Every permutation is a pass over the block."""
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_permutations(name: str, precision: Precision) -> None:
     """Through the state, and by both ways that a block can be permuted."""
     check([*start(), *NETWORKS[name]], precision)
     check([*start(), *NETWORKS[name], gate("h", 3)], precision, BITS - 2)
-    sweeps = check(NETWORKS[name], precision)
+    assert len(rows(check(NETWORKS[name], precision), columns.PERMUTE)) == 1
+    sweeps = check(NETWORKS[name], precision, form=MOVING)
     (row,) = rows(sweeps, columns.PERMUTE)
     sweep = next(each for each in sweeps if (each.ops == row).all(axis=1).any())
     bits, item = sweep.block_bits, np.dtype(REAL_TYPE[precision]).itemsize
@@ -176,6 +183,22 @@ def test_permutations(name: str, precision: Precision) -> None:
     if HAS_VECTORS:
         passes.move_lines(block, by_lines, bits, row[None], 0, sweep.tables, at, shift)
         np.testing.assert_array_equal(by_lines[places], one_by_one[places])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("block_bits", [8, 9, BITS - 1, BITS])
+def test_lines_that_change_places_last_are_stored_from_where_they_are(block_bits: int, precision: Precision) -> None:
+    """Under bits of the block and outside of it, at every place, with X and after other passes."""
+    low, stored = 4, 0
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        pairs = [random.choice(np.arange(low, BITS), 2, replace=False).tolist() for _ in range(5)]
+        turned = [gate("x", int(q)) for q in random.choice(np.arange(low, BITS), 2, replace=False)]
+        network = [*(gate("cx", *pair) for pair in pairs[:2]), *turned, *(gate("cx", *pair) for pair in pairs[2:])]
+        for gates in ([*start(), *network], [*start(), *network, *start(), *network]):
+            last = [sweep.ops[-1] for sweep in check(gates, precision, block_bits) if len(sweep.ops)]
+            stored += sum(row[columns.KIND] == columns.PERMUTE and not row[columns.HAS_LANES] for row in last)
+    assert stored > 12
 
 
 @pytest.mark.parametrize("lane_bits", [3, 4])

@@ -182,7 +182,7 @@ def _pass(row: list[int], sweep: EncodedSweep) -> tuple[str, float, float]:
         part = 0.5 if row[form.BASE] else 1.0  # all terms share a bit: where it is 0 nothing is multiplied
         return "phases", part, 6.0 * part + 4.0 * targets
     if kind == form.PERMUTE:
-        return "permute", 1.0, 0.0
+        return "permute", float(row[form.HAS_LANES]), 0.0  # without lanes it is done by the stores of the sweep
     if kind == form.TWO_TARGETS:
         return "dense", 1.0, 24.0  # three real products a complex one; the additions have units of their own
     controls = row[form.NUM_FIXED] - targets + row[form.OUTER_MASK].bit_count()

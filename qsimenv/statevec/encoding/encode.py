@@ -62,6 +62,8 @@ the normal form: rotations, quadratic phases, affine permutation; and a dense ma
 #              length of the part for lines with this number; the part for lines: RANK target steps, RANK source steps,
 #              2**RANK patterns, 2**NEAR_BITS near targets, as many near sources, the far targets and sources
 #              (see ``affine.LineMap``); sources by the lowest 8 bits of a target, and by its other bits.
+#              Where HAS_LANES is 0, which is only so in the last row, it is left to the sweep's stores: after the outer
+#              terms come the lines from which the lines of RANK single bits come.
 #   ROTATE     coefficients from OFFSET: four slopes of the targets, four of the lanes.
 
 NORMAL_FORM_BITS = 8
@@ -76,22 +78,24 @@ REAL_TYPE: dict[Precision, type[np.floating]] = {"double": np.float64, "single":
 
 class Form(NamedTuple):
     """What the kernels of a machine want: the bytes of a vector whose lanes they rearrange in registers (0: none), the
-    most bits above the lanes of one row of rotations, whether a block lies with gaps (``passes_numba.place``), and
-    whether a row of phases that share a bit can turn that bit in the same pass."""
+    most bits above the lanes of one row of rotations, whether a block lies with gaps (``passes_numba.place``), whether
+    a row of phases that share a bit can turn that bit in the same pass, and whether lines that change places last are
+    stored from where they are."""
 
     vector_bytes: int
     pair_bits: int
     has_gaps: bool
     turns_in_phases: bool
+    stores_from_anywhere: bool
 
     def lane_bits(self, real_type: type[np.floating]) -> int:
         """The bits of the index inside one vector."""
         return max(self.vector_bytes // np.dtype(real_type).itemsize, 1).bit_length() - 1
 
 
-VECTORS = Form(64, 4, True, True)
+VECTORS = Form(64, 4, True, True, True)
 """For a core with vector registers: tiles of sixteen vectors leave as many registers for what they are turned by."""
-THREADS = Form(0, 4, False, False)
+THREADS = Form(0, 4, False, False, False)
 """For threads with registers of their own, which hold sixteen numbers each, and a shared memory without gaps."""
 
 
@@ -205,6 +209,9 @@ class _Writer:
         self._position = {bit: k for k, bit in enumerate(sweep.block)}
         self._block_mask = sum(1 << bit for bit in sweep.block)
         self._lane_bits = form.lane_bits(real_type)
+        self._low_bits = min(
+            next((k for k, bit in enumerate(sweep.block) if bit != k), len(sweep.block)), MOST_RUN_BITS
+        )
         self._rows: list[list[int]] = []
         self._coefficients: list[npt.NDArray[np.float64]] = []
         self._tables: list[npt.NDArray[np.int64]] = []
@@ -221,16 +228,14 @@ class _Writer:
                 case Phases():
                     self._phases(each)
                 case Affine():
-                    self._affine(each)
+                    self._affine(each, is_last=each is passes[-1])
                 case Factor(value=value):
                     self._controlled_row(PHASE, [], 0, 0)
                     self._add_coefficients([value, 0.0])
-        block = self._block
-        low_bits = min(next((k for k, bit in enumerate(block) if bit != k), len(block)), MOST_RUN_BITS)
         return EncodedSweep(
-            len(block),
-            low_bits,
-            xor_table([1 << bit for bit in block[low_bits:]]),
+            len(self._block),
+            self._low_bits,
+            xor_table([1 << bit for bit in self._block[self._low_bits :]]),
             np.array([bit for bit in range(self._num_local) if bit not in self._position], dtype=np.int64),
             np.array(self._rows, dtype=np.int64).reshape(len(self._rows), ROW),
             np.concatenate([*self._coefficients, np.zeros(1)]).astype(self._real_type),
@@ -347,7 +352,7 @@ class _Writer:
         gaps = 1 << position >> (self._lane_bits + 6) << self._lane_bits if self._form.has_gaps else 0
         return (1 << position) + gaps
 
-    def _affine(self, affine: Affine) -> None:
+    def _affine(self, affine: Affine, is_last: bool) -> None:
         position = self._position
         masks = [1 << k for k in range(len(self._block))]
         outside: list[tuple[int, int]] = []
@@ -364,16 +369,29 @@ class _Writer:
         for bit in self._block:
             if affine.flips >> bit & 1:
                 shift ^= columns[position[bit]]
-        lines = line_map(columns, self._lane_bits)
         row = self._row(PERMUTE, [], [])
-        row[NUM_ENTRIES], row[RANK] = len(outside), len(lines.source_steps)
-        row[NEAR_BITS] = len(lines.near_to).bit_length() - 1
+        row[NUM_ENTRIES] = len(outside)
         self._add_table([shift, *(number for mask, k in outside for number in (mask, columns[k]))])
+        moved = [shift, *columns[self._lane_bits :], *(columns[k] for _, k in outside)]
+        if is_last and self._can_store_from(columns, moved):
+            row[RANK] = len(columns) - self._lane_bits
+            self._add_table([column >> self._lane_bits for column in columns[self._lane_bits :]])
+            return
+        lines = line_map(columns, self._lane_bits)
+        row[HAS_LANES], row[RANK] = 1, len(lines.source_steps)
+        row[NEAR_BITS] = len(lines.near_to).bit_length() - 1
         by_lines = [np.array([*lines.target_steps, *lines.source_steps], dtype=np.int64), lines.patterns.reshape(-1)]
         by_lines += [lines.near_to, lines.near_source, lines.far_to, lines.far_source]
         self._add_table([1 + sum(len(table) for table in by_lines)])
         for table in (*by_lines, xor_table(columns[:8]), xor_table(columns[8:])):
             self._add_table(table)
+
+    def _can_store_from(self, columns: Sequence[int], moved: Sequence[int]) -> bool:
+        """Whether every lane stays the lane that it is, and runs are of whole lines."""
+        lanes = (1 << self._lane_bits) - 1
+        stays = all(column == 1 << k for k, column in enumerate(columns[: self._lane_bits]))
+        is_whole = self._form.stores_from_anywhere and self._low_bits >= self._lane_bits
+        return is_whole and stays and not any(number & lanes for number in moved)
 
 
 @lru_cache

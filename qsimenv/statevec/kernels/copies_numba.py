@@ -19,6 +19,7 @@ from qsimenv.statevec.kernels.llvm_numba import (
     data_of,
     function,
     kind_of,
+    line_place,
     load_at,
     store_at,
 )
@@ -39,30 +40,50 @@ def copy_line(typing: Any, source: Any, start: Any, target: Any, to: Any) -> Any
     return types.void(source, start, target, to), generate
 
 
-def _copy(back: bool) -> Callable[..., Any]:
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_lines(typing: Any, source: Any, start: Any, target: Any, to: Any, count: Any, ahead: Any) -> Any:
+    """Copy ``count`` 64-byte vectors, ``target[to:] = source[start:]``; meanwhile fetch ``source[ahead:]``."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        start, to, count, ahead = (arguments[k] for k in (1, 3, 4, 5))
+        kind = kind_of(signature.args[0])
+        read, write = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
+        with cgutils.for_range(builder, count) as loop:
+            step = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
+            _prefetch(builder, builder.gep(read, [builder.add(ahead, step)]), to_write=False)
+            store_at(builder, load_at(builder, kind, read, builder.add(start, step)), write, builder.add(to, step))
+        return context.get_dummy_value()
+
+    return types.void(source, start, target, to, count, ahead), generate
+
+
+def _put(past_caches: bool) -> Callable[..., Any]:
     @intrinsic  # type: ignore[untyped-decorator]
-    def copy(typing: Any, source: Any, start: Any, target: Any, to: Any, count: Any, ahead: Any) -> Any:
+    def put(typing: Any, block: Any, line: Any, lines: Any, target: Any, to: Any, count: Any, ahead: Any) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-            start, to, count, ahead = (arguments[k] for k in (1, 3, 4, 5))
+            line, to, count, ahead = (arguments[k] for k in (1, 4, 5, 6))
             kind = kind_of(signature.args[0])
-            read, write = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
-            far = write if back else read
+            block, lines, write = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 3))
             with cgutils.for_range(builder, count) as loop:
                 step = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
-                _prefetch(builder, builder.gep(far, [builder.add(ahead, step)]), to_write=back)
-                x = load_at(builder, kind, read, builder.add(start, step))
-                store_at(builder, x, write, builder.add(to, step))
+                source = builder.xor(line, builder.load(builder.gep(lines, [loop.index])))
+                x = load_at(builder, kind, block, line_place(builder, kind, source))
+                if past_caches:
+                    _stream(builder, x, write, builder.add(to, step))
+                else:
+                    _prefetch(builder, builder.gep(write, [builder.add(ahead, step)]), to_write=True)
+                    store_at(builder, x, write, builder.add(to, step))
             return context.get_dummy_value()
 
-        return types.void(source, start, target, to, count, ahead), generate
+        return types.void(block, line, lines, target, to, count, ahead), generate
 
-    return copy  # type: ignore[no-any-return]
+    return put  # type: ignore[no-any-return]
 
 
-copy_lines, copy_lines_back = _copy(back=False), _copy(back=True)
-"""Copy ``count`` 64-byte vectors, ``target[to:] = source[start:]``; meanwhile fetch what will be needed next.
+put_lines, put_lines_past_caches = _put(past_caches=False), _put(past_caches=True)
+"""Copy ``count`` lines of a block, ``line ^ lines[k]`` to ``target[to:]`` one after the other.
 
-That is from ``ahead`` on, in ``source``; for ``copy_lines_back`` in ``target``, which will be written.
+Meanwhile ``put_lines`` fetches ``target[ahead:]``, which will be written; the other is like ``stream_lines``.
 """
 
 
@@ -78,14 +99,9 @@ def stream_lines(typing: Any, source: Any, start: Any, target: Any, to: Any, cou
         start, to, count = (arguments[k] for k in (1, 3, 4))
         kind = kind_of(signature.args[0])
         read, write = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
-        past_caches = builder.module.add_metadata([ir.Constant(_MASK, 1)])
         with cgutils.for_range(builder, count) as loop:
             step = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
-            x = load_at(builder, kind, read, builder.add(start, step))
-            pointer = builder.bitcast(builder.gep(write, [builder.add(to, step)]), kind.as_pointer())
-            store = builder.store(x, pointer)
-            store.align = 64
-            store.set_metadata("nontemporal", past_caches)
+            _stream(builder, load_at(builder, kind, read, builder.add(start, step)), write, builder.add(to, step))
         return context.get_dummy_value()
 
     return types.void(source, start, target, to, count), generate
@@ -100,6 +116,13 @@ def finish_streaming(typing: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+def _stream(builder: ir.IRBuilder, x: Any, data: Any, place: Any) -> None:
+    """Store a vector past the caches."""
+    store = builder.store(x, builder.bitcast(builder.gep(data, [place]), x.type.as_pointer()))
+    store.align = 64
+    store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_MASK, 1)]))
 
 
 def _prefetch(builder: ir.IRBuilder, pointer: Any, to_write: bool) -> None:

@@ -22,6 +22,7 @@ from qsimenv.statevec.kernels.llvm_numba import (
     function,
     item_bytes,
     kind_of,
+    line_place,
     load_at,
     shuffled,
     splat,
@@ -30,9 +31,6 @@ from qsimenv.statevec.kernels.llvm_numba import (
 
 LANE_BITS = {4: 4, 8: 3}
 """By item size: the bits of the index inside one 64-byte vector."""
-
-SKEW_LINE_BITS = 6
-"""In a scratch plane one line is left out after every ``2**6``: see ``passes_numba.place``."""
 
 HAS_VECTORS: bool = binding.get_host_cpu_features().get("avx512f", False)
 """Whether the processor has the instructions that ``permutation`` is written with."""
@@ -268,12 +266,12 @@ def permutation(rank: int) -> Callable[..., Any]:
                     builder.trunc(builder.and_(number, ir.Constant(INDEX, kind.count - 1)), picks[0].type.element),
                 )
                 partners = [
-                    load_at(builder, kind, source, _line_place(builder, line, lanes))
+                    load_at(builder, kind, source, line_place(builder, kind, line))
                     for line in _cosets(builder, line_from, step[rank:])
                 ]
                 for line, pick in zip(_cosets(builder, line_to, step[:rank]), picks, strict=True):
                     x = _gathered(builder, kind, partners, builder.xor(pick, mask))
-                    store_at(builder, x, target, _line_place(builder, line, lanes))
+                    store_at(builder, x, target, line_place(builder, kind, line))
             return context.get_dummy_value()
 
         return signature, generate
@@ -287,12 +285,6 @@ def _cosets(builder: ir.IRBuilder, line: Any, steps: Sequence[Any]) -> list[Any]
     for step in steps:
         lines += [builder.xor(other, step) for other in lines]
     return lines
-
-
-def _line_place(builder: ir.IRBuilder, line: Any, lanes: int) -> Any:
-    """Where a line lies in a scratch plane; see ``passes_numba.place``."""
-    skipped = builder.lshr(line, ir.Constant(INDEX, SKEW_LINE_BITS))
-    return builder.shl(builder.add(line, skipped), ir.Constant(INDEX, lanes))
 
 
 def _picks(builder: ir.IRBuilder, kind: ir.VectorType, tables: Any, patterns: Any, number: int) -> Any:

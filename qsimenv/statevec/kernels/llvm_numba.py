@@ -10,9 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 INDEX = ir.IntType(64)
 _MASK = ir.IntType(32)
+_SKEW_LINE_BITS = 6
+"""In a scratch plane one line is left out after every ``2**6``: see ``passes_numba.place``."""
 
 
 def splat(builder: ir.IRBuilder, kind: ir.VectorType, scalar: Any) -> Any:
@@ -75,3 +79,19 @@ def store_at(builder: ir.IRBuilder, x: Any, data: Any, place: Any) -> None:
     """Put a vector there."""
     pointer = builder.bitcast(builder.gep(data, [place]), x.type.as_pointer())
     builder.store(x, pointer).align = item_bytes(x.type)
+
+
+def line_place(builder: ir.IRBuilder, kind: ir.VectorType, line: Any) -> Any:
+    """Where a line lies in a scratch plane; see ``passes_numba.place``."""
+    skipped = builder.lshr(line, ir.Constant(INDEX, _SKEW_LINE_BITS))
+    return builder.shl(builder.add(line, skipped), ir.Constant(INDEX, kind.count.bit_length() - 1))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def trailing_zeros(typing: Any, number: Any) -> Any:
+    """The position of the lowest bit that is set in an int64; 64 where there is none."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.int64), generate

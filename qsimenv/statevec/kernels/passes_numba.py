@@ -159,18 +159,31 @@ def two_targets(re, im, bits, ops, row, coefficients):
             _dense_23(re, im, starts, (), coefficients, at)
 
 
-@njit(**_options)
-def permute(source, target, bits, ops, row, tables, index):
-    """An affine permutation of a plane of the block into another; ``encode`` has the tables' layout.
+@njit(inline="always", **_options)
+def shift_of(ops, row, tables, index):
+    """What goes to number 0 in an affine permutation comes from this number, which hangs on the bits outside the block.
 
-    What goes to number t comes from ``map(t) ^ shift``, where ``shift`` hangs on the bits outside the block.
+    ``encode`` has the tables' layout.
     """
     at = ops[row, TABLE]
     shift = tables[at]
     for entry in range(ops[row, NUM_ENTRIES]):
         if _is_odd(index & tables[at + 1 + 2 * entry]):
             shift ^= tables[at + 2 + 2 * entry]
-    at += 1 + 2 * ops[row, NUM_ENTRIES]
+    return shift
+
+
+@njit(inline="always", **_options)
+def lines_of(ops, row, tables):
+    """The columns of a permutation of whole lines: where the one comes from that has the number of a single bit."""
+    at = ops[row, TABLE] + 1 + 2 * ops[row, NUM_ENTRIES]
+    return tables[at : at + ops[row, RANK]]
+
+
+@njit(**_options)
+def permute(source, target, bits, ops, row, tables, shift):
+    """An affine permutation of a plane of the block into another: to number t goes what is at ``map(t) ^ shift``."""
+    at = ops[row, TABLE] + 1 + 2 * ops[row, NUM_ENTRIES]
     if HAS_VECTORS:
         move_lines(source, target, bits, ops, row, tables, at, shift)
     else:

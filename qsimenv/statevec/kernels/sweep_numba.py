@@ -15,6 +15,8 @@ from numba import get_num_threads, prange
 from qsimenv import arrays
 from qsimenv.statevec.encoding.encode import (
     FLIP,
+    GENERAL,
+    HAS_LANES,
     KIND,
     NUM_TARGETS,
     OUTER_MASK,
@@ -26,9 +28,20 @@ from qsimenv.statevec.encoding.encode import (
     ROTATE,
     TWO_TARGETS,
 )
+from qsimenv.statevec.encoding.tables_numba import xor_table
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.kernels.copies_numba import copy_lines, copy_lines_back, finish_streaming, stream_lines
-from qsimenv.statevec.kernels.passes_numba import apply_phases, permute, place, rotate, table_room, two_targets
+from qsimenv.statevec.kernels.copies_numba import copy_lines, finish_streaming, put_lines, put_lines_past_caches
+from qsimenv.statevec.kernels.llvm_numba import trailing_zeros
+from qsimenv.statevec.kernels.passes_numba import (
+    apply_phases,
+    lines_of,
+    permute,
+    place,
+    rotate,
+    shift_of,
+    table_room,
+    two_targets,
+)
 from qsimenv.statevec.kernels.plain_numba import flip, many_targets, one_target, phase, real
 from qsimenv.statevec.kernels.slots_numba import STREAM_FROM_BYTES
 
@@ -48,6 +61,7 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index):
     """All passes over one block whose first amplitude has the (global) index ``index``.
 
     The block lies in the planes ``x`` and ``y``, ``z`` is to spare; returns the planes in their roles at the end.
+    A last permutation of whole lines is left to ``_scatter``.
     """
     for row in range(ops.shape[0]):
         if (index & ops[row, OUTER_MASK]) != ops[row, OUTER_VALUE]:
@@ -58,9 +72,10 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index):
             rotate(y, bits, ops, row, coefficients)
         elif kind == QUADRATIC:
             apply_phases(x, y, bits, ops, row, coefficients, tables, index, room)
-        elif kind == PERMUTE:
-            permute(x, z, bits, ops, row, tables, index)
-            permute(y, x, bits, ops, row, tables, index)
+        elif kind == PERMUTE and ops[row, HAS_LANES]:
+            shift = shift_of(ops, row, tables, index)
+            permute(x, z, bits, ops, row, tables, shift)
+            permute(y, x, bits, ops, row, tables, shift)
             x, y, z = z, x, y
         elif kind == TWO_TARGETS:
             two_targets(x, y, bits, ops, row, coefficients)
@@ -70,9 +85,9 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index):
             flip(x, y, bits, ops, row)
         elif kind == REAL:
             real(x, y, bits, ops, row, coefficients)
-        elif ops[row, NUM_TARGETS] == 1:
+        elif kind == GENERAL and ops[row, NUM_TARGETS] == 1:
             one_target(x, y, bits, ops, row, coefficients)
-        else:
+        elif kind == GENERAL:
             many_targets(x, y, bits, ops, row, coefficients)
     return x, y, z
 
@@ -103,22 +118,54 @@ def _gather(plane, start, offsets, run, empty, block):
 
 
 @njit(**_options)
-def _scatter(block, plane, start, offsets, run, empty, streaming):
-    """The reverse; runs that still hold nothing but zeros are not written."""
+def _last_lines(ops, tables, bits, lane_bits):
+    """From where the lines of a block go to memory: columns of a map, straight but for a last permutation of lines."""
+    last = ops.shape[0] - 1
+    if last >= 0 and ops[last, KIND] == PERMUTE and not ops[last, HAS_LANES]:
+        return lines_of(ops, last, tables)
+    return 1 << np.arange(max(bits - lane_bits, 0))
+
+
+@njit(**_options)
+def _last_shift(ops, tables, index, lane_bits):
+    """The line from which line 0 goes to memory."""
+    last = ops.shape[0] - 1
+    if last >= 0 and ops[last, KIND] == PERMUTE and not ops[last, HAS_LANES]:
+        return shift_of(ops, last, tables, index) >> lane_bits
+    return 0
+
+
+@njit(**_options)
+def _counting_steps(lines):
+    """For counting through the lines that some span: line k + 1 is another than line k in the step that the number of
+    zeros at the end of k + 1 picks.
+    """
+    steps = np.zeros(lines.shape[0] + 1, np.int64)
+    for k in range(lines.shape[0]):
+        steps[k:] ^= lines[k]
+    return steps
+
+
+@njit(**_options)
+def _scatter(block, plane, start, offsets, run, empty, streaming, in_run, steps, line):
+    """The reverse; runs that still hold nothing but zeros are not written.
+
+    The lines of a run come from ``line ^ in_run[…]``; ``line`` goes on by ``steps`` (see ``_counting_steps``).
+    """
     count, item = offsets.shape[0], plane.itemsize
     ahead = max(1, _AHEAD_BYTES // (run * item))
     for k in range(count):
-        at = place(k * run, item)
-        if offsets[k] & empty:
-            continue
         if run * item < 64:
-            for i in range(run):
+            at = place(k * run, item)
+            for i in range(0 if offsets[k] & empty else run):
                 plane[start + offsets[k] + i] = block[at + i]
-        elif streaming:
-            stream_lines(block, at, plane, start + offsets[k], run * item // 64)
-        else:
+            continue
+        if not offsets[k] & empty and streaming:
+            put_lines_past_caches(block, line, in_run, plane, start + offsets[k], in_run.shape[0], 0)
+        elif not offsets[k] & empty:
             after = start + offsets[min(k + ahead, count - 1)]
-            copy_lines_back(block, at, plane, start + offsets[k], run * item // 64, after)
+            put_lines(block, line, in_run, plane, start + offsets[k], in_run.shape[0], after)
+        line ^= steps[trailing_zeros(k + 1)]
 
 
 @njit(**_options)
@@ -131,13 +178,17 @@ def _sweep_range(
     plane = place(1 << bits, re.itemsize) + _PAD
     x, y, z = scratch[:plane], scratch[plane : 2 * plane], scratch[2 * plane : 3 * plane]
     room = scratch[3 * plane :]
+    lane_bits = 4 if re.itemsize == 4 else 3
+    lines, low = _last_lines(ops, tables, bits, lane_bits), max(low_bits - lane_bits, 0)
+    in_run, steps = xor_table(lines[:low]), _counting_steps(lines[low:])
     for number in range(first, last):
         start = _block_start(number, outer)
         _gather(re, start, offsets, run, before, x)
         _gather(im, start, offsets, run, before, y)
         x, y, z = _apply(x, y, z, room, bits, ops, coefficients, tables, rank_index | start)
-        _scatter(x, re, start, offsets, run, after, streaming)
-        _scatter(y, im, start, offsets, run, after, streaming)
+        line = _last_shift(ops, tables, rank_index | start, lane_bits)
+        _scatter(x, re, start, offsets, run, after, streaming, in_run, steps, line)
+        _scatter(y, im, start, offsets, run, after, streaming, in_run, steps, line)
     if streaming:
         finish_streaming()
 
