@@ -27,7 +27,7 @@ $(READY): requirements.txt pyproject.toml setup.py
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@$(RUN) -m qsimenv.cli doctor --compile 2>/dev/null
+	@$(RUN) -m qsimenv.cli doctor --compile || echo "then they are compiled when they are needed"
 	@touch $@
 
 demo: $(READY)
