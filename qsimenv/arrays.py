@@ -26,6 +26,8 @@ from qsimenv.errors import InvalidArgumentError, QSimEnvError
 _HUGE = 2 << 20
 _LARGE = 4 << 20
 _MOST_KEPT = 2
+_MOST_KEPT_BYTES = 40 << 20
+"""In so little memory more are kept: a gradient has four planes."""
 
 _kept: list[mmap.mmap] = []
 
@@ -77,8 +79,9 @@ def _map(num_bytes: int) -> mmap.mmap:
 
 
 def _give_back(memory: mmap.mmap) -> None:
-    """Keep a mapping whose array has gone, if it is of the size of those kept already and they are few."""
-    if len(_kept) < _MOST_KEPT and all(len(other) == len(memory) for other in _kept):
+    """Keep a mapping whose array has gone, if it is of the size of those kept already and they are few, or small."""
+    most = max(_MOST_KEPT, _MOST_KEPT_BYTES // len(memory))
+    if len(_kept) < most and all(len(other) == len(memory) for other in _kept):
         _kept.append(memory)
 
 

@@ -193,11 +193,7 @@ class State:
 
     def _sweep(self, sweep: EncodedSweep, fixed: FixedBits) -> None:
         before, after = self._unset, self._unset & ~sweep.mixes
-        outer = sweep.outer[before >> sweep.outer & 1 == 0] if before else sweep.outer
-        self.device.sweeps.sweep(
-            self._re, self._im, sweep.block_bits, sweep.low_bits, sweep.offsets, outer, sweep.ops,
-            sweep.coefficients, sweep.tables, fixed.apply(self.rank_index), before, after,
-        )  # fmt: skip
+        self._pass_over(sweep, fixed.apply(self.rank_index), before, after)
         self._unset = after
         self.work.sweeps += 1
         self.scale *= sweep.scale
@@ -206,6 +202,13 @@ class State:
             self.scale /= abs(self.scale)
         if self.work.after_sweep is not None:
             self.work.after_sweep()
+
+    def _pass_over(self, sweep: EncodedSweep, rank_index: int, before: int, after: int) -> None:
+        outer = sweep.outer[before >> sweep.outer & 1 == 0] if before else sweep.outer
+        self.device.sweeps.sweep(
+            self._re, self._im, sweep.block_bits, sweep.low_bits, sweep.offsets, outer, sweep.ops,
+            sweep.coefficients, sweep.tables, rank_index, before, after,
+        )  # fmt: skip
 
     def _keep(self, bit: int, value: int, factor: float) -> None:
         """Multiply what has ``value`` at ``bit`` (0 for all above the index) by a factor, clear the rest. *Local.*"""

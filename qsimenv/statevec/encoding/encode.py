@@ -8,7 +8,7 @@ named below; the kernels import these names, and nothing else is shared between 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from qsimenv.statevec.encoding.affine import inverse_columns, line_map, xor_tabl
 from qsimenv.statevec.encoding.normalform import Affine, Compiler, Factor, Pass, Phases, Plain, Rotations
 from qsimenv.statevec.encoding.phase_rows import phase_rows
 from qsimenv.statevec.encoding.pieces import piece_of, stored_matrix
+from qsimenv.statevec.encoding.readings import Looks, Readings, SlotMaker, Slots, flip_groups, string_groups
 from qsimenv.statevec.planning.plan import Op, Plan, Sweep
 from qsimenv.task import Precision
 
@@ -48,9 +49,10 @@ FIXED = TARGETS + gates.MAX_UNITARY_TARGETS
 """First column of the sorted block positions that a pass holds fixed: its targets and its controls inside the block."""
 ROW = 64
 
-GENERAL, REAL, FLIP, PHASE, ROTATE, QUADRATIC, PERMUTE, TWO_TARGETS = range(8)
+GENERAL, REAL, FLIP, PHASE, ROTATE, QUADRATIC, PERMUTE, TWO_TARGETS, READ_FLIPS, READ_STRINGS = range(10)
 """Kinds: dense complex matrix, real matrix on one target, X on one target, multiplication by one number; the passes of
-the normal form: rotations, quadratic phases, affine permutation; and a dense matrix on two targets without controls."""
+the normal form: rotations, quadratic phases, affine permutation; a dense matrix on two targets without controls; and
+readings of two states, of which the top bit of the block chooses one."""
 
 # Where the numbers of the normal form's rows lie, in this order.
 #   QUADRATIC  tables from TABLE: (mask, slot) of each of NUM_ENTRIES terms with bits outside the block; places
@@ -65,8 +67,15 @@ the normal form: rotations, quadratic phases, affine permutation; and a dense ma
 #              Where HAS_LANES is 0, which is only so in the last row, it is left to the sweep's stores: after the outer
 #              terms come the lines from which the lines of RANK single bits come.
 #   ROTATE     coefficients from OFFSET: four slopes of the targets, four of the lanes.
+#   READ_FLIPS tables from TABLE: 0 for X, 1 for Y; FLIPS positions above the lines, sorted; the slots (-1: none) of the
+#              LINE_BITS positions of a line, which are read where HAS_LANES, and of the others.
+#   READ_STRINGS  tables from TABLE: the positions that the strings flip, as a mask, and whether the imaginary parts are
+#              wanted (1) or the real ones; of each of NUM_ENTRIES strings the signs inside and outside the block, as
+#              masks, and the slot.
 
 NORMAL_FORM_BITS = 8
+_CHOOSING_BIT = 62
+"""Stands above all bits of an index for the choice between two states that are swept together."""
 _GROWTH_BITS = 3
 """Where the next sweep has eight times as many blocks, phases do not wait for it."""
 _ROOM_FOR_SLOPES = 4
@@ -79,23 +88,24 @@ REAL_TYPE: dict[Precision, type[np.floating]] = {"double": np.float64, "single":
 class Form(NamedTuple):
     """What the kernels of a machine want: the bytes of a vector whose lanes they rearrange in registers (0: none), the
     most bits above the lanes of one row of rotations, whether a block lies with gaps (``passes_numba.place``), whether
-    a row of phases that share a bit can turn that bit in the same pass, and whether lines that change places last are
-    stored from where they are."""
+    a row of phases that share a bit can turn that bit in the same pass, whether lines that change places last are
+    stored from where they are, and whether rows can read two states."""
 
     vector_bytes: int
     pair_bits: int
     has_gaps: bool
     turns_in_phases: bool
     stores_from_anywhere: bool
+    reads: bool
 
     def lane_bits(self, real_type: type[np.floating]) -> int:
         """The bits of the index inside one vector."""
         return max(self.vector_bytes // np.dtype(real_type).itemsize, 1).bit_length() - 1
 
 
-VECTORS = Form(64, 4, True, True, True)
+VECTORS = Form(64, 4, True, True, True, True)
 """For a core with vector registers: tiles of sixteen vectors leave as many registers for what they are turned by."""
-THREADS = Form(0, 4, False, False, False)
+THREADS = Form(0, 4, False, False, False, False)
 """For threads with registers of their own, which hold sixteen numbers each, and a shared memory without gaps."""
 
 
@@ -115,6 +125,8 @@ class EncodedSweep:
     tables: npt.NDArray[np.int64]
     scale: complex
     mixes: int
+    slots: Slots | None = None
+    """What is read where two states are swept together."""
 
 
 def encode(
@@ -123,15 +135,18 @@ def encode(
     precision: Precision,
     form: Form = VECTORS,
     from_zero: bool = False,
+    looks: Looks | None = None,
 ) -> tuple[tuple[EncodedSweep, ...], ...]:
     """The sweeps of each stage that have anything to do, for parameter ``values`` of shape (P,).
 
     ``from_zero``: they will be run on |0…0>, and what costs least while most of the state is zero is done then.
+    ``looks``: they will be run on two states together. Where rows can read those, a block is that of both, with a bit
+    on top that chooses between them; else a sweep ends where something is to be read, which is for the caller to do.
     """
     real_type, unset = REAL_TYPE[precision], -(1 << MOST_RUN_BITS) if from_zero else 0
     stages = list[tuple[EncodedSweep, ...]]()
     for stage in plan.stages:
-        stages.append(tuple(_encode_stage(stage.sweeps, plan, values, real_type, form, unset)))
+        stages.append(tuple(_encode_stage(stage.sweeps, plan, values, real_type, form, unset, looks)))
         unset = 0
     return tuple(stages)
 
@@ -143,16 +158,20 @@ def _encode_stage(
     real_type: type[np.floating],
     form: Form,
     unset: int,
+    looks: Looks | None,
 ) -> Iterator[EncodedSweep]:
     """``unset``: the bits, as a mask, that are 0 wherever the state is not zero before the first sweep."""
+    is_pair, looks = looks is not None, looks or Looks({}, frozenset())
     compiler, passes = Compiler(), list[Pass]()
     for number, sweep in enumerate(sweeps):
         before = compiler.scale
         if len(sweep.block) < NORMAL_FORM_BITS:
-            passes = [Plain(op, stored_matrix(plan.gates[op.gate], op, values)) for op in sweep.ops]
+            passes = list(_plain_passes(sweep, plan, values, looks))
         else:
-            for op in sweep.ops:
-                compiler.take(op, piece_of(plan.gates[op.gate], op, values))
+            for op, readings in looks.before(sweep.ops):
+                compiler.read(readings)
+                if op.gate not in looks.idle:
+                    compiler.take(op, piece_of(plan.gates[op.gate], op, values))
             passes = compiler.finish() if number == len(sweeps) - 1 else compiler.finish_sweep()
             if unset:
                 still_unset = unset & ~_mixes(passes)
@@ -160,7 +179,31 @@ def _encode_stage(
                     passes += compiler.finish()
                 unset = still_unset
         if passes or compiler.scale != before:
-            yield _Writer(sweep, plan.start.num_local, real_type, form).write(passes, compiler.scale / before)
+            parts = [passes] if form.reads else _cut(passes)
+            for part in parts:
+                writer = _Writer(sweep, plan.start.num_local, real_type, form, is_pair, abs(before))
+                yield writer.write(part, compiler.scale / before if part is parts[-1] else 1.0)
+
+
+def _plain_passes(
+    sweep: Sweep, plan: Plan, values: Sequence[float] | npt.NDArray[np.float64], looks: Looks
+) -> Iterator[Pass]:
+    """Those of a block that is too small for the normal form."""
+    for op, readings in looks.before(sweep.ops):
+        if readings:
+            yield Readings(tuple(readings), 1.0)
+        if op.gate not in looks.idle:
+            yield Plain(op, stored_matrix(plan.gates[op.gate], op, values))
+
+
+def _cut(passes: Sequence[Pass]) -> list[list[Pass]]:
+    """The passes in parts that end with a reading."""
+    parts: list[list[Pass]] = [[]]
+    for number, each in enumerate(passes):
+        parts[-1].append(each)
+        if isinstance(each, Readings) and number < len(passes) - 1:
+            parts.append([])
+    return parts
 
 
 def _grows(sweep: Sweep, unset: int, following: Sweep, still_unset: int) -> bool:
@@ -204,10 +247,14 @@ def deposit(numbers: npt.NDArray[np.int64], bits: Sequence[int]) -> npt.NDArray[
 class _Writer:
     """Writes the passes of one sweep into its arrays."""
 
-    def __init__(self, sweep: Sweep, num_local: int, real_type: type[np.floating], form: Form) -> None:
-        self._block, self._num_local, self._real_type, self._form = sweep.block, num_local, real_type, form
-        self._position = {bit: k for k, bit in enumerate(sweep.block)}
-        self._block_mask = sum(1 << bit for bit in sweep.block)
+    def __init__(
+        self, sweep: Sweep, num_local: int, real_type: type[np.floating], form: Form, is_pair: bool, before: float
+    ) -> None:
+        self._num_local, self._real_type, self._form = num_local, real_type, form
+        self._stored, self._slots = sweep.block, SlotMaker(before)
+        self._block = (*sweep.block, _CHOOSING_BIT) if is_pair and form.reads else sweep.block
+        self._position = {bit: k for k, bit in enumerate(self._block)}
+        self._block_mask = sum(1 << bit for bit in self._block)
         self._lane_bits = form.lane_bits(real_type)
         self._low_bits = min(
             next((k for k, bit in enumerate(sweep.block) if bit != k), len(sweep.block)), MOST_RUN_BITS
@@ -232,16 +279,19 @@ class _Writer:
                 case Factor(value=value):
                     self._controlled_row(PHASE, [], 0, 0)
                     self._add_coefficients([value, 0.0])
+                case Readings():
+                    self._readings(self._slots.add(each))
         return EncodedSweep(
             len(self._block),
             self._low_bits,
-            xor_table([1 << bit for bit in self._block[self._low_bits :]]),
+            xor_table([1 << bit for bit in self._stored[self._low_bits :]]),
             np.array([bit for bit in range(self._num_local) if bit not in self._position], dtype=np.int64),
             np.array(self._rows, dtype=np.int64).reshape(len(self._rows), ROW),
             np.concatenate([*self._coefficients, np.zeros(1)]).astype(self._real_type),
             np.concatenate([*self._tables, np.zeros(1, dtype=np.int64)]),
             scale,
             _mixes(passes),
+            self._slots.made(),
         )
 
     def _row(self, kind: int, targets: Sequence[int], fixed: Sequence[int]) -> list[int]:
@@ -346,6 +396,17 @@ class _Writer:
         row[NUM_TARGETS], row[TARGETS] = 1, self._position[bit]
         self._add_coefficients([slope])
         return True
+
+    def _readings(self, slots: Mapping[tuple[int, int], int]) -> None:
+        """Rows for some strings, by masks over index bits; none where rows cannot read."""
+        if not self._form.reads:
+            return
+        for group in flip_groups(slots, self._position, len(self._stored)):
+            self._row(READ_FLIPS, [], [])[HAS_LANES] = int(group.has_lanes)
+            self._add_table(group.table)
+        for group in string_groups(slots, self._position, len(self._stored)):
+            self._row(READ_STRINGS, [], [])[NUM_ENTRIES] = group.num_entries
+            self._add_table(group.table)
 
     def _place(self, position: int) -> int:
         """Where a number with one bit lies in a block; see ``passes_numba.place`` for the gaps."""

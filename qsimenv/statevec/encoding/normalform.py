@@ -7,14 +7,14 @@ phase, times a number that the state carries along; controlled phases and CX cha
 
 A compiler holds back what has come so far as ``phases . rotations . phases . permutation`` (the last one acts first)
 and emits it only when the next op does not commute with it. So a layer of RZ and CZ becomes one pass, CX-RZ-CX a
-phase, a CX chain one permutation.
+phase, a CX chain one permutation. Readings of two states (``readings``) are held back in the same way.
 """
 
 from __future__ import annotations
 
 import cmath
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from qsimenv.gates import Matrix
 from qsimenv.statevec.encoding.pieces import NOTHING, Dense, Flip, Phase, Piece, Turn
+from qsimenv.statevec.encoding.readings import Reading, Readings, Waiting
 from qsimenv.statevec.planning.plan import Op
 
 SMALLEST_SCALE = 2.0**-30
@@ -92,6 +93,9 @@ class Quadratic:
             self.add(value, other)
             partners[other] = self._partners[other][bit] = -value
 
+    def has_products(self, bit: int) -> bool:
+        return bool(self._partners.get(bit))
+
     def can_add_control(self, target: int, control: int) -> bool:
         """Whether ``x_target -> x_target xor x_control`` leaves it quadratic."""
         return self._partners.get(target, {}).keys() <= {control}
@@ -154,7 +158,7 @@ class Factor:
     value: float
 
 
-Pass = Rotations | Phases | Affine | Plain | Factor
+Pass = Rotations | Phases | Affine | Plain | Factor | Readings
 
 
 class Compiler:
@@ -172,6 +176,9 @@ class Compiler:
         self._before = Quadratic()
         self._slopes: dict[int, float] = {}
         self._phases = Quadratic()
+        self._waiting = Waiting()
+        self._held_factor = 1.0
+        """What the rotations that are held back have put in the scale already."""
 
     def take(self, op: Op, piece: Piece) -> None:
         """The next op, and what it is."""
@@ -195,13 +202,33 @@ class Compiler:
     def finish(self) -> list[Pass]:
         """As above, with the phases."""
         self._emit()
+        self._emit_readings(self._waiting.take_signs())
         return self.finish_sweep()
+
+    def read(self, readings: Iterable[Reading]) -> None:
+        """Look at the two states as the ops taken so far leave them.
+
+        A string of Z is held back like a phase, and one that flips one bit like a rotation: it needs no pass to be
+        emitted before its time. Any other string does.
+        """
+        for each in readings:
+            if not each.x_mask:
+                self._waiting.signs.append(each)
+            elif each.x_mask & (each.x_mask - 1) or each.z_mask & ~each.x_mask:
+                self._emit()
+                self._emit_readings([each])
+            else:
+                bit = each.x_mask.bit_length() - 1
+                self._move_phases(bit)
+                self._slopes.setdefault(bit, 0.0)
+                self._waiting.flips.setdefault(bit, []).append(each)
 
     # --- ops ---
 
     def _plain(self, op: Op, matrix: Matrix) -> None:
         if not np.array_equal(matrix, np.eye(len(matrix))):
             self._emit()
+            self._emit_readings(self._waiting.take_signs())
             self._passes.append(Plain(op, matrix))
 
     def _phase(self, op: Op, phase: Phase) -> None:
@@ -232,6 +259,7 @@ class Compiler:
     def _shrink(self, factor: float) -> None:
         """Leave a factor in the scale; multiply it in before the stored numbers grow out of range."""
         self.scale *= factor
+        self._held_factor *= factor
         if abs(self.scale) < SMALLEST_SCALE:
             self._emit()
             self._passes.append(Factor(abs(self.scale)))
@@ -243,19 +271,28 @@ class Compiler:
         self._before.flip(bit)
         if bit in self._slopes:
             self._slopes[bit] = -self._slopes[bit]
+        self._waiting.flip(bit)
         self._rows.setdefault(bit, 1 << bit)
         self._flips ^= 1 << bit
 
     def _rotate(self, bit: int, slope: float) -> None:
-        if bit in self._slopes:
+        self._move_phases(bit)
+        if not self._waiting.move_signs(bit, self._slopes):
+            self._emit_moves()
+            self._waiting.move_signs(bit, {})
+        self._slopes[bit] = slope
+
+    def _move_phases(self, bit: int) -> None:
+        """Put the phases of a bit in front of the rotations; what is not turned yet can be turned, or looked at."""
+        if self._slopes.get(bit) or (bit in self._waiting.flips and self._phases.has_products(bit)):
             self._emit_moves()
         moved = self._phases.take_out(bit, self._slopes)
         if moved is None:
             self._emit_moves()
             moved = self._phases.take_out(bit, {})
             assert moved is not None  # noqa: S101 - nothing had to stay
+        self._waiting.turn(bit, moved.linear.get(bit, 0.0))
         self._before.add_form(moved)
-        self._slopes[bit] = slope
 
     def _controlled_flip(self, target: int, control: int, value: int) -> None:
         if target in self._slopes or control in self._slopes or not self._before.can_add_control(target, control):
@@ -266,6 +303,7 @@ class Compiler:
             form.add_control(target, control)
             if not value:
                 form.flip(target)
+        self._waiting.add_control(target, control, value)
         source = self._rows.get(control, 1 << control)
         self._rows[target] = self._rows.get(target, 1 << target) ^ source
         flip = (self._flips >> control & 1) ^ 1 ^ value
@@ -284,9 +322,16 @@ class Compiler:
         if masks or self._flips:
             self._passes.append(Affine(masks, self._flips))
         self._emit_phases(self._before)
-        if self._slopes:
-            self._passes.append(Rotations(tuple(sorted(self._slopes.items()))))
+        self._emit_readings(self._waiting.take(self._slopes))
+        self._held_factor = 1.0
+        slopes = tuple(sorted((bit, slope) for bit, slope in self._slopes.items() if slope))
+        if slopes:
+            self._passes.append(Rotations(slopes))
         self._rows, self._flips, self._before, self._slopes = {}, 0, Quadratic(), {}
+
+    def _emit_readings(self, readings: Sequence[Reading]) -> None:
+        if readings:
+            self._passes.append(Readings(tuple(readings), abs(self.scale) / self._held_factor))
 
     def _emit_phases(self, form: Quadratic) -> None:
         self.scale *= cmath.exp(1j * form.constant)

@@ -1,8 +1,9 @@
-"""Gradients of an expectation value by the adjoint method (Jones and Gacon, arXiv:2009.02823), layer by layer.
+"""Gradients of an expectation value by the adjoint method (Jones and Gacon, arXiv:2009.02823).
 
-Forward once; then lambda = H psi, and both are taken back through the circuit together. Behind each layer of gates
-(``layers``) twice the imaginary parts of <lambda| P |psi> for some strings P are all that its parameters need.
-Two states of memory and the buffers of an exchange; the time hangs on the gates, not on the number of parameters.
+Forward once; then lambda = H psi, and both are taken back through the circuit together (``pair``). Just before a gate
+is undone, twice the imaginary parts of <lambda| P |psi> for some strings P are all that its parameters need
+(``backwards``); they are read while a block of both states is in cache. Two states of memory and the buffers of an
+exchange; the time hangs on the gates, not on the number of parameters.
 """
 
 from __future__ import annotations
@@ -20,15 +21,13 @@ from qsimenv.comm import Team
 from qsimenv.errors import NotSupportedError, OutOfMemoryError, QSimEnvError
 from qsimenv.statevec.encoding.encode import REAL_TYPE, encode
 from qsimenv.statevec.exchange import PIECE_BYTES
-from qsimenv.statevec.gradients.layers import Request, is_parametric, requests, split
+from qsimenv.statevec.gradients.backwards import Backwards
+from qsimenv.statevec.gradients.pair import Pair
 from qsimenv.statevec.kernels.devices import Device, DeviceName, device
 from qsimenv.statevec.measuring import pauli_applied_numba, pauli_cupy
-from qsimenv.statevec.measuring.expectation import imaginary_parts
 from qsimenv.statevec.measuring.pauli_groups import Strings, collect
 from qsimenv.statevec.measuring.pauli_numba import X_MASK
 from qsimenv.statevec.planning.layout import Layout
-from qsimenv.statevec.planning.plan import Plan
-from qsimenv.statevec.planning.planner import make_plan
 from qsimenv.statevec.planning.program import lower
 from qsimenv.statevec.simulate import Run, prepare
 from qsimenv.statevec.state import State, Work
@@ -36,36 +35,30 @@ from qsimenv.task import Observable, Precision
 
 Floats = npt.NDArray[np.float64]
 
-
-class _Backwards:
-    """A circuit's layers, and the plans that undo them: made once for each number of ranks."""
-
-    def __init__(self, circuit: Circuit, num_local: int, precision: Precision, on: DeviceName) -> None:
-        program = lower(circuit)
-        if not program.is_static:
-            raise NotSupportedError(
-                "gradient: this circuit measures, resets or branches in the middle, where no gradient is defined; "
-                "move the measurements to the end"
-            )
-        gate_list = [gate for segment in program.segments for gate in segment]
-        last = max((k for k, gate in enumerate(gate_list) if is_parametric(gate)), default=-1)
-        self.behind = tuple(gate_list[last + 1 :])
-        self.layers = split(gate_list[: last + 1])
-        found = device(on)
-        threads = found.sweeps.num_threads()
-        self._sizes = found.block_bits(num_local, precision, threads), found.low_bits(precision)
-        self._plans: dict[tuple[tuple[Gate, ...], Layout], Plan] = {}
-
-    def undoing(self, layer: tuple[Gate, ...], layout: Layout) -> Plan:
-        if (layer, layout) not in self._plans:
-            inverse = [gate.inverse() for gate in reversed(layer)]
-            self._plans[layer, layout] = make_plan(inverse, layout, *self._sizes)
-        return self._plans[layer, layout]
+PAIR_BLOCK_BITS = 14
+"""Two states' blocks of so many bits and one plane to spare fill a second-level cache, in double precision."""
 
 
 @lru_cache(maxsize=64)
-def _backwards(circuit: Circuit, num_local: int, precision: Precision, on: DeviceName) -> _Backwards:
-    return _Backwards(circuit, num_local, precision, on)
+def _gates(circuit: Circuit) -> tuple[Gate, ...]:
+    """Raises NotSupportedError where they are not all of the circuit."""
+    program = lower(circuit)
+    if not program.is_static:
+        raise NotSupportedError(
+            "gradient: this circuit measures, resets or branches in the middle, where no gradient is defined; "
+            "move the measurements to the end"
+        )
+    return tuple(gate for segment in program.segments for gate in segment)
+
+
+@lru_cache(maxsize=64)
+def _backwards(circuit: Circuit, start: Layout, precision: Precision, on: DeviceName) -> Backwards:
+    """Kept for the next set of parameter values."""
+    found = device(on)
+    block_bits = found.block_bits(start.num_local, precision, found.sweeps.num_threads())
+    if found.form.reads:
+        block_bits = min(block_bits, PAIR_BLOCK_BITS)
+    return Backwards(_gates(circuit), start, block_bits, found.low_bits(precision))
 
 
 def gradient(
@@ -77,40 +70,22 @@ def gradient(
     *Collective* over a power of two of ranks; all return the same. Raises NotSupportedError for circuits that measure,
     reset or branch in the middle, OutOfMemoryError where two states do not fit. Cost: three to five runs a row.
     """
-    num_local = circuit.num_qubits - (team.size.bit_length() - 1)
-    backwards = _backwards(circuit, num_local, precision, on)
+    _gates(circuit)
     work = work or Work()
-    return np.array([_one_row(circuit, backwards, observable, values, precision, team, work, on) for values in rows])
+    return np.array([_one_row(circuit, observable, values, precision, team, work, on) for values in rows])
 
 
 def _one_row(
-    circuit: Circuit, backwards: _Backwards, observable: Observable, values: Floats, precision: Precision, team: Team,
-    work: Work, on: DeviceName,
+    circuit: Circuit, observable: Observable, values: Floats, precision: Precision, team: Team, work: Work,
+    on: DeviceName,
 ) -> Floats:  # fmt: skip
     num_local = circuit.num_qubits - (team.size.bit_length() - 1)
     psi = Run(prepare(circuit, num_local, precision, on), team, values, 0, 0, 0, 0, work).final_state()
-    other = applied(observable, psi)
-    result = np.zeros(len(values))
-    following = backwards.behind
-    for layer in reversed(backwards.layers):
-        plan = backwards.undoing(following, psi.layout)
-        encoded = encode(plan, values, precision, psi.device.form)
-        psi.run(plan, encoded)
-        other.run(plan, encoded)
-        _add_layer(psi, other, list(requests(layer, values)), result)
-        following = layer
-    return result
-
-
-def _add_layer(psi: State, other: State, wanted: list[Request], result: Floats) -> None:
-    """Each distinct string is looked at once."""
-    numbers = {key: k for k, key in enumerate(dict.fromkeys((each.x_mask, each.z_mask) for each in wanted))}
-    if not numbers:
-        return
-    masks = np.array(list(numbers), dtype=np.int64)
-    parts = imaginary_parts(psi, other, masks[:, 0], masks[:, 1])
-    for each in wanted:
-        result[each.parameter] += each.factor * parts[numbers[each.x_mask, each.z_mask]]
+    pair = Pair(psi, applied(observable, psi), len(values))
+    backwards = _backwards(circuit, psi.layout, precision, on)
+    encoded = encode(backwards.plan, values, precision, psi.device.form, looks=backwards.looks(values))
+    pair.run(backwards.plan, encoded)
+    return team.sum(pair.derivatives)
 
 
 def applied(observable: Observable, state: State) -> State:

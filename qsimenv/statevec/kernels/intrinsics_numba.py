@@ -88,7 +88,7 @@ def _squares(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Seq
     for first in range(0, WEIGHT_RUN, _LANES):
         place = builder.add(arguments[2], ir.Constant(INDEX, first))
         x, y = (
-            _load_doubles(context, builder, array, plane, place)
+            load_doubles(context, builder, array, plane, place)
             for plane, array in zip(arguments[:2], signature.args[:2], strict=True)
         )
         product = builder.fmul(y, y, flags=("contract",))
@@ -96,7 +96,7 @@ def _squares(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Seq
     return squares
 
 
-def _load_doubles(context: Any, builder: ir.IRBuilder, array: Any, plane: Any, place: Any) -> Any:
+def load_doubles(context: Any, builder: ir.IRBuilder, array: Any, plane: Any, place: Any) -> Any:
     """Eight numbers of a plane, as doubles."""
     kind = ir.VectorType(number_type(array), _LANES)
     x = load_at(builder, kind, data_of(context, builder, array, plane), place)
@@ -134,7 +134,7 @@ def products(
             for offset in _offsets_of_lines():
                 mine, theirs = builder.add(start, offset), builder.add(other_start, builder.xor(line_mask, offset))
                 x, y, u, v = (
-                    _load_doubles(context, builder, signature.args[k], arguments[k], place)
+                    load_doubles(context, builder, signature.args[k], arguments[k], place)
                     for k, place in ((0, mine), (1, mine), (3, theirs), (4, theirs))
                 )
                 u, v = (shuffled(builder, plane, lane_mask) for plane in (u, v))
@@ -166,12 +166,12 @@ def sums_of_pairs(
 
         def add(mask: int) -> None:
             places = [ir.Constant(INDEX, number << LINE_BITS) for number in range(4)]
-            lines = [_load_doubles(context, builder, array, totals, place) for place in places]
+            lines = [load_doubles(context, builder, array, totals, place) for place in places]
             for number, offset in enumerate(_offsets_of_lines()):
                 line_mask = ir.Constant(INDEX, mask & _LINES_OF_TILE)
                 mine, theirs = builder.add(start, offset), builder.add(other_start, builder.xor(line_mask, offset))
                 x, y, u, v = (
-                    _load_doubles(context, builder, signature.args[k], arguments[k], place)
+                    load_doubles(context, builder, signature.args[k], arguments[k], place)
                     for k, place in ((0, mine), (1, mine), (3, theirs), (4, theirs))
                 )
                 u, v = (shuffled(builder, plane, mask & (_LANES - 1)) for plane in (u, v))
@@ -204,13 +204,13 @@ def add_products(
                 line = builder.xor(line_mask, offset)
                 mine, factor, place = builder.add(start, line), builder.add(at, line), builder.add(to, offset)
                 x, y, c, s = (
-                    _load_doubles(context, builder, signature.args[k], arguments[k], place)
+                    load_doubles(context, builder, signature.args[k], arguments[k], place)
                     for k, place in ((0, mine), (1, mine), (3, factor), (4, factor))
                 )
                 real = fma(builder, c, x, builder.fneg(builder.fmul(s, y)))
                 imaginary = fma(builder, c, y, builder.fmul(s, x))
                 for k, part in ((7, real), (8, imaginary)):
-                    before = _load_doubles(context, builder, signature.args[k], arguments[k], place)
+                    before = load_doubles(context, builder, signature.args[k], arguments[k], place)
                     after = builder.fadd(before, shuffled(builder, part, lane_mask))
                     _store_numbers(context, builder, signature.args[k], arguments[k], place, after)
 
@@ -246,7 +246,7 @@ def transform_tiles(typing: Any, numbers: Any, at: Any) -> Any:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         array, plane, at = signature.args[0], arguments[0], arguments[1]
         places = [builder.add(at, ir.Constant(INDEX, number << TILE_BITS)) for number in range(1 << TILES_BITS)]
-        lines = [_load_doubles(context, builder, array, plane, place) for place in places]
+        lines = [load_doubles(context, builder, array, plane, place) for place in places]
         _store_lines(context, builder, array, plane, at, _turned(builder, lines), 1 << TILE_BITS)
         return context.get_dummy_value()
 

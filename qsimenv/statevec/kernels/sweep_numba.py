@@ -24,6 +24,8 @@ from qsimenv.statevec.encoding.encode import (
     PERMUTE,
     PHASE,
     QUADRATIC,
+    READ_FLIPS,
+    READ_STRINGS,
     REAL,
     ROTATE,
     TWO_TARGETS,
@@ -43,6 +45,7 @@ from qsimenv.statevec.kernels.passes_numba import (
     two_targets,
 )
 from qsimenv.statevec.kernels.plain_numba import flip, many_targets, one_target, phase, real
+from qsimenv.statevec.kernels.readings_numba import read_flips, read_strings
 from qsimenv.statevec.kernels.slots_numba import STREAM_FROM_BYTES
 
 PARALLEL_FROM = 1 << 15
@@ -57,11 +60,11 @@ _options = {"nogil": True, "error_model": "numpy", "fastmath": _FAST}
 
 
 @njit(**_options)
-def _apply(x, y, z, room, bits, ops, coefficients, tables, index):
+def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums):
     """All passes over one block whose first amplitude has the (global) index ``index``.
 
-    The block lies in the planes ``x`` and ``y``, ``z`` is to spare; returns the planes in their roles at the end.
-    A last permutation of whole lines is left to ``_scatter``.
+    The block lies in the planes ``x`` and ``y``, ``z`` is to spare; returns the planes in their roles at the end. What
+    is read on the way is added to ``sums``. A last permutation of whole lines is left to ``_scatter``.
     """
     for row in range(ops.shape[0]):
         if (index & ops[row, OUTER_MASK]) != ops[row, OUTER_VALUE]:
@@ -79,6 +82,10 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index):
             x, y, z = z, x, y
         elif kind == TWO_TARGETS:
             two_targets(x, y, bits, ops, row, coefficients)
+        elif kind == READ_FLIPS:
+            read_flips(x, y, bits, ops, row, tables, sums)
+        elif kind == READ_STRINGS:
+            read_strings(x, y, bits, ops, row, tables, index, sums)
         elif kind == PHASE:
             phase(x, y, bits, ops, row, coefficients)
         elif kind == FLIP:
@@ -170,14 +177,17 @@ def _scatter(block, plane, start, offsets, run, empty, streaming, in_run, steps,
 
 @njit(**_options)
 def _sweep_range(
-    re, im, first, last, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after,
-    streaming, scratch,
+    re, im, other_re, other_im, first, last, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index,
+    before, after, streaming, scratch, sums,
 ):  # fmt: skip
-    """Blocks ``first`` to ``last``, one after the other, each by way of ``scratch``."""
+    """Blocks ``first`` to ``last``, one after the other, each by way of ``scratch``.
+
+    Where there are other planes, the upper half of a block is theirs.
+    """
     run = 1 << low_bits
     plane = place(1 << bits, re.itemsize) + _PAD
     x, y, z = scratch[:plane], scratch[plane : 2 * plane], scratch[2 * plane : 3 * plane]
-    room = scratch[3 * plane :]
+    room, half = scratch[3 * plane :], place(1 << bits >> 1, re.itemsize)
     lane_bits = 4 if re.itemsize == 4 else 3
     lines, low = _last_lines(ops, tables, bits, lane_bits), max(low_bits - lane_bits, 0)
     in_run, steps = xor_table(lines[:low]), _counting_steps(lines[low:])
@@ -185,40 +195,32 @@ def _sweep_range(
         start = _block_start(number, outer)
         _gather(re, start, offsets, run, before, x)
         _gather(im, start, offsets, run, before, y)
-        x, y, z = _apply(x, y, z, room, bits, ops, coefficients, tables, rank_index | start)
+        if len(other_re):
+            _gather(other_re, start, offsets, run, before, x[half:])
+            _gather(other_im, start, offsets, run, before, y[half:])
+        x, y, z = _apply(x, y, z, room, bits, ops, coefficients, tables, rank_index | start, sums)
         line = _last_shift(ops, tables, rank_index | start, lane_bits)
         _scatter(x, re, start, offsets, run, after, streaming, in_run, steps, line)
         _scatter(y, im, start, offsets, run, after, streaming, in_run, steps, line)
+        if len(other_re):
+            _scatter(x[half:], other_re, start, offsets, run, after, streaming, in_run, steps, line)
+            _scatter(y[half:], other_im, start, offsets, run, after, streaming, in_run, steps, line)
     if streaming:
         finish_streaming()
 
 
 @njit(parallel=True, **_options)
 def _sweep_parallel(
-    re, im, blocks, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after,
-    streaming, scratch,
+    re, im, other_re, other_im, blocks, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index,
+    before, after, streaming, scratch, sums,
 ):  # fmt: skip
     threads = scratch.shape[0]
     for thread in prange(threads):
         first, last = blocks * thread // threads, blocks * (thread + 1) // threads
         _sweep_range(
-            re,
-            im,
-            first,
-            last,
-            bits,
-            low_bits,
-            offsets,
-            outer,
-            ops,
-            coefficients,
-            tables,
-            rank_index,
-            before,
-            after,
-            streaming,
-            scratch[thread],
-        )
+            re, im, other_re, other_im, first, last, bits, low_bits, offsets, outer, ops, coefficients, tables,
+            rank_index, before, after, streaming, scratch[thread], sums[thread],
+        )  # fmt: skip
 
 
 def _is_streamed(plane, before):
@@ -267,14 +269,32 @@ def sweep(re, im, block_bits, low_bits, offsets, outer, ops, coefficients, table
     Where an index has a bit of ``before`` there are only zeros, which are not read; where it has one of ``after``,
     there will be only zeros, and nothing is written. ``outer`` must not hold a bit of ``before``.
     """
+    sizes = (block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after)
+    _sweep(re, im, re[:0], im[:0], *sizes, 0)
+
+
+def sweep_both(
+    re, im, other_re, other_im, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, slots
+):  # fmt: skip
+    """The same on two states, the second of which is the upper half of each block; what is read, shape (slots,)."""
+    sizes = (block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, 0, 0)
+    return _sweep(re, im, other_re, other_im, *sizes, slots).sum(axis=0)
+
+
+def _sweep(
+    re, im, other_re, other_im, block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before,
+    after, slots,
+):  # fmt: skip
     blocks = 1 << len(outer)
     scratch = _scratch_for(block_bits, re.dtype)
+    sums = np.zeros((len(scratch), slots))
     arguments = (block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after)
     arguments = (*arguments, _is_streamed(re, before) and _is_streamed(im, before))
     if blocks == 1 or len(re) < PARALLEL_FROM or len(scratch) == 1:
-        _sweep_range(re, im, 0, blocks, *arguments, scratch[0])
+        _sweep_range(re, im, other_re, other_im, 0, blocks, *arguments, scratch[0], sums[0])
     else:
-        _sweep_parallel(re, im, blocks, *arguments, scratch)
+        _sweep_parallel(re, im, other_re, other_im, blocks, *arguments, scratch, sums)
+    return sums
 
 
 # --- measurement ---

@@ -18,6 +18,7 @@ from qsimenv.statevec.exchange import PIECE_BYTES
 from qsimenv.statevec.kernels.devices import Device, Passage
 from qsimenv.statevec.measuring import pauli_cupy, pauli_numba
 from qsimenv.statevec.measuring.pauli_groups import Integers, Strings, collect, collect_imaginary
+from qsimenv.statevec.planning.layout import identity
 from qsimenv.statevec.state import State
 from qsimenv.task import Observable
 
@@ -74,36 +75,19 @@ def _add_traded(state: State, strings: Strings, terms: range, sums: Floats) -> N
     state.work.bytes_exchanged += state.re.nbytes
 
 
-def imaginary_parts(state: State, other: State, x_masks: Integers, z_masks: Integers) -> Floats:
-    """Twice the imaginary part of ``<other| P |state>`` for strings P, given by masks over qubits. *Collective.*
+def sums_of_products(state: State, other: State, x_masks: Integers, z_masks: Integers) -> Floats:
+    """For each string the sum that ``pauli_numba`` defines, of stored numbers: the part of ``<other| P |state>`` that
+    is imaginary but for the factors i of Y. *Local.*
 
-    Both states are in one layout. Cost as for ``expectation_values``, with two states to read and whole exchanges.
+    Masks over index bits, which flip no rank bit. Both states are in one layout. Cost as for ``expectation_values``.
     """
-    strings = collect_imaginary(x_masks, z_masks, state.layout)
+    num_qubits = len(state.layout.bits)
+    strings = collect_imaginary(x_masks, z_masks, identity(num_qubits, state.layout.num_local))
     sums = np.zeros(len(strings.x_masks))
-    num_local = state.layout.num_local
-    for terms in strings.split(num_local):
-        if strings.x_masks[terms.start] >> num_local == 0:
-            for some in strings.readings(terms):
-                _add(state, strings, some, sums, (other.re, other.im), 0, paired=False)
-        else:
-            _add_from_partner(state, other, strings, terms, sums)
-    factor = float(
-        (np.conj(other.scale) * state.scale).real
-    )  # both went through the same sweeps: their phases are equal
-    return strings.values(state.team.sum(sums), len(x_masks)) * factor
-
-
-def _add_from_partner(state: State, other: State, strings: Strings, terms: range, sums: Floats) -> None:
-    partner = state.team.rank ^ (int(strings.x_masks[terms.start]) >> state.layout.num_local)
-    size = min(len(state.re), PIECE_BYTES // state.re.itemsize)
-    planes, passage = _room(state, size)
-    for start in range(0, len(state.re), size):
-        for plane, into in zip((other.re, other.im), planes, strict=True):
-            passage.exchange(state.team, partner, plane[start : start + size], into)
-        for some in strings.readings(terms):
-            _add(state, strings, some, sums, (planes[0], planes[1]), start, paired=False)
-    state.work.bytes_exchanged += 2 * state.re.nbytes
+    for some in strings.readings(range(len(sums))):
+        _add(state, strings, some, sums, (other.re, other.im), 0, paired=False)
+    found: Floats = sums[strings.strings] / 2
+    return found
 
 
 def _add(
