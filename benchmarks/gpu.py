@@ -23,7 +23,8 @@ from qsimenv import arrays
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
 from qsimenv.errors import QSimEnvError
-from qsimenv.statevec.encoding.encode import REAL_TYPE, encode
+from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.encoding.rows import REAL_TYPE
 from qsimenv.statevec.kernels.devices import DeviceName, device
 from qsimenv.statevec.planning.layout import identity
 from qsimenv.statevec.planning.planner import make_plan

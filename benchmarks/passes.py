@@ -22,8 +22,9 @@ from benchmarks.machine import save
 from qsimenv import arrays
 from qsimenv.circuit import Gate, gate
 from qsimenv.statevec.costs.calibrate import peak
-from qsimenv.statevec.encoding import encode as form
-from qsimenv.statevec.encoding.encode import REAL_TYPE, EncodedSweep, encode
+from qsimenv.statevec.encoding import rows as form
+from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.encoding.rows import REAL_TYPE, EncodedSweep
 from qsimenv.statevec.kernels import sweep_numba as kernels
 from qsimenv.statevec.kernels.sweep_numba import block_bits
 from qsimenv.statevec.planning.layout import identity

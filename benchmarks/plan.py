@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from benchmarks import circuits, mqt
 from benchmarks.machine import save
 from qsimenv.circuit import Circuit, Gate
-from qsimenv.statevec.encoding import encode as form
+from qsimenv.statevec.encoding import rows as form
 from qsimenv.statevec.encoding.encode import encode
 from qsimenv.statevec.kernels.sweep_numba import block_bits
 from qsimenv.statevec.planning.plan import Plan

@@ -16,7 +16,7 @@ import numpy as np
 
 from qsimenv.circuit import Circuit, Gate, Instruction, Measure, Reset, gate
 from qsimenv.comm import Team
-from qsimenv.statevec.encoding.encode import REAL_TYPE
+from qsimenv.statevec.encoding.rows import REAL_TYPE
 from qsimenv.statevec.engine import StateVectorEngine, gradient
 from qsimenv.statevec.kernel_cache import is_kept, kernels
 from qsimenv.statevec.kernels import slots_numba

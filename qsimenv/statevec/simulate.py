@@ -18,7 +18,8 @@ import numpy.typing as npt
 from qsimenv.circuit import Assign, Circuit, Gate, Measure, Reset, Variable
 from qsimenv.comm import Team
 from qsimenv.errors import TimedOutError
-from qsimenv.statevec.encoding.encode import EncodedSweep, encode, is_constant
+from qsimenv.statevec.encoding.encode import encode, is_constant
+from qsimenv.statevec.encoding.rows import EncodedSweep
 from qsimenv.statevec.kernels.devices import DeviceName, device
 from qsimenv.statevec.measuring.random_numbers import uniforms
 from qsimenv.statevec.measuring.sampling import Draw, reordered, sample

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from qsimenv import interrupt
 from qsimenv.comm import Team
 from qsimenv.errors import OutOfMemoryError, QSimEnvError
-from qsimenv.statevec.encoding.encode import MOST_RUN_BITS, REAL_TYPE, EncodedSweep
+from qsimenv.statevec.encoding.rows import MOST_RUN_BITS, REAL_TYPE, EncodedSweep
 from qsimenv.statevec.exchange import FixedBits, keep_own_part, trade_bits
 from qsimenv.statevec.kernels.devices import Device, DeviceName, device, device_of
 from qsimenv.statevec.planning.layout import Layout, by_qubits

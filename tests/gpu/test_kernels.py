@@ -12,8 +12,9 @@ import pytest
 from qsimenv.circuit import Gate, gate
 from qsimenv.comm import Team
 from qsimenv.errors import QSimEnvError
-from qsimenv.statevec.encoding import encode as rows
-from qsimenv.statevec.encoding.encode import REAL_TYPE, encode
+from qsimenv.statevec.encoding import rows
+from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.encoding.rows import REAL_TYPE
 from qsimenv.statevec.kernels import slots_cupy, slots_numba, sweep_cupy, sweep_numba
 from qsimenv.statevec.kernels.devices import device
 from qsimenv.statevec.measuring import pauli_applied_numba, pauli_cupy

@@ -17,7 +17,8 @@ from qsimenv import arrays, gates
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
 from qsimenv.statevec import exchange
-from qsimenv.statevec.encoding.encode import REAL_TYPE, EncodedSweep, encode
+from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.encoding.rows import REAL_TYPE, EncodedSweep
 from qsimenv.statevec.exchange import trade_bits
 from qsimenv.statevec.kernels import sweep_numba
 from qsimenv.statevec.kernels.devices import DeviceName, device

@@ -143,14 +143,15 @@ def test_old_versions_are_removed_but_a_few(tmp_path: Path) -> None:
 def test_constants_that_kernels_import_belong_to_their_version() -> None:
     source = b"""
 from numpy import pi
-from qsimenv.statevec.encoding.encode import FLIP, encode
+from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.encoding.rows import FLIP
 from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.kernels.copies_numba import copy_line
 """
-    from qsimenv.statevec.encoding.encode import FLIP
+    from qsimenv.statevec.encoding.rows import FLIP
 
     constants, modules = kernel_cache.imported(source)
-    assert constants == [("qsimenv.statevec.encoding.encode.FLIP", FLIP)]
+    assert constants == [("qsimenv.statevec.encoding.rows.FLIP", FLIP)]
     assert modules == {"qsimenv.statevec.kernels.copies_numba"}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
-from qsimenv.statevec.encoding import encode as columns
+from qsimenv.statevec.encoding import rows as columns
 from qsimenv.statevec.encoding.encode import encode
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.statevec.planning.planner import make_plan

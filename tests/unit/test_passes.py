@@ -9,9 +9,10 @@ import pytest
 
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
-from qsimenv.statevec.encoding import encode as columns
+from qsimenv.statevec.encoding import rows as columns
 from qsimenv.statevec.encoding.affine import inverse_columns, line_map, xor_table
-from qsimenv.statevec.encoding.encode import REAL_TYPE, EncodedSweep, encode
+from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.encoding.rows import REAL_TYPE, EncodedSweep
 from qsimenv.statevec.kernels import passes_numba as passes
 from qsimenv.statevec.kernels import sweep_numba
 from qsimenv.statevec.kernels.lanes_numba import HAS_VECTORS

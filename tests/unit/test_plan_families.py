@@ -11,7 +11,7 @@ from benchmarks import circuits, mqt
 from benchmarks.plan import EXCHANGES, QUBITS, RANK_BITS, gates_of
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
-from qsimenv.statevec.encoding import encode as form
+from qsimenv.statevec.encoding import rows as form
 from qsimenv.statevec.encoding.encode import encode
 from qsimenv.statevec.planning.layout import Layout, identity
 from qsimenv.statevec.planning.plan import Plan

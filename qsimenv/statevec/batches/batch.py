@@ -19,7 +19,7 @@ from qsimenv.errors import InvalidArgumentError
 from qsimenv.statevec.batches import batch_numba as kernels
 from qsimenv.statevec.batches.batch_plan import Table, read_out, tabulate
 from qsimenv.statevec.batches.vectors_numba import LANES
-from qsimenv.statevec.encoding.encode import REAL_TYPE
+from qsimenv.statevec.encoding.rows import REAL_TYPE
 from qsimenv.statevec.measuring.sampling import EVENT_OF_FIRST_CHUNK
 from qsimenv.statevec.planning.program import lower
 from qsimenv.task import Precision, Result, Task

@@ -23,7 +23,7 @@ from qsimenv.comm import Team
 from qsimenv.errors import OutOfRangeError
 from qsimenv.statevec.costs.cost import cost_of
 from qsimenv.statevec.costs.rates import ASSUMED, PASS_KINDS, PassRates, Rates, processor
-from qsimenv.statevec.encoding.encode import MOST_RUN_BITS
+from qsimenv.statevec.encoding.rows import MOST_RUN_BITS
 from qsimenv.statevec.kernels import sweep_numba as kernels
 from qsimenv.statevec.simulate import prepare
 from qsimenv.statevec.state import State

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from qsimenv.circuit import Gate
 from qsimenv.statevec.costs.rates import Rates
-from qsimenv.statevec.encoding import encode as form
-from qsimenv.statevec.encoding.encode import EncodedSweep
+from qsimenv.statevec.encoding import rows as form
+from qsimenv.statevec.encoding.rows import EncodedSweep
 from qsimenv.statevec.planning.plan import Plan, Sweep
 from qsimenv.statevec.planning.steps import mixed_qubits
 from qsimenv.task import AMPLITUDE_BYTES, Precision

@@ -3,7 +3,7 @@
 A *line* is what one vector register holds; the lowest bits of an index number the *lanes* of a line, the others the
 line. A map over GF(2) that takes each target number to its source falls into four parts (lines and lanes of either).
 Where the source line does not hang on the target lane every line comes from one line; where it does, with rank r,
-``2**r`` lines come from ``2**r`` lines, each lane from one of them. ``encode`` calls this; ``passes_numba`` reads it.
+``2**r`` lines come from ``2**r`` lines, each lane from one of them. ``writer`` calls this; ``passes_numba`` reads it.
 """
 
 from __future__ import annotations

@@ -1,132 +1,26 @@
-"""Encoding: the sweeps of a plan and parameter values to the flat arrays that a kernel reads.
+"""Encoding: the sweeps of a plan and parameter values to the flat arrays that a kernel reads (``rows``).
 
-A row of ``ops`` is one pass over a block in terms of positions *inside the block*; ``coefficients`` and ``tables`` hold
-the numbers. All depend on the precision and on nothing that a rank knows, so every rank reads the same. Columns are
-named below; the kernels import these names, and nothing else is shared between planner and kernels. Blocks of at least
-``NORMAL_FORM_BITS`` bits are brought into normal form first; smaller ones get a row for each op.
+Blocks of at least ``NORMAL_FORM_BITS`` bits are brought into normal form first; smaller ones get a row for each op.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv import gates
 from qsimenv.circuit import Gate
-from qsimenv.statevec.encoding.affine import inverse_columns, line_map, xor_table
-from qsimenv.statevec.encoding.normalform import Affine, Compiler, Factor, Pass, Phases, Plain, Rotations
-from qsimenv.statevec.encoding.phase_rows import phase_rows
+from qsimenv.statevec.encoding.normalform import Compiler, Pass, Plain
 from qsimenv.statevec.encoding.pieces import piece_of, stored_matrix
-from qsimenv.statevec.encoding.readings import Looks, Readings, SlotMaker, Slots, flip_groups, string_groups
-from qsimenv.statevec.planning.plan import Op, Plan, Sweep
+from qsimenv.statevec.encoding.readings import Looks, Readings
+from qsimenv.statevec.encoding.rows import MOST_RUN_BITS, NORMAL_FORM_BITS, REAL_TYPE, VECTORS, EncodedSweep, Form
+from qsimenv.statevec.encoding.writer import Writer, mixes
+from qsimenv.statevec.planning.plan import Plan, Sweep
 from qsimenv.task import Precision
 
-(
-    KIND,
-    NUM_TARGETS,
-    NUM_FIXED,
-    CONTROL_VALUE,
-    OUTER_MASK,
-    OUTER_VALUE,
-    OFFSET,
-    TABLE,
-    NUM_ENTRIES,
-    HAS_LANES,
-    RANK,
-    NEAR_BITS,
-    TILE_BITS,
-    INNER_BITS,
-    OUTER_BITS,
-    BASE,
-) = range(16)
-TARGETS = 16
-FIXED = TARGETS + gates.MAX_UNITARY_TARGETS
-"""First column of the sorted block positions that a pass holds fixed: its targets and its controls inside the block."""
-ROW = 64
-
-GENERAL, REAL, FLIP, PHASE, ROTATE, QUADRATIC, PERMUTE, TWO_TARGETS, READ_FLIPS, READ_STRINGS = range(10)
-"""Kinds: dense complex matrix, real matrix on one target, X on one target, multiplication by one number; the passes of
-the normal form: rotations, quadratic phases, affine permutation; a dense matrix on two targets without controls; and
-readings of two states, of which the top bit of the block chooses one."""
-
-# Where the numbers of the normal form's rows lie, in this order.
-#   QUADRATIC  tables from TABLE: (mask, slot) of each of NUM_ENTRIES terms with bits outside the block; places
-#              relative to BASE of the 2**TILE_BITS vectors of a row, of the 2**INNER_BITS rows that share a table, of
-#              the 2**OUTER_BITS groups of such rows. coefficients from OFFSET: the angles of the terms; cos and sin of
-#              a row (2**(lane bits + TILE_BITS) each), the same for each outer bit, and of each row's own factor.
-#              Where NUM_TARGETS is 1, the slope of the target, which all terms share: it is turned after the phases.
-#   PERMUTE    tables from TABLE: what a target of 0 comes from; (mask, column) of each of NUM_ENTRIES outer terms; the
-#              length of the part for lines with this number; the part for lines: RANK target steps, RANK source steps,
-#              2**RANK patterns, 2**NEAR_BITS near targets, as many near sources, the far targets and sources
-#              (see ``affine.LineMap``); sources by the lowest 8 bits of a target, and by its other bits.
-#              Where HAS_LANES is 0, which is only so in the last row, it is left to the sweep's stores: after the outer
-#              terms come the lines from which the lines of RANK single bits come.
-#   ROTATE     coefficients from OFFSET: four slopes of the targets, four of the lanes.
-#   READ_FLIPS tables from TABLE: 0 for X, 1 for Y; FLIPS positions above the lines, sorted; the slots (-1: none) of the
-#              LINE_BITS positions of a line, which are read where HAS_LANES, and of the others.
-#   READ_STRINGS  tables from TABLE: the positions that the strings flip, as a mask, and whether the imaginary parts are
-#              wanted (1) or the real ones; of each of NUM_ENTRIES strings the signs inside and outside the block, as
-#              masks, and the slot.
-
-NORMAL_FORM_BITS = 8
-_CHOOSING_BIT = 62
-"""Stands above all bits of an index for the choice between two states that are swept together."""
 _GROWTH_BITS = 3
 """Where the next sweep has eight times as many blocks, phases do not wait for it."""
-_ROOM_FOR_SLOPES = 4
-MOST_RUN_BITS = 9
-"""Runs of so many bits have no gap in scratch order."""
-
-REAL_TYPE: dict[Precision, type[np.floating]] = {"double": np.float64, "single": np.float32}
-
-
-class Form(NamedTuple):
-    """What the kernels of a machine want: the bytes of a vector whose lanes they rearrange in registers (0: none), the
-    most bits above the lanes of one row of rotations, whether a block lies with gaps (``passes_numba.place``), whether
-    a row of phases that share a bit can turn that bit in the same pass, whether lines that change places last are
-    stored from where they are, and whether rows can read two states."""
-
-    vector_bytes: int
-    pair_bits: int
-    has_gaps: bool
-    turns_in_phases: bool
-    stores_from_anywhere: bool
-    reads: bool
-
-    def lane_bits(self, real_type: type[np.floating]) -> int:
-        """The bits of the index inside one vector."""
-        return max(self.vector_bytes // np.dtype(real_type).itemsize, 1).bit_length() - 1
-
-
-VECTORS = Form(64, 4, True, True, True, True)
-"""For a core with vector registers: tiles of sixteen vectors leave as many registers for what they are turned by."""
-THREADS = Form(0, 4, False, False, False, False)
-"""For threads with registers of their own, which hold sixteen numbers each, and a shared memory without gaps."""
-
-
-@dataclass(frozen=True)
-class EncodedSweep:
-    """``low_bits``: how many of the lowest bits the block holds without a gap. ``offsets``: where, relative to the
-    block's first amplitude, each run of ``2**low_bits`` amplitudes lies. ``outer``: the local bits not in the block.
-    ``scale``: what the stored numbers have to be multiplied by after the sweep, besides what they had to before.
-    ``mixes``: the local bits, as a mask, that may be set afterwards where they were not before."""
-
-    block_bits: int
-    low_bits: int
-    offsets: npt.NDArray[np.int64]
-    outer: npt.NDArray[np.int64]
-    ops: npt.NDArray[np.int64]
-    coefficients: np.ndarray
-    tables: npt.NDArray[np.int64]
-    scale: complex
-    mixes: int
-    slots: Slots | None = None
-    """What is read where two states are swept together."""
 
 
 def encode(
@@ -174,14 +68,14 @@ def _encode_stage(
                     compiler.take(op, piece_of(plan.gates[op.gate], op, values))
             passes = compiler.finish() if number == len(sweeps) - 1 else compiler.finish_sweep()
             if unset:
-                still_unset = unset & ~_mixes(passes)
+                still_unset = unset & ~mixes(passes)
                 if number < len(sweeps) - 1 and _grows(sweep, unset, sweeps[number + 1], still_unset):
                     passes += compiler.finish()
                 unset = still_unset
         if passes or compiler.scale != before:
             parts = [passes] if form.reads else _cut(passes)
             for part in parts:
-                writer = _Writer(sweep, plan.start.num_local, real_type, form, is_pair, abs(before))
+                writer = Writer(sweep, plan.start.num_local, real_type, form, is_pair, abs(before))
                 yield writer.write(part, compiler.scale / before if part is parts[-1] else 1.0)
 
 
@@ -214,252 +108,6 @@ def _grows(sweep: Sweep, unset: int, following: Sweep, still_unset: int) -> bool
     return (now & ~then).bit_count() - (then & ~now).bit_count() >= _GROWTH_BITS
 
 
-def _mixes(passes: Sequence[Pass]) -> int:
-    """The index bits, as a mask, that some passes may set where they were not set before."""
-    return sum(1 << bit for bit in {bit for each in passes for bit in _mixed(each)})
-
-
-def _mixed(each: Pass) -> Iterator[int]:
-    """The index bits that a pass may set where they were not set before."""
-    match each:
-        case Plain(op=op):
-            yield from op.bits if op.kind == "matrix" else ()
-        case Rotations(slopes=slopes):
-            yield from (bit for bit, _ in slopes)
-        case Affine(masks=masks, flips=flips):
-            yield from (bit for bit, _ in masks)
-            yield from (bit for bit in range(flips.bit_length()) if flips >> bit & 1)
-
-
 def is_constant(gate_list: Sequence[Gate]) -> bool:
     """Whether no gate has a free parameter, so that an encoding can be kept."""
     return not any(isinstance(angle, str) for gate in gate_list for angle in gate.params)
-
-
-def deposit(numbers: npt.NDArray[np.int64], bits: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Spread each number over an index: its bit k goes to position ``bits[k]``."""
-    index = np.zeros_like(numbers)
-    for k, bit in enumerate(bits):
-        index |= (numbers >> k & 1) << bit
-    return index
-
-
-class _Writer:
-    """Writes the passes of one sweep into its arrays."""
-
-    def __init__(
-        self, sweep: Sweep, num_local: int, real_type: type[np.floating], form: Form, is_pair: bool, before: float
-    ) -> None:
-        self._num_local, self._real_type, self._form = num_local, real_type, form
-        self._stored, self._slots = sweep.block, SlotMaker(before)
-        self._block = (*sweep.block, _CHOOSING_BIT) if is_pair and form.reads else sweep.block
-        self._position = {bit: k for k, bit in enumerate(self._block)}
-        self._block_mask = sum(1 << bit for bit in self._block)
-        self._lane_bits = form.lane_bits(real_type)
-        self._low_bits = min(
-            next((k for k, bit in enumerate(sweep.block) if bit != k), len(sweep.block)), MOST_RUN_BITS
-        )
-        self._rows: list[list[int]] = []
-        self._coefficients: list[npt.NDArray[np.float64]] = []
-        self._tables: list[npt.NDArray[np.int64]] = []
-        self._num_coefficients = self._num_tables = 0
-
-    def write(self, passes: Sequence[Pass], scale: complex) -> EncodedSweep:
-        for each in passes:
-            match each:
-                case Plain(op=op, matrix=matrix):
-                    self._plain(op, matrix)
-                case Rotations(slopes=slopes):
-                    if not self._turns_as_well(slopes):
-                        self._rotations(slopes)
-                case Phases():
-                    self._phases(each)
-                case Affine():
-                    self._affine(each, is_last=each is passes[-1])
-                case Factor(value=value):
-                    self._controlled_row(PHASE, [], 0, 0)
-                    self._add_coefficients([value, 0.0])
-                case Readings():
-                    self._readings(self._slots.add(each))
-        return EncodedSweep(
-            len(self._block),
-            self._low_bits,
-            xor_table([1 << bit for bit in self._stored[self._low_bits :]]),
-            np.array([bit for bit in range(self._num_local) if bit not in self._position], dtype=np.int64),
-            np.array(self._rows, dtype=np.int64).reshape(len(self._rows), ROW),
-            np.concatenate([*self._coefficients, np.zeros(1)]).astype(self._real_type),
-            np.concatenate([*self._tables, np.zeros(1, dtype=np.int64)]),
-            scale,
-            _mixes(passes),
-            self._slots.made(),
-        )
-
-    def _row(self, kind: int, targets: Sequence[int], fixed: Sequence[int]) -> list[int]:
-        row = [0] * ROW
-        row[KIND], row[NUM_TARGETS], row[NUM_FIXED] = kind, len(targets), len(fixed)
-        row[OFFSET], row[TABLE] = self._num_coefficients, self._num_tables
-        row[TARGETS : TARGETS + len(targets)] = targets
-        row[FIXED : FIXED + len(fixed)] = sorted(fixed)
-        self._rows.append(row)
-        return row
-
-    def _add_coefficients(self, numbers: npt.ArrayLike) -> None:
-        self._coefficients.append(np.asarray(numbers, dtype=np.float64).reshape(-1))
-        self._num_coefficients += self._coefficients[-1].size
-
-    def _add_table(self, numbers: npt.ArrayLike) -> None:
-        self._tables.append(np.asarray(numbers, dtype=np.int64).reshape(-1))
-        self._num_tables += self._tables[-1].size
-
-    # --- ops that stay what they are ---
-
-    def _plain(self, op: Op, matrix: gates.Matrix) -> None:
-        if op.kind != "matrix":
-            for stored, factor in enumerate(np.diagonal(matrix)):
-                if factor != 1:
-                    self._number(op, stored, complex(factor))
-            return
-        if np.array_equal(matrix, np.eye(len(matrix))):
-            return
-        if len(matrix) == 4 and not op.control_mask and len(self._block) >= NORMAL_FORM_BITS:
-            self._two_targets([self._position[bit] for bit in op.bits], matrix)
-            return
-        kind = GENERAL
-        if len(matrix) == 2 and not matrix.imag.any():
-            kind = FLIP if np.array_equal(matrix, [[0, 1], [1, 0]]) else REAL
-        self._controlled_row(kind, [self._position[bit] for bit in op.bits], op.control_mask, op.control_value)
-        self._add_coefficients(np.ascontiguousarray(matrix).view(np.float64))
-
-    def _two_targets(self, targets: Sequence[int], matrix: gates.Matrix) -> None:
-        """See ``lanes_numba.dense``: for output v, pattern m and each lane the entry (row, row ^ m) of the matrix."""
-        if targets[0] > targets[1]:
-            targets, swapped = targets[::-1], [0, 2, 1, 3]
-            matrix = matrix[np.ix_(swapped, swapped)]
-        lanes = tuple(position for position in targets if position < self._lane_bits)
-        row = self._row(TWO_TARGETS, targets, targets[len(lanes) :])
-        row[HAS_LANES] = len(lanes)
-        entries = matrix[_dense_entries(lanes, self._lane_bits)]
-        self._add_coefficients(np.stack([entries.real, entries.imag, entries.real + entries.imag], axis=2))
-
-    def _number(self, op: Op, stored: int, factor: complex) -> None:
-        """Multiply by ``factor`` where the op's bits have the value ``stored`` and its controls theirs."""
-        mask, value = op.control_mask, op.control_value
-        for k, bit in enumerate(op.bits):
-            mask |= 1 << bit
-            value |= (stored >> k & 1) << bit
-        self._controlled_row(PHASE, [], mask, value)
-        self._add_coefficients([factor.real, factor.imag])
-
-    def _controlled_row(self, kind: int, targets: Sequence[int], mask: int, value: int) -> None:
-        """A row under controls over index bits; those of the block become fixed positions."""
-        inner = [bit for bit in self._block if mask >> bit & 1]
-        outer_mask = mask & ~sum(1 << bit for bit in inner)
-        row = self._row(kind, targets, [*targets, *(self._position[bit] for bit in inner)])
-        row[CONTROL_VALUE] = sum((value >> bit & 1) << self._position[bit] for bit in inner)
-        row[OUTER_MASK], row[OUTER_VALUE] = outer_mask, value & outer_mask
-
-    # --- passes of the normal form ---
-
-    def _rotations(self, slopes: Sequence[tuple[int, float]]) -> None:
-        """As few rows as the form allows, as even as can be, the lanes with the first: a pass has to read and write the
-        block, for which it can turn two or three bits; those above that cost as much as in a row of their own."""
-        lanes, pairs = [0.0] * _ROOM_FOR_SLOPES, list[tuple[int, float]]()
-        for bit, slope in slopes:
-            position = self._position[bit]
-            if position < self._lane_bits:
-                lanes[position] = slope
-            else:
-                pairs.append((position, slope))
-        has_lanes = any(lanes)
-        count = max(-(-len(pairs) // self._form.pair_bits), int(has_lanes))
-        groups = [pairs[len(pairs) * k // count : len(pairs) * (k + 1) // count] for k in range(count)]
-        for number, group in enumerate(groups):
-            targets = [position for position, _ in group]
-            self._row(ROTATE, targets, targets)[HAS_LANES] = int(number == 0 and has_lanes)
-            self._add_coefficients([*(slope for _, slope in group), *[0.0] * (_ROOM_FOR_SLOPES - len(group)), *lanes])
-
-    def _phases(self, phases: Phases) -> None:
-        form, row = phases.form, self._row(QUADRATIC, [], [])
-        laid = phase_rows(form.linear, form.product, self._position, self._lane_bits, self._form.has_gaps)
-        row[NUM_ENTRIES], row[TILE_BITS], row[BASE] = laid.num_outside, laid.tile_bits, laid.base
-        row[INNER_BITS], row[OUTER_BITS] = laid.inner_bits, laid.outer_bits
-        self._add_table(laid.tables)
-        self._add_coefficients(laid.coefficients)
-
-    def _turns_as_well(self, slopes: Sequence[tuple[int, float]]) -> bool:
-        """Whether the row before, phases that share the only bit to be turned, turns it in its pass from now on."""
-        ((bit, slope), *others), row = slopes, self._rows[-1] if self._rows else []
-        if others or not self._form.turns_in_phases or not row or row[KIND] != QUADRATIC:
-            return False
-        if row[NUM_TARGETS] or row[BASE] != self._place(self._position[bit]):
-            return False
-        row[NUM_TARGETS], row[TARGETS] = 1, self._position[bit]
-        self._add_coefficients([slope])
-        return True
-
-    def _readings(self, slots: Mapping[tuple[int, int], int]) -> None:
-        """Rows for some strings, by masks over index bits; none where rows cannot read."""
-        if not self._form.reads:
-            return
-        for group in flip_groups(slots, self._position, len(self._stored)):
-            self._row(READ_FLIPS, [], [])[HAS_LANES] = int(group.has_lanes)
-            self._add_table(group.table)
-        for group in string_groups(slots, self._position, len(self._stored)):
-            self._row(READ_STRINGS, [], [])[NUM_ENTRIES] = group.num_entries
-            self._add_table(group.table)
-
-    def _place(self, position: int) -> int:
-        """Where a number with one bit lies in a block; see ``passes_numba.place`` for the gaps."""
-        gaps = 1 << position >> (self._lane_bits + 6) << self._lane_bits if self._form.has_gaps else 0
-        return (1 << position) + gaps
-
-    def _affine(self, affine: Affine, is_last: bool) -> None:
-        position = self._position
-        masks = [1 << k for k in range(len(self._block))]
-        outside: list[tuple[int, int]] = []
-        for target, mask in affine.masks:
-            inner, positions = mask & self._block_mask, 0
-            if mask != inner:
-                outside.append((mask ^ inner, position[target]))
-            while inner:
-                positions |= 1 << position[inner.bit_length() - 1]
-                inner ^= 1 << (inner.bit_length() - 1)
-            masks[position[target]] = positions
-        columns = inverse_columns(masks)
-        shift = 0
-        for bit in self._block:
-            if affine.flips >> bit & 1:
-                shift ^= columns[position[bit]]
-        row = self._row(PERMUTE, [], [])
-        row[NUM_ENTRIES] = len(outside)
-        self._add_table([shift, *(number for mask, k in outside for number in (mask, columns[k]))])
-        moved = [shift, *columns[self._lane_bits :], *(columns[k] for _, k in outside)]
-        if is_last and self._can_store_from(columns, moved):
-            row[RANK] = len(columns) - self._lane_bits
-            self._add_table([column >> self._lane_bits for column in columns[self._lane_bits :]])
-            return
-        lines = line_map(columns, self._lane_bits)
-        row[HAS_LANES], row[RANK] = 1, len(lines.source_steps)
-        row[NEAR_BITS] = len(lines.near_to).bit_length() - 1
-        by_lines = [np.array([*lines.target_steps, *lines.source_steps], dtype=np.int64), lines.patterns.reshape(-1)]
-        by_lines += [lines.near_to, lines.near_source, lines.far_to, lines.far_source]
-        self._add_table([1 + sum(len(table) for table in by_lines)])
-        for table in (*by_lines, xor_table(columns[:8]), xor_table(columns[8:])):
-            self._add_table(table)
-
-    def _can_store_from(self, columns: Sequence[int], moved: Sequence[int]) -> bool:
-        """Whether every lane stays the lane that it is, and runs are of whole lines."""
-        lanes = (1 << self._lane_bits) - 1
-        stays = all(column == 1 << k for k, column in enumerate(columns[: self._lane_bits]))
-        is_whole = self._form.stores_from_anywhere and self._low_bits >= self._lane_bits
-        return is_whole and stays and not any(number & lanes for number in moved)
-
-
-@lru_cache
-def _dense_entries(lanes: tuple[int, ...], lane_bits: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Row and column of a two-target matrix's entries in the order of ``lanes_numba.dense``: output, pattern, lane."""
-    index = np.arange(1 << lane_bits)
-    lane_part = sum(((index >> lane & 1) << k for k, lane in enumerate(lanes)), start=np.zeros_like(index))
-    rows = lane_part | (np.arange(4 >> len(lanes)) << len(lanes))[:, None, None]
-    columns = rows ^ np.arange(4)[:, None]
-    return np.broadcast_to(rows, columns.shape), columns

@@ -4,7 +4,7 @@
 lane bits and some more: a row's factors are a table. *Inner* bits have no product with a row bit, so that rows that
 differ in them share a table and differ by one factor. *Outer* bits have: the table of such a row is that of another
 row, with one outer bit less, times that bit's table. Where all terms have one bit in common, rows without it are left
-alone. ``encode`` calls this; ``passes_numba.apply_phases`` reads it.
+alone. ``writer`` calls this; ``passes_numba.apply_phases`` reads it.
 """
 
 from __future__ import annotations

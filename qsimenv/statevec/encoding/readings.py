@@ -1,6 +1,6 @@
 """Readings: what the adjoint method looks at while two states go through the passes of a sweep together. Pure.
 
-``gradients`` says what is wanted of which gate (``Looks``), ``normalform`` when it can be had (``Waiting``), ``encode``
+``gradients`` says what is wanted of which gate (``Looks``), ``normalform`` when it can be had (``Waiting``), ``writer``
 writes the rows that read it. Strings of Paulis are masks over index bits; those of Z wait like phases, those that flip
 one bit like rotations, so that they cost no pass but their own.
 """
@@ -112,7 +112,7 @@ class SlotMaker:
 
 
 class Group(NamedTuple):
-    """What one row reads, as ``encode`` writes it."""
+    """What one row reads, as ``writer`` writes it."""
 
     has_lanes: bool
     num_entries: int

@@ -21,7 +21,7 @@ def lay_out_phases(terms, angles, outside, outside_angles, bits, lane_bits, row_
     """Bits above the lanes in a row, inner bits, outer bits, the place of the common bit or 0, tables, coefficients.
 
     ``terms`` and ``outside`` have two columns: positions, the second -1 where there is one; and a mask of bits outside
-    the block, with a position or -1. ``encode`` has the layout of the tables and the coefficients.
+    the block, with a position or -1. ``rows`` has the layout of the tables and the coefficients.
     """
     common = _common(terms, outside, bits, lane_bits)
     constant, single, pairs = 0.0, np.zeros(bits), np.zeros((bits, bits))

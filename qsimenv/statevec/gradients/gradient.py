@@ -19,7 +19,8 @@ import numpy.typing as npt
 from qsimenv.circuit import Circuit, Gate
 from qsimenv.comm import Team
 from qsimenv.errors import NotSupportedError, OutOfMemoryError, QSimEnvError
-from qsimenv.statevec.encoding.encode import REAL_TYPE, encode
+from qsimenv.statevec.encoding.encode import encode
+from qsimenv.statevec.encoding.rows import REAL_TYPE
 from qsimenv.statevec.exchange import PIECE_BYTES
 from qsimenv.statevec.gradients.backwards import Backwards
 from qsimenv.statevec.gradients.pair import Pair

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv.statevec.encoding.encode import EncodedSweep
+from qsimenv.statevec.encoding.rows import EncodedSweep
 from qsimenv.statevec.exchange import FixedBits, trade_bits
 from qsimenv.statevec.measuring.expectation import sums_of_products
 from qsimenv.statevec.state import State

@@ -17,7 +17,7 @@ import numpy as np
 from qsimenv import arrays
 from qsimenv.comm import Team
 from qsimenv.errors import QSimEnvError
-from qsimenv.statevec.encoding.encode import REAL_TYPE, THREADS, VECTORS, Form
+from qsimenv.statevec.encoding.rows import REAL_TYPE, THREADS, VECTORS, Form
 from qsimenv.task import Precision
 
 DeviceName = Literal["cpu", "gpu"]

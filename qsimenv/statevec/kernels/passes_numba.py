@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from qsimenv.statevec.encoding.encode import (
+from qsimenv.statevec.encoding.rows import (
     BASE,
     FIXED,
     HAS_LANES,
@@ -163,7 +163,7 @@ def two_targets(re, im, bits, ops, row, coefficients):
 def shift_of(ops, row, tables, index):
     """What goes to number 0 in an affine permutation comes from this number, which hangs on the bits outside the block.
 
-    ``encode`` has the tables' layout.
+    ``rows`` has the tables' layout.
     """
     at = ops[row, TABLE]
     shift = tables[at]
@@ -243,7 +243,7 @@ def table_room(bits):
 
 @njit(**_options)
 def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
-    """Multiply by ``exp(i q(x))``, row by row; ``phase_rows`` has the method, ``encode`` the layout.
+    """Multiply by ``exp(i q(x))``, row by row; ``phase_rows`` has the method, ``rows`` the layout.
 
     Where there is a target, the bit that all terms share, it is turned as well: one pass instead of two.
     """

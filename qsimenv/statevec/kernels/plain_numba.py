@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qsimenv.statevec.encoding.encode import CONTROL_VALUE, FIXED, NUM_FIXED, NUM_TARGETS, OFFSET, TARGETS
+from qsimenv.statevec.encoding.rows import CONTROL_VALUE, FIXED, NUM_FIXED, NUM_TARGETS, OFFSET, TARGETS
 from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.kernels.passes_numba import place
 

@@ -16,8 +16,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from qsimenv.statevec.encoding.encode import HAS_LANES, NUM_ENTRIES, TABLE
 from qsimenv.statevec.encoding.readings import FLIPS, LINE_BITS
+from qsimenv.statevec.encoding.rows import HAS_LANES, NUM_ENTRIES, TABLE
 from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.kernels.intrinsics_numba import (
     BLOCK_BITS,

@@ -1,6 +1,6 @@
 // A sweep: every thread block takes a block of the state into shared memory, applies all rows of ops, writes it back.
 //
-// sweep_cupy compiles this with its sizes and the columns and kinds of encode.py as macros (encode's REAL is REAL_KIND). Each phase is a loop over the block in strides of THREADS between two barriers, without warp intrinsics:
+// sweep_cupy compiles this with its sizes and the columns and kinds of rows.py as macros (its REAL is REAL_KIND). Each phase is a loop over the block in strides of THREADS between two barriers, without warp intrinsics:
 // it is right for any number of threads, on NVIDIA and AMD, and with one thread it is plain sequential C++.
 //
 // A number of the block lies in shared memory at skewed(number): the bits above the banks are added to those that

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from qsimenv import arrays
 from qsimenv.arrays_cupy import Source
 from qsimenv.errors import QSimEnvError
-from qsimenv.statevec.encoding import encode as rows
+from qsimenv.statevec.encoding import rows
 from qsimenv.statevec.kernels.source_cupy import integers, launch_over, source
 
 Integers = npt.NDArray[np.int64]
@@ -72,7 +72,7 @@ def _room_bytes(most_bits: int, real_type: np.dtype[Any]) -> int:
 
 
 def module(real_type: np.dtype[Any]) -> Source:
-    """The source of the sweeps, with the columns and kinds of ``encode`` and the sizes that this GPU has room for."""
+    """The source of the sweeps, with the columns and kinds of ``rows`` and the sizes that this GPU has room for."""
     return _module(real_type, _most_block_bits(real_type), arrays.gpu().threads)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from qsimenv import arrays
-from qsimenv.statevec.encoding.encode import (
+from qsimenv.statevec.encoding.rows import (
     FLIP,
     GENERAL,
     HAS_LANES,

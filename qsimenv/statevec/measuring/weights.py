@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv.statevec.encoding.encode import deposit
+from qsimenv.statevec.encoding.rows import deposit
 from qsimenv.statevec.kernels.intrinsics_numba import WEIGHT_RUN
 from qsimenv.statevec.measuring import sampling_numba, weights_numba
 from qsimenv.statevec.planning.layout import Layout

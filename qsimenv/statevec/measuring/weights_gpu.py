@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qsimenv.statevec.encoding.encode import deposit
+from qsimenv.statevec.encoding.rows import deposit
 from qsimenv.statevec.measuring import sampling_numba as kernels
 from qsimenv.statevec.measuring.weights import Floats, Integers, Nodes, Reading
 

@@ -17,7 +17,7 @@ import numpy as np
 from qsimenv import shards
 from qsimenv.comm import Team
 from qsimenv.shards import Manifest
-from qsimenv.statevec.encoding.encode import deposit
+from qsimenv.statevec.encoding.rows import deposit
 from qsimenv.statevec.kernels.devices import DeviceName
 from qsimenv.statevec.planning.layout import Layout, identity
 from qsimenv.statevec.planning.plan import Plan, Stage
