@@ -74,21 +74,26 @@ def test_stop_with_drain_finishes_what_was_accepted(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_drain_that_takes_too_long_leaves_the_rest_to_the_next_start(folder: Path) -> None:
+def test_a_drain_that_takes_too_long_leaves_the_rest_to_the_next_start(
+    folder: Path, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ENGINES))
     environment.start(ranks_per_node=2)
     with connect(client_id="us") as qpm:
-        ids = qpm.async_run([qs.Task(ghz(20), shots=100, seed=seed) for seed in range(200)])
+        held = qs.Task(Circuit(1, 0, ()), save="statevector", engine="test", name=hold.name)
+        ids = qpm.async_run([held, held, *(qs.Task(ghz(20), shots=100, seed=seed) for seed in range(200))])
     command = [*COMMAND, "stop", "--drain", "--within", "0"]
     stopped = subprocess.run(command, capture_output=True, text=True, check=False)
     assert stopped.returncode != 0
     assert "tasks had not ended after 0 s" in stopped.stderr
     assert not environment.is_running(folder)
+    hold.let_go()
     environment.start(ranks_per_node=2)
     with connect(client_id="us") as qpm:
         records = qpm.read_cq(task_ids=ids, timeout_s=120)
-        assert [record.state for record in records] == [TaskState.DONE] * 200
-        assert records[199].result is not None
-        assert records[199].result.counts == quiet_counts(20, 199)
+        assert [record.state for record in records] == [TaskState.DONE] * 202
+        assert records[201].result is not None
+        assert records[201].result.counts == quiet_counts(20, 199)
     end(folder)
 
 
