@@ -100,7 +100,7 @@ class Admission:
         """What the appraiser is to be asked, where ``circuits`` that come, or those of ``jobs``, are not to be opened
         here; None: they are. It is told again of those that it has ``lost``."""
         is_long = sum(map(len, circuits.values())) > OPENED_BYTES
-        if not is_long and all(job.circuit in circuits or self._is_open(job.circuit) for job in jobs):
+        if not is_long and all(name in circuits or self._is_open(name) for name in {job.circuit for job in jobs}):
             return None
         again = {name: circuit.bytes for name in lost if (circuit := self._circuits.get(name)) is not None}
         asked = {**again, **circuits}
