@@ -19,11 +19,10 @@ from qsimenv.errors import QSimEnvError
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.outbox import Answer, Outbox
 from qsimenv.qpm_plugin.outside import Asker
-from qsimenv.qpm_plugin.ports import Port
-from qsimenv.qpm_plugin.sockets import Socket
+from qsimenv.qpm_plugin.ports import Keys, Port
+from qsimenv.qpm_plugin.sockets import CLIENTS, Socket
 from qsimenv.qpm_plugin.subscribers import ARE_YOU_THERE, Subscribers
 
-DOMAIN = "clients"
 _KEPT_LINKS = 10_000
 _LARGE_BYTES, _LARGE_KEPT_S = 1 << 20, 60.0
 """An answer over so many bytes can be asked for again for so long only."""
@@ -46,13 +45,13 @@ class ClientDoor:
         self,
         context: zmq.Context[Socket],
         host: str,
-        secret_key: str,
+        keys: Keys,
         carry_out: Callable[[Asker, m.RequestBody], m.ReplyBody | None],
         outbox: Outbox,
         settle: Callable[[], None],
     ) -> None:
         self._carry_out, self._outbox = carry_out, outbox
-        self.port = Port(context, host, DOMAIN, secret_key, self._receive, settle)
+        self.port = Port(context, host, CLIENTS, keys, self._receive, settle)
         self.subscribers = Subscribers(self.port)
         self._links: OrderedDict[bytes, _Link] = OrderedDict()
         self.requests = self.refused = 0

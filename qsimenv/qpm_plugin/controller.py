@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import zmq
 
 from qsimenv.errors import BadStateError, InvalidArgumentError
-from qsimenv.qpm_plugin import client_door, metrics, worker_door
 from qsimenv.qpm_plugin import messages as m
+from qsimenv.qpm_plugin import metrics
 from qsimenv.qpm_plugin.admission import Appraise, Finding
 from qsimenv.qpm_plugin.appraiser import Appraiser
 from qsimenv.qpm_plugin.client_door import ClientDoor
@@ -32,10 +32,10 @@ from qsimenv.qpm_plugin.journal import Journal
 from qsimenv.qpm_plugin.ledger import Ledger
 from qsimenv.qpm_plugin.outbox import Answer, Outbox
 from qsimenv.qpm_plugin.outside import Asker
-from qsimenv.qpm_plugin.ports import Guard
+from qsimenv.qpm_plugin.ports import Guard, Keys
 from qsimenv.qpm_plugin.scheduler import Placement
 from qsimenv.qpm_plugin.service import Service
-from qsimenv.qpm_plugin.sockets import Socket
+from qsimenv.qpm_plugin.sockets import CLIENTS, WORKERS, Socket
 from qsimenv.qpm_plugin.submissions import Capacity
 from qsimenv.qpm_plugin.tasks import Entry
 from qsimenv.qpm_plugin.vigil import Vigil
@@ -147,10 +147,12 @@ class Controller:
 
     def _open(self, context: zmq.Context[Socket]) -> Connection:
         server, client, worker = new_keys(), new_keys(), new_keys()
-        self._guard = Guard(context, {client_door.DOMAIN: client[0], worker_door.DOMAIN: worker[0]})
+        self._guard = Guard(context, {CLIENTS: client[0], WORKERS: worker[0]})
         host, settle = self._setting.host, self._deal_with_news
-        self._clients = ClientDoor(context, host, server[1], self._carry_out, self._outbox, settle)
-        self._workers = WorkerDoor(context, host, server[1], self._supervisor, self._service.execution, settle)
+        self._clients = ClientDoor(context, host, Keys(*server, client[1]), self._carry_out, self._outbox, settle)
+        self._workers = WorkerDoor(
+            context, host, Keys(*server, worker[1]), self._supervisor, self._service.execution, settle
+        )
         self._vigil = Vigil(lambda: self._workers.port.has_news or self._clients.port.has_news)
         return Connection(
             name=self._service.name,

@@ -92,6 +92,10 @@ class Instance:
     def size(self) -> int:
         return next(iter(self.workers.values())).hello.size if self.workers else 0
 
+    @property
+    def has_ended(self) -> bool:
+        return self.handle is not None and self.handle.ended.done()
+
 
 class Supervisor:
     """Keeps an instance running. ``is_busy`` says whether tasks run; ``on_up`` and ``on_down(reason)`` are told."""

@@ -1,4 +1,4 @@
-"""A link: one CURVE connection of a client to the controller, and the patience to wait on it.
+"""A link: one CURVE connection of a client to the controller, with a lane where there is one, and the patience to wait.
 
 Used by one thread at a time. It watches its own connection: who was refused at the door hears so at once, who finds
 nobody hears so after ``timeout_s``; a request is sent again when a broken connection stands again, or a new one does.
@@ -20,11 +20,14 @@ from qsimenv.errors import PermissionDeniedError, QSimEnvError, TimedOutError, f
 from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.connection import Connection
-from qsimenv.qpm_plugin.sockets import Socket, client_socket, next_connection_event
+from qsimenv.qpm_plugin.lanes import Lane, open_lane
+from qsimenv.qpm_plugin.sockets import CLIENTS, Socket, client_socket, next_connection_event
 
 T = TypeVar("T", bound=m.ReplyBody)
 KEPT_PATIENCE_S = 60.0
 _LOOK_EVERY_S = 0.2
+_BRIEFLY_MS = 2
+"""So long a link waits for its lane alone, which costs less than to wait for all that may happen."""
 _PATIENT_RETRIES = 3
 """How often (every 0.1 s) a first connection may be turned down: by a closed port, or by another environment's door."""
 _REFUSED = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
@@ -56,6 +59,7 @@ class Link:
         self._bell_address = f"inproc://bell-{uuid.uuid4().hex}"
         self._bell: Socket | None = None
         self._poller = zmq.Poller()
+        self._lane: Lane | None = None
         self._number = 0
         self._request = b""
         self._posted: dict[int, tuple[int, m.RequestBody]] = {}
@@ -78,6 +82,7 @@ class Link:
         socket.connect(connection.address)
 
     def _shut(self) -> None:
+        self._leave_lane()
         self._poller.unregister(self._socket)
         self._poller.unregister(self._monitor)
         self._socket.disable_monitor()
@@ -94,7 +99,7 @@ class Link:
         self._request = self._packed(body)
         self.is_clean = False
         if self._stands:
-            self._socket.send(self._request)
+            self._say(self._request)
         else:
             self._lost_at = time.monotonic()
         return self.more()
@@ -119,7 +124,7 @@ class Link:
         self._posted[self._number] = (ticket, body)
         self.is_clean = False
         if self._stands:
-            self._socket.send(self._packed(body))
+            self._say(self._packed(body))
 
     def collect(self) -> tuple[int, m.ReplyBody]:
         """The ticket of a posted request, and its answer. Raises like ``ask``."""
@@ -160,7 +165,7 @@ class Link:
     def abandon(self) -> None:
         """Tell the controller that nobody waits for the last answer any more."""
         if self._stands and not self.is_clean:
-            self._socket.send(self._packed(m.Abandon(self._number)))
+            self._say(self._packed(m.Abandon(self._number)))
 
     def _packed(self, body: m.RequestBody) -> bytes:
         return m.encode(m.Request(self._client, self._number, body, self.results is not None))
@@ -170,9 +175,53 @@ class Link:
             self._bell.close(linger=0)
         self._shut()
 
+    def _say(self, frame: bytes) -> None:
+        """Send a request. Where its lane breaks, all that has no answer is sent again, this one too."""
+        if self._lane is None:
+            self._socket.send(frame)
+            return
+        try:
+            self._lane.send(frame)
+        except OSError:
+            self._leave_lane()
+            self._ask_again()
+
+    def _take_lane(self) -> None:
+        self._leave_lane()
+        connection = self.connection
+        self._lane = open_lane(connection.server_key, CLIENTS, connection.client_secret, self._identity)
+        if self._lane is not None:
+            self._poller.register(self._lane.fileno(), zmq.POLLIN)
+
+    def _leave_lane(self) -> None:
+        if self._lane is not None:
+            self._poller.unregister(self._lane.fileno())
+            self._lane.close()
+            self._lane = None
+
+    def _from_lane(self) -> bytes | None:
+        """What came by the lane. One that breaks is left, and what has no answer is asked for by the socket."""
+        try:
+            return None if self._lane is None else self._lane.recv(_BRIEFLY_MS)
+        except OSError:
+            self._leave_lane()
+            self._ask_again()
+            return None
+
+    def _ask_again(self) -> None:
+        if self._posted:
+            self._post_again()
+        elif self.repeats or not self.is_clean:
+            self._say(self._request)
+
     def _receive(self) -> m.Reply:
         while True:
+            frame = self._from_lane()
+            if frame is not None:
+                return m.decode_reply(frame)
             ready = dict(self._poller.poll(self._patience_ms()))
+            if self._lane is not None and self._lane.fileno() in ready:
+                continue  # the controller's last word may be there, although the connection is gone
             if self._monitor in ready:
                 self._notice_connection()
             if self._socket in ready:
@@ -230,10 +279,8 @@ class Link:
             event = next_connection_event(self._monitor)
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._stands = self._stood = True
-                if self._posted:
-                    self._post_again()
-                elif self.repeats or not self.is_clean:
-                    self._socket.send(self._request)
+                self._take_lane()
+                self._ask_again()
             elif event in _REFUSED:
                 self._check_refusal()
             elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
@@ -244,6 +291,7 @@ class Link:
                     raise self._lost()
 
     def _broke(self) -> None:
+        self._leave_lane()
         if self._stands:
             self._stands, self._lost_at = False, time.monotonic()
         elif not self._stood:

@@ -1,19 +1,23 @@
-"""The controller's two doors: a ROUTER socket on the asyncio loop, and the guard that checks keys.
+"""The controller's two doors: a ROUTER socket and its lanes on the asyncio loop, and the guard that checks keys.
 
 A ``Port`` reads all that has come, hands each frame on, and then says once that it has: no task, future or thread per
-message. ZeroMQ tells of news by an edge on a file descriptor, which a send may swallow, so every send looks again.
-The guard (ZAP) lets a key through at the door that it belongs to, and nowhere else.
+message. Who has a lane (``lanes``) is sent everything on it. ZeroMQ tells of news by an edge on a file descriptor,
+which a send may swallow, so every send looks again. The guard (ZAP) lets a key through at the door that it belongs to,
+and nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 import zmq
 import zmq.auth.asyncio
 
+from qsimenv.qpm_plugin.lanes import Lanes
 from qsimenv.qpm_plugin.messages import MAX_FRAME_BYTES
 from qsimenv.qpm_plugin.sockets import Socket, set_heartbeat
 
@@ -45,16 +49,24 @@ class _OneKey:
         return key == self._key
 
 
+class Keys(NamedTuple):
+    """The controller's own pair of CURVE keys, and the secret that who knocks at this door has to know."""
+
+    public: str
+    secret: str
+    visitors_secret: str
+
+
 class Port:
-    """A ROUTER socket with CURVE at ``tcp://host:*``. ``receive(sender, frame)``, which says whether it made any sense
-    of it, and ``drained()`` must not raise. ZeroMQ takes frames from its connections in turn, one from each."""
+    """A ROUTER socket with CURVE at ``tcp://host:*``, and lanes. ``receive(sender, frame)``, which says whether it made
+    any sense of it, and ``drained()`` must not raise. Frames are taken from all connections in turn, one from each."""
 
     def __init__(
         self,
         context: zmq.Context[Socket],
         host: str,
         domain: str,
-        secret_key: str,
+        keys: Keys,
         receive: Callable[[bytes, bytes], bool],
         drained: Callable[[], None],
     ) -> None:
@@ -62,7 +74,7 @@ class Port:
         self._loop = asyncio.get_running_loop()
         self._socket = socket = context.socket(zmq.ROUTER)
         socket.curve_server = True
-        socket.curve_secretkey = secret_key.encode()
+        socket.curve_secretkey = keys.secret.encode()
         socket.zap_domain = domain.encode()
         socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
         socket.set(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
@@ -76,24 +88,32 @@ class Port:
         self._scheduled = False
         self._refused = 0
         self.received_bytes = self.sent_bytes = 0
+        self._lanes = Lanes(keys.public, domain, keys.visitors_secret)
         self._loop.add_reader(socket.fileno(), self._drain)
+        self._loop.add_reader(self._lanes.fileno(), self._drain)
         self._schedule()
 
     def send(self, receiver: bytes, frame: bytes) -> bool:
         """Send one frame; False where the receiver is gone or does not read. Never waits."""
         if self._socket.closed:
             return False
+        sent = self._lanes.send(receiver, frame)
+        if sent is None:
+            sent = self._sends(receiver, frame)
+        self.sent_bytes += sent * len(frame)
+        return sent
+
+    def _sends(self, receiver: bytes, frame: bytes) -> bool:
         try:
             self._put(receiver, frame)
         except zmq.ZMQError:
             return False
         finally:
-            self.read_soon()
-        self.sent_bytes += len(frame)
+            self._look_again()
         return True
 
     def reaches(self, receiver: bytes, frame: bytes) -> bool:
-        """Send a frame that may be lost; False only where the receiver's connection is gone."""
+        """Send a frame that may be lost, by way of ZeroMQ; False only where the receiver's connection is gone."""
         try:
             self._put(receiver, frame)
         except zmq.Again:
@@ -101,7 +121,7 @@ class Port:
         except zmq.ZMQError:
             return False
         finally:
-            self.read_soon()
+            self._look_again()
         return True
 
     def _put(self, receiver: bytes, frame: bytes) -> None:
@@ -111,17 +131,27 @@ class Port:
     @property
     def has_news(self) -> bool:
         """Whether a frame waits to be read."""
-        return not self._socket.closed and bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+        return not self._socket.closed and (self._lanes.has_news or self._socket_has_news)
+
+    @property
+    def _socket_has_news(self) -> bool:
+        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def read_soon(self) -> None:
         """Read what has come as soon as the loop gets to it."""
         if not self._scheduled and self.has_news:
             self._schedule()
 
+    def _look_again(self) -> None:
+        if not self._scheduled and self._socket_has_news:
+            self._schedule()
+
     def close(self, linger_ms: int = 1000) -> None:
         """Stop reading; what was sent still goes out for ``linger_ms``."""
         if not self._socket.closed:
             self._loop.remove_reader(self._socket.fileno())
+            self._loop.remove_reader(self._lanes.fileno())
+            self._lanes.close(linger_ms / 1000)
             self._socket.close(linger=linger_ms)
 
     def _schedule(self) -> None:
@@ -131,24 +161,35 @@ class Port:
 
     def _drain(self) -> None:
         self._scheduled = False
-        refused = 0
-        for _ in range(_READ_AT_ONCE):
+        if self._socket.closed:
+            return
+        self._lanes.look()
+        sources, taken, refused = deque([self._lanes.take, self._take]), 0, 0
+        while sources and taken < _READ_AT_ONCE and refused < _REFUSED_AT_ONCE:
+            found = sources[0]()
+            if found is None:
+                sources.popleft()
+                continue
+            taken += 1
+            refused += not self._hear(*found)
+            sources.rotate(1)
             if self._socket.closed:
                 return
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            if len(frames) == 2:
-                self.received_bytes += len(frames[1])
-                refused += not self._receive(frames[0], frames[1])
-            else:
-                self._refuse(len(frames))
-                refused += 1
-            if refused == _REFUSED_AT_ONCE:
-                break
         self.read_soon()
         self._drained()
+
+    def _take(self) -> list[bytes] | None:
+        try:
+            return self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def _hear(self, *frames: bytes) -> bool:
+        if len(frames) != 2:
+            self._refuse(len(frames))
+            return False
+        self.received_bytes += len(frames[1])
+        return self._receive(*frames)
 
     def _refuse(self, frames: int) -> None:
         """Say so at the 1st, 10th, 100th … such message: a flood of them must not fill the log's disk."""

@@ -16,6 +16,8 @@ from qsimenv.qpm_plugin.messages import MAX_FRAME_BYTES
 HEARTBEAT_MS = 2000
 SILENCE_MS = 8000
 """A peer that has been silent for so long is gone."""
+CLIENTS, WORKERS = "clients", "workers"
+"""The controller's two doors (their ZAP domains)."""
 Socket = zmq.Socket[bytes]
 
 

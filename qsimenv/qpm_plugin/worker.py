@@ -1,8 +1,8 @@
 """A worker: one MPI rank that waits for tasks and runs them. ``python -m qsimenv.qpm_plugin.worker`` under a launcher.
 
-While idle it sleeps in a ZeroMQ poll: no MPI call, no CPU. A task comes to all ranks of its team, in one order
-everywhere, and runs through ``engines.run`` as it would in process; between sweeps the rank looks whether messages have
-come (``interrupt``), so that a task can be canceled while it runs. A daemon thread ends the process when the connection
+While idle it sleeps until its ``channel`` has a message: no MPI call, no CPU. A task comes to all ranks of its team, in
+one order everywhere, and runs through ``engines.run`` as it would in process; between sweeps the rank looks whether
+messages have come (``interrupt``), so that a task can be canceled while it runs. The process ends when the connection
 to the controller breaks, which ZeroMQ's own threads notice even while a kernel runs.
 """
 
@@ -12,7 +12,6 @@ import math
 import os
 import socket as sockets
 import sys
-import threading
 import time
 import traceback
 from collections import deque
@@ -21,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-import zmq
 
 from qsimenv import comm, engines, interrupt, memory
 from qsimenv import errors as e
@@ -29,9 +27,10 @@ from qsimenv.circuit import Circuit, Measure, gate
 from qsimenv.qpm_plugin import large, rows
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.api import ErrorInfo
+from qsimenv.qpm_plugin.channel import Channel
 from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, GENERATION_VARIABLE, Connection
 from qsimenv.qpm_plugin.recent import Recent
-from qsimenv.qpm_plugin.sockets import Socket, next_connection_event, worker_identity, worker_socket
+from qsimenv.qpm_plugin.sockets import worker_identity
 from qsimenv.qpm_plugin.vigil import Vigil
 from qsimenv.task import Result, Task
 
@@ -40,27 +39,21 @@ FLUSH_SECONDS = 0.005
 LOOK_SECONDS = 0.02
 """So often at most a busy rank looks for messages."""
 _CANCELED = ErrorInfo(e.BadStateError.code, interrupt.CANCELED_MESSAGE)
-CONNECT_MS = 30_000
-"""A worker that finds no controller for so long ends."""
-_WATCHED = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_DISCONNECTED | zmq.EVENT_MONITOR_STOPPED
-)  # fmt: skip
 
 
 class Worker:
-    """One rank: its team of all ranks, its socket, and the circuits it has seen."""
+    """One rank: its team of all ranks, its channel, and the circuits it has seen."""
 
     def __init__(
         self,
         world: comm.Team,
-        socket: Socket,
+        channel: Channel,
         generation: int,
         results: Path | None = None,
         durable: bool = False,
     ) -> None:
         self._results, self._durable = results, durable
-        self._world, self._socket, self._generation = world, socket, generation
+        self._world, self._channel, self._generation = world, channel, generation
         self._circuits: Recent[Circuit] = Recent(m.WORKER_CIRCUIT_BYTES)
         self._launches: deque[m.Launch] = deque()
         self._canceled: set[str] = set()
@@ -68,23 +61,22 @@ class Worker:
         self._flushed = 0.0
         self._refused = 0
         self._stopping = False
-        self._vigil = Vigil(self._has_news)
+        self._vigil = Vigil(lambda: channel.has_news)
         self._running = ""
         self._look_at, self._ends_at = 0.0, math.inf
 
     def greet(self) -> None:
         """Say that this rank is ready."""
-        self._send(
-            m.Hello(
-                self._generation,
-                self._world.rank,
-                self._world.size,
-                os.getpid(),
-                sockets.gethostname(),
-                memory.free_bytes_per_process(),
-                _versions(),
-            )
+        hello = m.Hello(
+            self._generation,
+            self._world.rank,
+            self._world.size,
+            os.getpid(),
+            sockets.gethostname(),
+            memory.free_bytes_per_process(),
+            _versions(),
         )
+        self._channel.greet(m.encode(hello))
 
     def serve(self) -> None:
         """Run what comes until told to stop."""
@@ -96,19 +88,15 @@ class Worker:
     def _listen(self, wait: bool) -> None:
         """Take in all messages that are there; ``wait`` for the first one, asleep."""
         asked = False
-        flags = 0 if wait and not self._vigil.keep(None) else zmq.NOBLOCK
-        while True:
-            try:
-                frame = self._socket.recv(flags)
-            except zmq.Again:
-                break
+        if wait and not self._vigil.keep(None):
+            self._channel.wait()
+        while (frame := self._channel.recv()) is not None:
             self._vigil.end()
             try:
                 message = m.decode_to_worker(frame)
             except e.QSimEnvError:
                 self._refuse()
                 continue
-            flags = zmq.NOBLOCK
             match message:
                 case m.Launch():
                     self._launches.append(message)
@@ -120,9 +108,6 @@ class Worker:
                     self._stopping = True
         if asked:
             self._send(m.Pong(self._generation, self._world.rank, memory.free_bytes_per_process()))
-
-    def _has_news(self) -> bool:
-        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def _refuse(self) -> None:
         """Drop a message that makes no sense; say so at the 1st, 10th, 100th … such message."""
@@ -249,14 +234,12 @@ class Worker:
 
     def _break(self, answer: m.Answer, team: comm.Team) -> None:
         """Leave a record, then end all ranks: the others of the team may wait for this one forever."""
-        self._send(m.Broken(self._generation, self._world.rank, answer))
-        self._socket.close(linger=1000)
-        time.sleep(0.2)  # ZeroMQ's thread sends; closing the context would wait for the daemon thread
+        self._channel.send_last(m.encode(m.Broken(self._generation, self._world.rank, answer)))
         team.abort(f"rank {self._world.rank}: {answer.error.message if answer.error else ''}")
         os._exit(1)
 
     def _send(self, message: m.FromWorker) -> None:
-        self._socket.send(m.encode(message))
+        self._channel.send(m.encode(message))
 
     def _packed(self, task_id: str, outcome: Result) -> msgspec.Raw:
         """What travels of a result: the name of a file where the controller shares the host, else all of it."""
@@ -296,42 +279,18 @@ def _warm_up() -> None:
         sys.stderr.write(f"worker: warm-up: {error}\n")
 
 
-def _connect(context: zmq.Context[Socket], connection: Connection, identity: bytes) -> Socket:
-    socket = worker_socket(context, connection, identity)
-    monitor = socket.get_monitor_socket(_WATCHED)
-    threading.Thread(target=_watch, args=(monitor,), name="watch", daemon=True).start()
-    socket.connect(connection.worker_address)
-    return socket
-
-
-def _watch(monitor: Socket) -> None:
-    """End this process when the controller is gone: what was on its way is lost, so nothing good can follow."""
-    try:
-        event = next_connection_event(monitor) if monitor.poll(CONNECT_MS) else None
-        while event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            event = next_connection_event(monitor)
-    except zmq.ContextTerminated:
-        return
-    if event != zmq.EVENT_MONITOR_STOPPED:
-        sys.stderr.write("worker: the controller is gone\n")
-        os._exit(3)
-
-
 def main() -> None:
     """Be a worker until told to stop."""
     connection = Connection.read(Path(os.environ[CONNECTION_VARIABLE]))
     generation = int(os.environ.get(GENERATION_VARIABLE, "0"))
     world = comm.world()
     _warm_up()
-    context: zmq.Context[Socket] = zmq.Context()
-    socket = _connect(context, connection, worker_identity(generation, world.rank))
-    worker = Worker(world, socket, generation, large.folder_here(connection), connection.durable)
+    channel = Channel(connection, worker_identity(generation, world.rank))
+    worker = Worker(world, channel, generation, large.folder_here(connection), connection.durable)
     interrupt.watch(worker.verdict)
     worker.greet()
     worker.serve()
-    socket.disable_monitor()
-    socket.close()
-    context.term()
+    channel.close()
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ from qsimenv.errors import QSimEnvError
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.execution import Execution
 from qsimenv.qpm_plugin.instances import Supervisor, Worker
-from qsimenv.qpm_plugin.ports import Port
+from qsimenv.qpm_plugin.ports import Keys, Port
 from qsimenv.qpm_plugin.scheduler import Placement
-from qsimenv.qpm_plugin.sockets import Socket
+from qsimenv.qpm_plugin.sockets import WORKERS, Socket
 from qsimenv.qpm_plugin.tasks import Entry
 
-DOMAIN = "workers"
 _PING = m.encode(m.Ping())
+_EXPLAINED_WITHIN_S = 0.5
+"""Of a rank that has died its launcher knows more than that it does not answer."""
 _log = logging.getLogger("qsimenv.controller")
 
 
@@ -35,13 +36,13 @@ class WorkerDoor:
         self,
         context: zmq.Context[Socket],
         host: str,
-        secret_key: str,
+        keys: Keys,
         supervisor: Supervisor,
         execution: Execution,
         settle: Callable[[], None],
     ) -> None:
         self._supervisor, self._execution = supervisor, execution
-        self.port = Port(context, host, DOMAIN, secret_key, self._receive, settle)
+        self.port = Port(context, host, WORKERS, keys, self._receive, settle)
         self.messages = self.refused = 0
 
     def launch(self, placement: Placement, entries: Sequence[Entry]) -> None:
@@ -73,9 +74,11 @@ class WorkerDoor:
     async def ping(self, busy_ranks: int) -> None:
         """Ping every worker; one whose connection is gone, or that has been idle and silent, costs its instance."""
         stuck = self._supervisor.stuck(busy_ranks)
-        workers = self._supervisor.instance.workers
-        gone = [rank for rank, worker in workers.items() if not self.port.reaches(worker.identity, _PING)]
-        if stuck or gone:
+        instance = self._supervisor.instance
+        gone = [rank for rank, worker in instance.workers.items() if not self.port.reaches(worker.identity, _PING)]
+        if gone and not stuck:
+            await asyncio.sleep(_EXPLAINED_WITHIN_S)
+        if (stuck or gone) and instance is self._supervisor.instance and not instance.has_ended:
             await self._supervisor.kill(f"ranks {stuck or gone} do not answer any more")
 
     def kill_soon(self, reason: str, explained: bool = False) -> None:

@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from qsimenv.qpm_plugin.connection import new_keys
-from qsimenv.qpm_plugin.ports import Guard, Port
+from qsimenv.qpm_plugin.ports import Guard, Keys, Port
 
 FRAMES = 250
 PATIENCE_S = 60
@@ -29,7 +29,7 @@ async def portions(makes_sense: bool) -> list[int]:
 
     with zmq.Context() as context, context.socket(zmq.DEALER) as door:
         guard = Guard(context, {"door": client[0]})
-        port = Port(context, "127.0.0.1", "door", server[1], receive, lambda: turns.append(0))
+        port = Port(context, "127.0.0.1", "door", Keys(*server, client[1]), receive, lambda: turns.append(0))
         door.curve_serverkey = server[0].encode()
         door.curve_publickey, door.curve_secretkey = (key.encode() for key in client)
         door.linger = 0
