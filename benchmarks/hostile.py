@@ -3,10 +3,10 @@
     python -m benchmarks hostile [--frames 1000000]
 
 Frames are made from valid ones (bytes flipped, cut, spliced, lengths and depths blown up) or are plain garbage. They go
-to the controller's door for clients under the right key, to its door for workers under the workers' key, and, as raw
-bytes or under wrong keys, to both. Meanwhile a client runs one small task after the other. What is kept: its round
-trips, before and meanwhile, how much the controller grew, whether anything died. Sends to this machine alone, and stops
-by itself.
+to the controller's door for clients under the right key, to its door for workers under the workers' key, half of each
+by way of a lane, and, as raw bytes or under wrong keys, to both. Meanwhile a client runs one small task after the
+other. What is kept: its round trips, before and meanwhile, how much the controller grew, whether anything died. Sends
+to this machine alone, and stops by itself.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from benchmarks.table import Row, show
 from qsimenv.circuit import Circuit, Measure, gate
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.connection import Connection, new_keys
+from qsimenv.qpm_plugin.lanes import open_lane
+from qsimenv.qpm_plugin.sockets import CLIENTS, WORKERS
 
 UNDISTURBED = 200
 """So many round trips come before the attack, to compare with."""
@@ -109,13 +111,19 @@ def _spoiled(generator: random.Random, frame: bytearray, seeds: list[bytes]) -> 
 def attack_clients_door(connection: Connection, count: int, seed: int = 1) -> int:
     """Send frames under the client's key, reading what comes back. Returns the number of replies."""
     keys = (connection.client_key, connection.client_secret)
-    return _attack(connection.address, connection, keys, hostile_frames(valid_requests(), count, seed))
+    replies = _attack(connection.address, connection, keys, hostile_frames(valid_requests(), count // 2, seed))
+    frames = hostile_frames(valid_requests(), count - count // 2, seed + 100)
+    return replies + _attack_by_lane(connection, CLIENTS, connection.client_secret, frames)
 
 
 def attack_workers_door(connection: Connection, count: int, seed: int = 1) -> int:
     """Send frames under the workers' key, as somebody who is no worker of the instance."""
     keys = (connection.worker_key, connection.worker_secret)
-    return _attack(connection.worker_address, connection, keys, hostile_frames(valid_from_worker(), count, seed))
+    replies = _attack(
+        connection.worker_address, connection, keys, hostile_frames(valid_from_worker(), count // 2, seed)
+    )
+    frames = hostile_frames(valid_from_worker(), count - count // 2, seed + 100)
+    return replies + _attack_by_lane(connection, WORKERS, connection.worker_secret, frames)
 
 
 def _attack(address: str, connection: Connection, keys: tuple[str, str], frames: Iterator[bytes]) -> int:
@@ -137,6 +145,36 @@ def _attack(address: str, connection: Connection, keys: tuple[str, str], frames:
             door.recv()
             replies += 1
     return replies
+
+
+def _attack_by_lane(connection: Connection, domain: str, secret: str, frames: Iterator[bytes]) -> int:
+    lane = open_lane(connection.server_key, domain, secret, b"hostile")
+    assert lane is not None, "the controller has no lanes"
+    replies = 0
+    try:
+        for frame in frames:
+            lane.send(frame)
+            while lane.recv() is not None:
+                replies += 1
+        while lane.recv(500) is not None:
+            replies += 1
+    finally:
+        lane.close()
+    return replies
+
+
+def attack_lanes_without_a_key(connection: Connection, connections: int, seed: int = 1) -> int:
+    """Knock at both doors' lanes: under wrong keys, and with garbage. Returns how many answers came (none should)."""
+    generator = random.Random(seed)  # noqa: S311
+    answers = 0
+    for number in range(connections):
+        lane = open_lane(connection.server_key, WORKERS if number % 2 else CLIENTS, new_keys()[1], b"stranger")
+        assert lane is not None, "the controller has no lanes"
+        with contextlib.suppress(OSError):
+            lane.send(valid_requests()[0] if number % 4 < 2 else generator.randbytes(generator.randint(1, 2000)))
+            answers += lane.recv(20) is not None
+        lane.close()
+    return answers
 
 
 def attack_with_raw_bytes(address: str, connections: int, seed: int = 1) -> None:
@@ -221,7 +259,7 @@ def attack(connection: Connection, frames: int, connect: Callable[[], Any]) -> d
         attack_workers_door(connection, frames // 10, seed=3)
         for address in (connection.address, connection.worker_address):
             attack_with_raw_bytes(address, 100)
-        strangers = attack_with_wrong_keys(connection, 50)
+        strangers = attack_with_wrong_keys(connection, 50) + attack_lanes_without_a_key(connection, 50)
         seconds = time.monotonic() - began
     return {
         "frames": frames,

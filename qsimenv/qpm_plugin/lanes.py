@@ -84,19 +84,21 @@ class _Incoming:
         """Take what has come; False where nothing more can come. BlockingIOError, OSError."""
         data = end.recv(_READ_BYTES)
         self._bytes += data
-        return bool(data) and self._announced() <= self.most
+        return bool(data)
 
     def take(self) -> bytes | None:
-        """The next frame, if it has come whole."""
-        end = _LENGTH.size + self._announced()
-        if len(self._bytes) < max(end, _LENGTH.size):
+        """The next frame, if it has come whole. ConnectionResetError where it would be too long."""
+        if len(self._bytes) < _LENGTH.size:
+            return None
+        length = int(_LENGTH.unpack_from(self._bytes)[0])
+        if length > self.most:
+            raise ConnectionResetError
+        end = _LENGTH.size + length
+        if len(self._bytes) < end:
             return None
         frame = bytes(memoryview(self._bytes)[_LENGTH.size : end])
         del self._bytes[:end]
         return frame
-
-    def _announced(self) -> int:
-        return int(_LENGTH.unpack_from(self._bytes)[0]) if len(self._bytes) >= _LENGTH.size else 0
 
 
 class Lane:
@@ -219,7 +221,11 @@ class Lanes:
         """The next frame and who it is from."""
         while self._ready:
             end = self._ready.popleft()
-            frame = end.incoming.take()
+            try:
+                frame = end.incoming.take()
+            except OSError:
+                self._drop(end)
+                continue
             if frame is not None and end.identity is not None:
                 self._ready.append(end)
                 return end.identity, frame
