@@ -39,9 +39,12 @@ def test_between_two_requests(client: Client) -> None:
 
 def test_while_an_answer_is_waited_for(shared: Environment, hold) -> None:
     with shared.connect() as client, shared.connect() as other:
-        (task_id,) = client.async_run(Task(circuit=Circuit(1, 0, ()), save="statevector", name=hold.name, engine="test"))
+        held = Task(circuit=Circuit(1, 0, ()), save="statevector", name=hold.name, engine="test")
+        (task_id,) = client.async_run(held)
         found: list[str] = []
-        reading = threading.Thread(target=lambda: found.extend(r.task_id for r in client.read_cq(timeout_s=SOON)))
+        reading = threading.Thread(
+            target=lambda: found.extend(record.task_id for record in client.read_cq(timeout_s=SOON))
+        )
         (link,) = client._idle
         reading.start()
         wait_until(lambda: not client._idle, SOON, "nobody reads")
