@@ -168,7 +168,7 @@ def bounds(circuit: Circuit, machine: Machine) -> dict[str, float]:
     for precision in precisions:
         prepared = prepare(circuit, circuit.num_qubits, precision)
         start = prepared.start()
-        cost = cost_of(prepared.plan(0, start), prepared.encoding(0, start, np.zeros(0)), precision)
+        cost = cost_of(prepared.plan(0, start), prepared.encoding(0, start, np.zeros(0), from_zero=True), precision)
         found[precision] = cost.bound_s(machine)
     return found
 

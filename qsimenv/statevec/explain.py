@@ -80,8 +80,9 @@ def profile(task: Task, team: Team) -> str:
 def _planned(
     prepared: Prepared, segment: int, layout: Layout, values: npt.NDArray[np.float64]
 ) -> tuple[Plan, PlanCost]:
-    plan = prepared.plan(segment, layout)
-    return plan, cost_of(plan, prepared.encoding(segment, layout, values), prepared.precision, from_zero=segment == 0)
+    plan, from_zero = prepared.plan(segment, layout), segment == 0
+    encoded = prepared.encoding(segment, layout, values, from_zero)
+    return plan, cost_of(plan, encoded, prepared.precision, from_zero)
 
 
 def _first_values(task: Task) -> npt.NDArray[np.float64]:

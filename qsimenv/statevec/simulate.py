@@ -51,7 +51,7 @@ class Prepared:
         self.program: Program = code.lower(circuit)
         self._start: Layout | None = None
         self._plans: dict[tuple[int, Layout], Plan] = {}
-        self._encodings: dict[tuple[int, Layout], Encoded] = {}
+        self._encodings: dict[tuple[int, Layout, bool], Encoded] = {}
         self._constant = [is_constant(segment) for segment in self.program.segments]
 
     def start(self) -> Layout:
@@ -77,18 +77,23 @@ class Prepared:
         """The plan of any gates from a layout; not kept."""
         return make_plan(gates, layout, *self._sizes)
 
-    def encoding(self, segment: int, layout: Layout, values: npt.NDArray[np.float64]) -> Encoded:
-        """The arrays of that plan for parameter values; kept where there are no parameters."""
-        key = (segment, layout)
+    def encoding(
+        self, segment: int, layout: Layout, values: npt.NDArray[np.float64], from_zero: bool = False
+    ) -> Encoded:
+        """The arrays of that plan for parameter values; kept where there are no parameters.
+
+        ``from_zero``: for the state |0…0> and no other.
+        """
+        key = (segment, layout, from_zero)
         if not self._constant[segment]:
-            return self.encoded(self.plan(segment, layout), values)
+            return self.encoded(self.plan(segment, layout), values, from_zero)
         if key not in self._encodings:
-            self._encodings[key] = self.encoded(self.plan(segment, layout), values)
+            self._encodings[key] = self.encoded(self.plan(segment, layout), values, from_zero)
         return self._encodings[key]
 
-    def encoded(self, plan: Plan, values: npt.NDArray[np.float64]) -> Encoded:
+    def encoded(self, plan: Plan, values: npt.NDArray[np.float64], from_zero: bool = False) -> Encoded:
         """The arrays of any plan; not kept."""
-        return encode(plan, values, self.precision, self.device.form, plan.start is self._start)
+        return encode(plan, values, self.precision, self.device.form, from_zero)
 
 
 def prepare(circuit: Circuit, num_local: int, precision: Precision, on: DeviceName = "cpu") -> Prepared:
@@ -217,7 +222,7 @@ class Run:
         assert state is not None  # noqa: S101 - tells mypy what _follow has seen to
         began = time.perf_counter()
         plan = self._prepared.plan(segment, state.layout)
-        encoded = self._prepared.encoding(segment, state.layout, self._values)
+        encoded = self._prepared.encoding(segment, state.layout, self._values, state.is_untouched)
         self._work.add_seconds("plan", began)
         self._expect(plan.num_sweeps)
         state.run(plan, encoded)

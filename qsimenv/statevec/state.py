@@ -122,6 +122,11 @@ class State:
                 self.device.slots.put(plane, self._unset | top, top, 0)
 
     @property
+    def is_untouched(self) -> bool:
+        """Whether it is |0…0> still, as it was made."""
+        return self._start is not None
+
+    @property
     def rank_index(self) -> int:
         """This rank's part of every index."""
         return self.team.rank << self.layout.num_local

@@ -10,7 +10,7 @@ from qsimenv.comm import Team
 from qsimenv.statevec.encoding import rows as columns
 from qsimenv.statevec.encoding.encode import encode
 from qsimenv.statevec.planning.layout import Layout
-from qsimenv.statevec.planning.planner import make_plan
+from qsimenv.statevec.planning.planner import make_plan, plan_from_zero
 from qsimenv.statevec.state import State
 from tests.oracle import dense
 
@@ -60,6 +60,31 @@ def test_random_circuits(seed: int, block_bits: int, precision: str) -> None:
     layout = Layout(tuple(int(bit) for bit in random.permutation(n)), n, int(random.integers(1 << n)))
     amplitudes, _ = run(circuit, layout, precision, block_bits)
     np.testing.assert_allclose(amplitudes, dense.final_state(circuit), atol=TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("precision", ["double", "single"])
+@pytest.mark.parametrize("block_bits", [9, 10, 13])
+def test_random_circuits_from_zero(block_bits: int, precision: str) -> None:
+    """What is left out or done by the loads because bits are 0 so far; where every qubit has an own turn, and where
+    most have none."""
+    n, spread, phases = 13, 0, [0, 0]
+    for seed in range(16):
+        random = np.random.default_rng(seed)
+        gates = [random_gate(random, n) for _ in range(int(random.integers(5, 60)))]
+        turns = [gate(str(random.choice(["rx", "ry"])), q, params=[float(random.uniform(-4, 4))]) for q in range(n)]
+        circuit = Circuit(n, 0, tuple([gates, turns + gates, gates[:9] + turns + gates][seed % 3]))
+        plan = plan_from_zero(circuit.instructions, n, n, block_bits)  # type: ignore[arg-type]
+        plain, encoded = (encode(plan, (), precision, from_zero=zero)[0] for zero in (False, True))  # type: ignore[arg-type]
+        kinds = [[int(row[columns.KIND]) for sweep in each for row in sweep.ops] for each in (plain, encoded)]
+        spread += kinds[1].count(columns.SPREAD)
+        phases = [total + each.count(columns.QUADRATIC) for total, each in zip(phases, kinds, strict=True)]
+        state = State.zero(plan.start, Team(), precision)  # type: ignore[arg-type]
+        if seed % 2:
+            state.fill()  # that zeros are there makes no difference
+        state.run(plan, (encoded,))
+        np.testing.assert_allclose(state.amplitudes(), dense.final_state(circuit), atol=TOLERANCE[precision])
+    assert spread > 3
+    assert phases[1] < phases[0]
 
 
 def test_all_kinds_of_pass_are_used() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from qsimenv.circuit import Circuit, Gate, gate
+from qsimenv.circuit import Circuit, Gate, Measure, gate
 from qsimenv.comm import Team
 from qsimenv.statevec.encoding import rows as columns
 from qsimenv.statevec.encoding.affine import inverse_columns, line_map, xor_table
@@ -18,7 +18,8 @@ from qsimenv.statevec.kernels import sweep_numba
 from qsimenv.statevec.kernels.lanes_numba import HAS_VECTORS
 from qsimenv.statevec.planning.layout import identity
 from qsimenv.statevec.planning.planner import make_plan, plan_from_zero
-from qsimenv.statevec.state import State
+from qsimenv.statevec.simulate import Run, prepare
+from qsimenv.statevec.state import State, Work
 from qsimenv.task import Precision
 from tests.oracle import dense
 
@@ -134,6 +135,22 @@ def test_phases_do_not_wait_for_a_larger_state() -> None:
     np.testing.assert_allclose(states[0], states[1], atol=TOLERANCE["double"])
     assert abs(abs(states[1][0]) - math.sqrt(0.5)) < TOLERANCE["double"]
     assert abs(abs(states[1][-1]) - math.sqrt(0.5)) < TOLERANCE["double"]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_gates_that_come_again_find_another_state(precision: Precision) -> None:
+    """What is left out on |0…0> is not left out when the same gates follow on what they have made."""
+    halves = [gate("rx", q, params=[math.pi / 2]) for q in range(1, BITS)]
+    measures = [Measure(q, q) for q in range(BITS)]
+    circuit = Circuit(BITS, BITS, (*halves, Measure(0, 0), *halves, *measures))
+    prepared = prepare(circuit, BITS, precision)
+    first, second = (
+        prepared.encoding(0, prepared.start(), np.zeros(0), from_zero=from_zero)[0] for from_zero in (True, False)
+    )
+    assert rows(list(first), columns.SPREAD)
+    assert not rows(list(second), columns.SPREAD)
+    samples = Run(prepared, Team(), np.zeros(0), 0, 0, 50, 0, Work()).sample()
+    assert {int.from_bytes(row.tobytes()) for row in samples} == {(1 << BITS) - 2}
 
 
 # --- permutations ---

@@ -183,6 +183,8 @@ def _pass(row: list[int], sweep: EncodedSweep) -> tuple[str, float, float]:
         return "phases", part, 6.0 * part + 4.0 * targets
     if kind == form.PERMUTE:
         return "permute", float(row[form.HAS_LANES]), 0.0  # without lanes it is done by the stores of the sweep
+    if kind == form.SPREAD:
+        return "plain", 0.0, 2.0  # done by the loads of the sweep, a product a number
     if kind == form.TWO_TARGETS:
         return "dense", 1.0, 24.0  # three real products a complex one; the additions have units of their own
     controls = row[form.NUM_FIXED] - targets + row[form.OUTER_MASK].bit_count()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qsimenv.circuit import Gate
-from qsimenv.statevec.encoding.normalform import Compiler, Pass, Plain
+from qsimenv.statevec.encoding.normalform import Compiler, Pass, Plain, spread_first
 from qsimenv.statevec.encoding.pieces import piece_of, stored_matrix
 from qsimenv.statevec.encoding.readings import Looks, Readings
 from qsimenv.statevec.encoding.rows import MOST_RUN_BITS, NORMAL_FORM_BITS, REAL_TYPE, VECTORS, EncodedSweep, Form
@@ -33,11 +33,12 @@ def encode(
 ) -> tuple[tuple[EncodedSweep, ...], ...]:
     """The sweeps of each stage that have anything to do, for parameter ``values`` of shape (P,).
 
-    ``from_zero``: they will be run on |0…0>, and what costs least while most of the state is zero is done then.
+    ``from_zero``: they will be run on |0…0>, and on no other state: phases of bits that are 0 are left out, and what
+    costs least while most of the state is zero is done then.
     ``looks``: they will be run on two states together. Where rows can read those, a block is that of both, with a bit
     on top that chooses between them; else a sweep ends where something is to be read, which is for the caller to do.
     """
-    real_type, unset = REAL_TYPE[precision], -(1 << MOST_RUN_BITS) if from_zero else 0
+    real_type, unset = REAL_TYPE[precision], -(1 << MOST_RUN_BITS) if from_zero and not plan.start.flips else 0
     stages = list[tuple[EncodedSweep, ...]]()
     for stage in plan.stages:
         stages.append(tuple(_encode_stage(stage.sweeps, plan, values, real_type, form, unset, looks)))
@@ -56,7 +57,7 @@ def _encode_stage(
 ) -> Iterator[EncodedSweep]:
     """``unset``: the bits, as a mask, that are 0 wherever the state is not zero before the first sweep."""
     is_pair, looks = looks is not None, looks or Looks({}, frozenset())
-    compiler, passes = Compiler(), list[Pass]()
+    compiler, passes = Compiler(unset), list[Pass]()
     for number, sweep in enumerate(sweeps):
         before = compiler.scale
         if len(sweep.block) < NORMAL_FORM_BITS:
@@ -71,6 +72,7 @@ def _encode_stage(
                 still_unset = unset & ~mixes(passes)
                 if number < len(sweeps) - 1 and _grows(sweep, unset, sweeps[number + 1], still_unset):
                     passes += compiler.finish()
+                passes = spread_first(passes, unset) if form.spreads else passes
                 unset = still_unset
         if passes or compiler.scale != before:
             parts = [passes] if form.reads else _cut(passes)

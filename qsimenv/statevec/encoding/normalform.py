@@ -131,6 +131,13 @@ class Rotations:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """The same on bits that are 0 wherever the state is not zero: what is there is multiplied into what is not."""
+
+    slopes: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
 class Phases:
     form: Quadratic
 
@@ -158,17 +165,19 @@ class Factor:
     value: float
 
 
-Pass = Rotations | Phases | Affine | Plain | Factor | Readings
+Pass = Rotations | Spread | Phases | Affine | Plain | Factor | Readings
 
 
 class Compiler:
     """Takes the ops of the sweeps of a stage one after the other and gives the passes of each sweep.
 
     ``finish_sweep`` emits all that is bound to the block; phases may wait for a later sweep, ``finish`` emits them too.
-    ``scale`` is what the stored numbers have to be multiplied by.
+    ``scale`` is what the stored numbers have to be multiplied by. ``unset``: the bits, as a mask, that are 0 wherever
+    the state is not zero before the first op: until something mixes them there is nothing that their phases could turn.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unset: int = 0) -> None:
+        self._unset = unset
         self.scale: complex = 1.0
         self._passes: list[Pass] = []
         self._rows: dict[int, int] = {}
@@ -230,15 +239,18 @@ class Compiler:
             self._emit()
             self._emit_readings(self._waiting.take_signs())
             self._passes.append(Plain(op, matrix))
+            if op.kind == "matrix":
+                self._unset &= ~sum(1 << bit for bit in op.bits)
 
     def _phase(self, op: Op, phase: Phase) -> None:
         form = self._phases
         bits = (*op.bits, *_bits_of(op.control_mask)) if op.control_mask else op.bits
         form.constant += phase.constant
+        unset = [bit for bit in bits if self._unset >> bit & 1] if self._unset else []
         for bit, angle in zip(bits, phase.linear, strict=True):
-            if angle:
+            if angle and bit not in unset:
                 form.add(angle, bit)
-        if phase.product:
+        if phase.product and not unset:
             form.add_product(phase.product, *bits)
 
     def _turn(self, bit: int, turn: Turn) -> None:
@@ -249,11 +261,12 @@ class Compiler:
                 self._flip(bit)
         self._phases.constant += turn.constant
         if turn.slope:
-            if turn.before:
+            if turn.before and not self._unset >> bit & 1:
                 self._phases.add(turn.before, bit)
+            self._unset &= ~(1 << bit)
             self._rotate(bit, turn.slope)
             self._shrink(turn.factor)
-        if turn.after:
+        if turn.after and not self._unset >> bit & 1:
             self._phases.add(turn.after, bit)
 
     def _shrink(self, factor: float) -> None:
@@ -267,6 +280,7 @@ class Compiler:
 
     def _flip(self, bit: int) -> None:
         """X is moved to the front: past phases and rotations it only changes signs."""
+        self._unset &= ~(1 << bit)
         self._phases.flip(bit)
         self._before.flip(bit)
         if bit in self._slopes:
@@ -295,6 +309,9 @@ class Compiler:
         self._before.add_form(moved)
 
     def _controlled_flip(self, target: int, control: int, value: int) -> None:
+        if value and self._unset >> control & 1:
+            return
+        self._unset &= ~(1 << target)
         if target in self._slopes or control in self._slopes or not self._before.can_add_control(target, control):
             self._emit_moves()
         if not self._phases.can_add_control(target, control):
@@ -337,6 +354,20 @@ class Compiler:
         self.scale *= cmath.exp(1j * form.constant)
         if form:
             self._passes.append(Phases(form))
+
+
+def spread_first(passes: Sequence[Pass], unset: int) -> list[Pass]:
+    """The passes of a sweep, where rotations of bits that are 0 until then come first, as ``Spread``.
+
+    The compiler has left out what phases before them would do to these bits.
+    """
+    place = next((k for k, each in enumerate(passes) if not isinstance(each, Phases)), len(passes))
+    first = passes[place] if place < len(passes) else None
+    if not isinstance(first, Rotations) or not any(unset >> bit & 1 for bit, _ in first.slopes):
+        return list(passes)
+    fresh = Spread(tuple(pair for pair in first.slopes if unset >> pair[0] & 1))
+    others = Rotations(tuple(pair for pair in first.slopes if not unset >> pair[0] & 1))
+    return [fresh, *passes[:place], *([others] if others.slopes else []), *passes[place + 1 :]]
 
 
 def _bits_of(mask: int) -> list[int]:

@@ -41,10 +41,10 @@ FIXED = TARGETS + gates.MAX_UNITARY_TARGETS
 """First column of the sorted block positions that a pass holds fixed: its targets and its controls inside the block."""
 ROW = 64
 
-GENERAL, REAL, FLIP, PHASE, ROTATE, QUADRATIC, PERMUTE, TWO_TARGETS, READ_FLIPS, READ_STRINGS = range(10)
+GENERAL, REAL, FLIP, PHASE, ROTATE, QUADRATIC, PERMUTE, TWO_TARGETS, READ_FLIPS, READ_STRINGS, SPREAD = range(11)
 """Kinds: dense complex matrix, real matrix on one target, X on one target, multiplication by one number; the passes of
-the normal form: rotations, quadratic phases, affine permutation; a dense matrix on two targets without controls; and
-readings of two states, of which the top bit of the block chooses one."""
+the normal form: rotations, quadratic phases, affine permutation; a dense matrix on two targets without controls;
+readings of two states, of which the top bit of the block chooses one; and rotations of bits that are 0 so far."""
 
 # Where the numbers of the normal form's rows lie, in this order.
 #   QUADRATIC  tables from TABLE: (mask, slot) of each of NUM_ENTRIES terms with bits outside the block; places
@@ -64,6 +64,9 @@ readings of two states, of which the top bit of the block chooses one."""
 #   READ_STRINGS  tables from TABLE: the positions that the strings flip, as a mask, and whether the imaginary parts are
 #              wanted (1) or the real ones; of each of NUM_ENTRIES strings the signs inside and outside the block, as
 #              masks, and the slot.
+#   SPREAD     comes first and is left to the sweep's loads. tables from TABLE: its bits as a mask of the index, and as
+#              a mask of the numbers of runs. coefficients from OFFSET: for each run what the run without these bits is
+#              multiplied by.
 
 NORMAL_FORM_BITS = 8
 """Blocks of fewer bits have a row for each op."""
@@ -77,13 +80,15 @@ class Form(NamedTuple):
     """What the kernels of a machine want: the bytes of a vector whose lanes they rearrange in registers (0: none), the
     most bits above the lanes of one row of rotations, whether a block lies with gaps (``passes_numba.place``), whether
     a row of phases that share a bit can turn that bit in the same pass, whether lines that change places last are
-    stored from where they are, and whether rows can read two states."""
+    stored from where they are, whether bits that are 0 so far are turned by the loads, and whether rows can read two
+    states."""
 
     vector_bytes: int
     pair_bits: int
     has_gaps: bool
     turns_in_phases: bool
     stores_from_anywhere: bool
+    spreads: bool
     reads: bool
 
     def lane_bits(self, real_type: type[np.floating]) -> int:
@@ -91,9 +96,9 @@ class Form(NamedTuple):
         return max(self.vector_bytes // np.dtype(real_type).itemsize, 1).bit_length() - 1
 
 
-VECTORS = Form(64, 4, True, True, True, True)
+VECTORS = Form(64, 4, True, True, True, True, True)
 """For a core with vector registers: tiles of sixteen vectors leave as many registers for what they are turned by."""
-THREADS = Form(0, 4, False, False, False, False)
+THREADS = Form(0, 4, False, False, False, False, False)
 """For threads with registers of their own, which hold sixteen numbers each, and a shared memory without gaps."""
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qsimenv import gates
 from qsimenv.statevec.encoding.affine import inverse_columns, line_map, xor_table
-from qsimenv.statevec.encoding.normalform import Affine, Factor, Pass, Phases, Plain, Rotations
+from qsimenv.statevec.encoding.normalform import Affine, Factor, Pass, Phases, Plain, Rotations, Spread
 from qsimenv.statevec.encoding.phase_rows import phase_rows
 from qsimenv.statevec.encoding.readings import Readings, SlotMaker, flip_groups, string_groups
 from qsimenv.statevec.encoding.rows import (
@@ -41,6 +41,7 @@ from qsimenv.statevec.encoding.rows import (
     REAL,
     ROTATE,
     ROW,
+    SPREAD,
     TABLE,
     TARGETS,
     TILE_BITS,
@@ -83,6 +84,8 @@ class Writer:
                 case Rotations(slopes=slopes):
                     if not self._turns_as_well(slopes):
                         self._rotations(slopes)
+                case Spread(slopes=slopes):
+                    self._spread(dict(slopes))
                 case Phases():
                     self._phases(each)
                 case Affine():
@@ -189,6 +192,15 @@ class Writer:
             self._row(ROTATE, targets, targets)[HAS_LANES] = int(number == 0 and has_lanes)
             self._add_coefficients([*(slope for _, slope in group), *[0.0] * (_ROOM_FOR_SLOPES - len(group)), *lanes])
 
+    def _spread(self, slopes: Mapping[int, float]) -> None:
+        self._row(SPREAD, [], [])
+        higher = self._stored[self._low_bits :]
+        runs, factors = sum(1 << k for k, bit in enumerate(higher) if bit in slopes), np.ones(1)
+        for bit in higher:
+            factors = np.concatenate([factors, -slopes.get(bit, -1.0) * factors])
+        self._add_table([sum(1 << bit for bit in slopes), runs])
+        self._add_coefficients(factors)
+
     def _phases(self, phases: Phases) -> None:
         form, row = phases.form, self._row(QUADRATIC, [], [])
         laid = phase_rows(form.linear, form.product, self._position, self._lane_bits, self._form.has_gaps)
@@ -286,7 +298,7 @@ def _mixed(each: Pass) -> Iterator[int]:
     match each:
         case Plain(op=op):
             yield from op.bits if op.kind == "matrix" else ()
-        case Rotations(slopes=slopes):
+        case Rotations(slopes=slopes) | Spread(slopes=slopes):
             yield from (bit for bit, _ in slopes)
         case Affine(masks=masks, flips=flips):
             yield from (bit for bit, _ in masks)

@@ -21,6 +21,7 @@ from qsimenv.statevec.kernels.llvm_numba import (
     kind_of,
     line_place,
     load_at,
+    splat,
     store_at,
 )
 
@@ -55,6 +56,23 @@ def copy_lines(typing: Any, source: Any, start: Any, target: Any, to: Any, count
         return context.get_dummy_value()
 
     return types.void(source, start, target, to, count, ahead), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def scale_lines(typing: Any, block: Any, start: Any, to: Any, count: Any, factor: Any) -> Any:
+    """``block[to:] = factor * block[start:]`` for ``count`` 64-byte vectors."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        start, to, count, factor = arguments[1:]
+        kind = kind_of(signature.args[0])
+        data, factors = data_of(context, builder, signature.args[0], arguments[0]), splat(builder, kind, factor)
+        with cgutils.for_range(builder, count) as loop:
+            step = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
+            x = load_at(builder, kind, data, builder.add(start, step))
+            store_at(builder, builder.fmul(factors, x), data, builder.add(to, step))
+        return context.get_dummy_value()
+
+    return types.void(block, start, to, count, factor), generate
 
 
 def _put(past_caches: bool) -> Callable[..., Any]:

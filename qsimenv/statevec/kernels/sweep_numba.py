@@ -19,6 +19,7 @@ from qsimenv.statevec.encoding.rows import (
     HAS_LANES,
     KIND,
     NUM_TARGETS,
+    OFFSET,
     OUTER_MASK,
     OUTER_VALUE,
     PERMUTE,
@@ -28,11 +29,19 @@ from qsimenv.statevec.encoding.rows import (
     READ_STRINGS,
     REAL,
     ROTATE,
+    SPREAD,
+    TABLE,
     TWO_TARGETS,
 )
 from qsimenv.statevec.encoding.tables_numba import xor_table
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.kernels.copies_numba import copy_lines, finish_streaming, put_lines, put_lines_past_caches
+from qsimenv.statevec.kernels.copies_numba import (
+    copy_lines,
+    finish_streaming,
+    put_lines,
+    put_lines_past_caches,
+    scale_lines,
+)
 from qsimenv.statevec.kernels.llvm_numba import trailing_zeros
 from qsimenv.statevec.kernels.passes_numba import (
     apply_phases,
@@ -64,7 +73,8 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums):
     """All passes over one block whose first amplitude has the (global) index ``index``.
 
     The block lies in the planes ``x`` and ``y``, ``z`` is to spare; returns the planes in their roles at the end. What
-    is read on the way is added to ``sums``. A last permutation of whole lines is left to ``_scatter``.
+    is read on the way is added to ``sums``. A first row that spreads is left to ``_gather``, a last permutation of
+    whole lines to ``_scatter``.
     """
     for row in range(ops.shape[0]):
         if (index & ops[row, OUTER_MASK]) != ops[row, OUTER_VALUE]:
@@ -108,14 +118,32 @@ def _block_start(number, outer):
 
 
 @njit(**_options)
-def _gather(plane, start, offsets, run, empty, block):
-    """Copy a block's runs from memory into scratch order; those with a bit of ``empty`` hold nothing but zeros."""
+def _spread_of(ops, tables, coefficients, count):
+    """Of a first row that spreads: its bits in the index, and in the number of a run; a factor for each of the runs."""
+    if ops.shape[0] and ops[0, KIND] == SPREAD:
+        table, at = ops[0, TABLE], ops[0, OFFSET]
+        return tables[table], tables[table + 1], coefficients[at : at + count]
+    return 0, 0, coefficients[:0]
+
+
+@njit(**_options)
+def _gather(plane, start, offsets, run, empty, spread, block):
+    """Copy a block's runs from memory into scratch order; those with a bit of ``empty`` hold nothing but zeros.
+
+    Those that a row spreads to are made from others, whatever there is in memory.
+    """
+    fresh, fresh_runs, factors = spread
     count, item = offsets.shape[0], plane.itemsize
     ahead = max(1, _AHEAD_BYTES // (run * item))
     for k in range(count):
         to = place(k * run, item)
-        if offsets[k] & empty:
+        if offsets[k] & empty & ~fresh:
             block[to : to + run] = 0
+        elif offsets[k] & fresh and run * item < 64:
+            for i in range(run):
+                block[to + i] = factors[k] * block[place((k & ~fresh_runs) * run, item) + i]
+        elif offsets[k] & fresh:
+            scale_lines(block, place((k & ~fresh_runs) * run, item), to, run * item // 64, factors[k])
         elif run * item < 64:
             for i in range(run):
                 block[to + i] = plane[start + offsets[k] + i]
@@ -191,13 +219,14 @@ def _sweep_range(
     lane_bits = 4 if re.itemsize == 4 else 3
     lines, low = _last_lines(ops, tables, bits, lane_bits), max(low_bits - lane_bits, 0)
     in_run, steps = xor_table(lines[:low]), _counting_steps(lines[low:])
+    spread = _spread_of(ops, tables, coefficients, offsets.shape[0])
     for number in range(first, last):
         start = _block_start(number, outer)
-        _gather(re, start, offsets, run, before, x)
-        _gather(im, start, offsets, run, before, y)
+        _gather(re, start, offsets, run, before, spread, x)
+        _gather(im, start, offsets, run, before, spread, y)
         if len(other_re):
-            _gather(other_re, start, offsets, run, before, x[half:])
-            _gather(other_im, start, offsets, run, before, y[half:])
+            _gather(other_re, start, offsets, run, before, spread, x[half:])
+            _gather(other_im, start, offsets, run, before, spread, y[half:])
         x, y, z = _apply(x, y, z, room, bits, ops, coefficients, tables, rank_index | start, sums)
         line = _last_shift(ops, tables, rank_index | start, lane_bits)
         _scatter(x, re, start, offsets, run, after, streaming, in_run, steps, line)

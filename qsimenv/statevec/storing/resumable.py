@@ -226,7 +226,7 @@ class ResumableRun(Run):
     def _run_part(self, gates: Sequence[Gate], state: State) -> None:
         began = time.perf_counter()
         plan = self._prepared.plan_of(gates, state.layout)
-        encoded = self._prepared.encoded(plan, self._values)
+        encoded = self._prepared.encoded(plan, self._values, state.is_untouched)
         self._work.add_seconds("plan", began)
         state.run(plan, encoded)
 
