@@ -9,7 +9,7 @@ alone. ``writer`` calls this; ``passes_numba.apply_phases`` reads it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,8 @@ ROW_BITS = 8
 
 class PhaseRows(NamedTuple):
     """How many bits above the lanes a row has, how many inner and outer bits there are, the place in the block of the
-    bit that all terms share (0: they share none), how many terms have bits outside the block; and the row's numbers."""
+    bit that all terms share (0: they share none), how many terms have bits outside the block; the row's numbers; and
+    the positions that were wanted first and came first."""
 
     tile_bits: int
     inner_bits: int
@@ -29,6 +30,7 @@ class PhaseRows(NamedTuple):
     num_outside: int
     tables: npt.NDArray[np.int64]
     coefficients: npt.NDArray[np.float64]
+    first: list[int]
 
 
 def phase_rows(
@@ -37,8 +39,14 @@ def phase_rows(
     position: Mapping[int, int],
     lane_bits: int,
     has_gaps: bool,
+    wanted: Sequence[int] = (),
+    count: int = 0,
 ) -> PhaseRows:
-    """Lay out the form with these angles for bits and pairs of bits; ``position`` has those of the block."""
+    """Lay out the form with these angles for bits and pairs of bits; ``position`` has those of the block.
+
+    Unless all terms share a bit, each row has first, after its lanes, ``count`` of the positions ``wanted``, which are
+    above the lanes.
+    """
     # Not on top: a controller reads plans' costs and needs no compiler.
     from qsimenv.statevec.encoding.tables_numba import lay_out_phases
 
@@ -62,7 +70,7 @@ def phase_rows(
     laid = lay_out_phases(
         np.array(terms, dtype=np.int64).reshape(-1, 2), np.array(angles, dtype=np.float64),
         np.array(outside, dtype=np.int64).reshape(-1, 2), np.array(outside_angles, dtype=np.float64),
-        len(position), lane_bits, ROW_BITS, has_gaps,
+        len(position), lane_bits, ROW_BITS, has_gaps, np.array(wanted, dtype=np.int64), count,
     )  # fmt: skip
-    tile_bits, inner_bits, outer_bits, base, tables, coefficients = laid
-    return PhaseRows(tile_bits, inner_bits, outer_bits, base, len(outside), tables, coefficients)
+    tile_bits, inner_bits, outer_bits, base, tables, coefficients, first = laid
+    return PhaseRows(tile_bits, inner_bits, outer_bits, base, len(outside), tables, coefficients, first.tolist())

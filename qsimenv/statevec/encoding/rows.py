@@ -52,6 +52,7 @@ readings of two states, of which the top bit of the block chooses one; and rotat
 #              the 2**OUTER_BITS groups of such rows. coefficients from OFFSET: the angles of the terms; cos and sin of
 #              a row (2**(lane bits + TILE_BITS) each), the same for each outer bit, and of each row's own factor.
 #              Where NUM_TARGETS is 1, the slope of the target, which all terms share: it is turned after the phases.
+#              Where it is TURNED_WITH_PHASES, the slopes of these targets, the first bits of a row above its lanes.
 #   PERMUTE    tables from TABLE: what a target of 0 comes from; (mask, column) of each of NUM_ENTRIES outer terms; the
 #              length of the part for lines with this number; the part for lines: RANK target steps, RANK source steps,
 #              2**RANK patterns, 2**NEAR_BITS near targets, as many near sources, the far targets and sources
@@ -70,6 +71,8 @@ readings of two states, of which the top bit of the block chooses one; and rotat
 
 NORMAL_FORM_BITS = 8
 """Blocks of fewer bits have a row for each op."""
+TURNED_WITH_PHASES = 3
+"""Tiles of so many bits of both planes, and what they are multiplied by, fit the registers."""
 MOST_RUN_BITS = 9
 """Runs of so many bits have no gap in scratch order."""
 
@@ -79,9 +82,9 @@ REAL_TYPE: dict[Precision, type[np.floating]] = {"double": np.float64, "single":
 class Form(NamedTuple):
     """What the kernels of a machine want: the bytes of a vector whose lanes they rearrange in registers (0: none), the
     most bits above the lanes of one row of rotations, whether a block lies with gaps (``passes_numba.place``), whether
-    a row of phases that share a bit can turn that bit in the same pass, whether lines that change places last are
-    stored from where they are, whether bits that are 0 so far are turned by the loads, and whether rows can read two
-    states."""
+    a row of phases can turn bits in the same pass (the one that all terms share, or some of its own), whether lines
+    that change places last are stored from where they are, whether bits that are 0 so far are turned by the loads, and
+    whether rows can read two states."""
 
     vector_bytes: int
     pair_bits: int

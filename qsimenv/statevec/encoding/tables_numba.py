@@ -17,11 +17,13 @@ _options = {"nogil": True, "error_model": "numpy"}
 
 
 @njit(**_options)
-def lay_out_phases(terms, angles, outside, outside_angles, bits, lane_bits, row_bits, has_gaps):
-    """Bits above the lanes in a row, inner bits, outer bits, the place of the common bit or 0, tables, coefficients.
+def lay_out_phases(terms, angles, outside, outside_angles, bits, lane_bits, row_bits, has_gaps, wanted, count):
+    """Bits above the lanes in a row, inner bits, outer bits, the place of the common bit or 0, tables, coefficients,
+    and the positions that were wanted first and came first.
 
     ``terms`` and ``outside`` have two columns: positions, the second -1 where there is one; and a mask of bits outside
-    the block, with a position or -1. ``rows`` has the layout of the tables and the coefficients.
+    the block, with a position or -1. Unless all terms share a bit, so many (``count``) of the positions
+    ``wanted`` come first in a row. ``rows`` has the layout of the tables and the coefficients.
     """
     common = _common(terms, outside, bits, lane_bits)
     constant, single, pairs = 0.0, np.zeros(bits), np.zeros((bits, bits))
@@ -39,7 +41,8 @@ def lay_out_phases(terms, angles, outside, outside_angles, bits, lane_bits, row_
             partners[b] |= 1 << a
             pairs[a, b] = pairs[b, a] = angle
     positions = np.array([k for k in range(bits) if k != common], dtype=np.int64)
-    rows, inner, outer = choose_rows(partners, positions, lane_bits, row_bits)
+    first = count if common < 0 else 0
+    rows, inner, outer = choose_rows(partners, positions, lane_bits, row_bits, wanted, first)
     high = np.empty(inner.size + outer.size, dtype=np.int64)
     _put(high, _put(high, 0, inner), outer)
     slots = np.zeros(bits, dtype=np.int64)
@@ -55,15 +58,15 @@ def lay_out_phases(terms, angles, outside, outside_angles, bits, lane_bits, row_
     at = outside.size
     for part in (tiles, inner, outer):
         at = _put(tables, at, sum_table(_places(part, shift)))
-    width, count = 1 << rows.size, outside_angles.size
-    coefficients = np.empty(count + 2 * width * (1 + outer.size) + (2 << high.size))
+    width = 1 << rows.size
+    coefficients = np.empty(outside_angles.size + 2 * width * (1 + outer.size) + (2 << high.size))
     at = _put(coefficients, _put(coefficients, 0, outside_angles), factors(rows, single, pairs, 0.0).ravel())
     nothing = np.zeros_like(pairs)
     for position in outer:
         at = _put(coefficients, at, factors(rows, pairs[position], nothing, 0.0).ravel())
     _put(coefficients, at, factors(high, single, pairs, constant).ravel())
     base = _places(np.array([common], dtype=np.int64), shift)[0] if common >= 0 else 0
-    return tiles.size, inner.size, outer.size, base, tables, coefficients
+    return tiles.size, inner.size, outer.size, base, tables, coefficients, tiles[:first]
 
 
 @njit(**_options)
@@ -102,17 +105,21 @@ def _places(positions, lane_bits):
 
 
 @njit(**_options)
-def choose_rows(partners, positions, lane_bits, row_bits):
-    """The lanes, and one by one the position that leaves the fewest outer bits; the rest, inner bits and outer bits."""
+def choose_rows(partners, positions, lane_bits, row_bits, wanted, first):
+    """The lanes, and one by one the position that leaves the fewest outer bits, the first ones out of those wanted; the
+    rest, inner bits and outer bits."""
     chosen, rest = list(positions[:lane_bits]), list(positions[lane_bits:])
-    mask = 0
+    mask = preferred = 0
     for position in chosen:
         mask |= 1 << position
+    for position in wanted:
+        preferred |= 1 << position
     while len(rest) > 0 and len(chosen) < row_bits:
         best, fewest = 0, 1 << 30
+        allowed = preferred if len(chosen) < lane_bits + first else -1
         for place, position in enumerate(rest):
             count = _new_outer_bits(position, mask, rest, partners)
-            if count < fewest:
+            if allowed >> position & 1 and count < fewest:
                 best, fewest = place, count
         mask |= 1 << rest[best]
         chosen.append(rest.pop(best))

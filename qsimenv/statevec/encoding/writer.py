@@ -45,6 +45,7 @@ from qsimenv.statevec.encoding.rows import (
     TABLE,
     TARGETS,
     TILE_BITS,
+    TURNED_WITH_PHASES,
     TWO_TARGETS,
     EncodedSweep,
     Form,
@@ -77,17 +78,19 @@ class Writer:
         self._num_coefficients = self._num_tables = 0
 
     def write(self, passes: Sequence[Pass], scale: complex) -> EncodedSweep:
-        for each in passes:
+        turned = set[int]()
+        for number, each in enumerate(passes):
             match each:
                 case Plain(op=op, matrix=matrix):
                     self._plain(op, matrix)
                 case Rotations(slopes=slopes):
-                    if not self._turns_as_well(slopes):
-                        self._rotations(slopes)
+                    left, turned = [pair for pair in slopes if pair[0] not in turned], set()
+                    if left and not self._turns_as_well(left):
+                        self._rotations(left)
                 case Spread(slopes=slopes):
                     self._spread(dict(slopes))
                 case Phases():
-                    self._phases(each)
+                    turned = self._phases(each, passes[number + 1 : number + 2])
                 case Affine():
                     self._affine(each, is_last=each is passes[-1])
                 case Factor(value=value):
@@ -185,7 +188,7 @@ class Writer:
             else:
                 pairs.append((position, slope))
         has_lanes = any(lanes)
-        count = max(-(-len(pairs) // self._form.pair_bits), int(has_lanes))
+        count = self._num_rows(len(pairs), has_lanes)
         groups = [pairs[len(pairs) * k // count : len(pairs) * (k + 1) // count] for k in range(count)]
         for number, group in enumerate(groups):
             targets = [position for position, _ in group]
@@ -201,13 +204,38 @@ class Writer:
         self._add_table([sum(1 << bit for bit in slopes), runs])
         self._add_coefficients(factors)
 
-    def _phases(self, phases: Phases) -> None:
-        form, row = phases.form, self._row(QUADRATIC, [], [])
-        laid = phase_rows(form.linear, form.product, self._position, self._lane_bits, self._form.has_gaps)
+    def _phases(self, phases: Phases, following: Sequence[Pass]) -> set[int]:
+        """A row, which may turn bits of the rotations that follow: those that it turns."""
+        form, row, slopes = phases.form, self._row(QUADRATIC, [], []), self._to_turn(following)
+        count = TURNED_WITH_PHASES if slopes else 0
+        laid = phase_rows(
+            form.linear, form.product, self._position, self._lane_bits, self._form.has_gaps, list(slopes), count
+        )
         row[NUM_ENTRIES], row[TILE_BITS], row[BASE] = laid.num_outside, laid.tile_bits, laid.base
         row[INNER_BITS], row[OUTER_BITS] = laid.inner_bits, laid.outer_bits
+        row[NUM_TARGETS], row[TARGETS : TARGETS + len(laid.first)] = len(laid.first), laid.first
         self._add_table(laid.tables)
         self._add_coefficients(laid.coefficients)
+        self._add_coefficients([slopes[position] for position in laid.first])
+        return {self._block[position] for position in laid.first}
+
+    def _to_turn(self, following: Sequence[Pass]) -> dict[int, float]:
+        """Slopes by position, some of which phases turn in their pass; none where that would spare no pass.
+
+        Phases are bound by what the registers do, and rotations of few bits by the cache: together they cost less.
+        """
+        if not self._form.turns_in_phases or not following or not isinstance(following[0], Rotations):
+            return {}
+        slopes = {self._position[bit]: slope for bit, slope in following[0].slopes}
+        pairs = {position: slope for position, slope in slopes.items() if position >= self._lane_bits}
+        left, has_lanes = len(pairs) - TURNED_WITH_PHASES, len(pairs) < len(slopes)
+        if left < 0 or self._num_rows(left, has_lanes) == self._num_rows(len(pairs), has_lanes):
+            return {}
+        return pairs
+
+    def _num_rows(self, num_pairs: int, has_lanes: bool) -> int:
+        """How many rows of rotations turn so many bits above the lanes, and the lanes."""
+        return max(-(-num_pairs // self._form.pair_bits), int(has_lanes))
 
     def _turns_as_well(self, slopes: Sequence[tuple[int, float]]) -> bool:
         """Whether the row before, phases that share the only bit to be turned, turns it in its pass from now on."""

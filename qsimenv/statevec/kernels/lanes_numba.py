@@ -193,6 +193,39 @@ def multiply_and_turn_row(
     return types.void(re, im, base, distance, offsets, at, width, factors, row, half, c, s, slope), generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def multiply_and_turn_tiles(
+    typing: Any, re: Any, im: Any, base: Any, offsets: Any, at: Any, width: Any, factors: Any, row: Any, half: Any,
+    c: Any, s: Any, slopes: Any,
+) -> Any:  # fmt: skip
+    """As ``multiply_row``; then each ``2**len(slopes)`` vectors in a row are turned on the bits of their numbers."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        base, at, width, row, half, c, s, slopes = (arguments[k] for k in (2, 4, 5, 7, 8, 9, 10, 11))
+        kind, turned = kind_of(signature.args[0]), len(signature.args[11])
+        planes = [data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 1)]
+        offsets, factors = (data_of(context, builder, signature.args[k], arguments[k]) for k in (3, 6))
+        factor = _Factor(builder, splat(builder, kind, c), splat(builder, kind, s))
+        with cgutils.for_range(builder, builder.lshr(width, ir.Constant(INDEX, turned))) as loop:
+            first, places, tile = builder.shl(loop.index, ir.Constant(INDEX, turned)), [], []
+            for k in range(1 << turned):
+                number = builder.add(first, ir.Constant(INDEX, k))
+                places.append(builder.add(base, builder.load(builder.gep(offsets, [builder.add(at, number)]))))
+                entry = builder.add(row, builder.mul(number, ir.Constant(INDEX, kind.count)))
+                parts = [load_at(builder, kind, factors, part) for part in (entry, builder.add(entry, half))]
+                numbers = [load_at(builder, kind, plane, places[-1]) for plane in planes]
+                tile.append(_Factor(builder, *factor.times(*parts)).times(*numbers))
+            for plane, vectors in zip(planes, zip(*tile, strict=True), strict=True):
+                turning = list(vectors)
+                for bit in range(turned):
+                    turning = _turn_pairs(builder, kind, turning, bit, builder.extract_value(slopes, bit))
+                for place, x in zip(places, turning, strict=True):
+                    store_at(builder, x, plane, place)
+        return context.get_dummy_value()
+
+    return types.void(re, im, base, offsets, at, width, factors, row, half, c, s, slopes), generate
+
+
 class _Factor:
     """A complex factor ``u + i v``, with sum and difference of its parts: a product takes three multiplications."""
 

@@ -25,12 +25,14 @@ from qsimenv.statevec.encoding.rows import (
     TABLE,
     TARGETS,
     TILE_BITS,
+    TURNED_WITH_PHASES,
 )
 from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.kernels.lanes_numba import (
     HAS_VECTORS,
     dense,
     multiply_and_turn_row,
+    multiply_and_turn_tiles,
     multiply_row,
     multiply_tables,
     permutation,
@@ -245,7 +247,7 @@ def table_room(bits):
 def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
     """Multiply by ``exp(i q(x))``, row by row; ``phase_rows`` has the method, ``rows`` the layout.
 
-    Where there is a target, the bit that all terms share, it is turned as well: one pass instead of two.
+    Targets, the bit that all terms share or the first ones of a row, are turned as well: one pass instead of two.
     """
     lane_bits = 4 if re.itemsize == 4 else 3
     tile_bits, inner, outer = ops[row, TILE_BITS], ops[row, INNER_BITS], ops[row, OUTER_BITS]
@@ -254,7 +256,7 @@ def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
     row_at = ops[row, OFFSET] + entries
     outer_at = row_at + 2 * width
     high_at = outer_at + 2 * width * outer
-    slope = coefficients[high_at + 2 * high]
+    slopes_at = high_at + 2 * high
     factors = room[2 * width * (outer + 1) :]
     room[: 2 * width] = coefficients[row_at : row_at + 2 * width]
     factors[: 2 * high] = coefficients[high_at : high_at + 2 * high]
@@ -276,7 +278,11 @@ def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
             base = ops[row, BASE] + tables[starts_at + number] + tables[inner_at + k]
             c, s = factors[number << inner | k], factors[high + (number << inner | k)]
             at = 2 * width * table
-            if ops[row, NUM_TARGETS]:
+            if ops[row, NUM_TARGETS] == TURNED_WITH_PHASES:
+                slopes = (coefficients[slopes_at], coefficients[slopes_at + 1], coefficients[slopes_at + 2])
+                multiply_and_turn_tiles(re, im, base, tables, vectors_at, 1 << tile_bits, room, at, width, c, s, slopes)
+            elif ops[row, NUM_TARGETS]:
+                slope = coefficients[slopes_at]
                 multiply_and_turn_row(
                     re, im, base, ops[row, BASE], tables, vectors_at, 1 << tile_bits, room, at, width, c, s, slope
                 )
