@@ -347,6 +347,10 @@ class Controller:
     def end_instance(self, reason: str) -> None:
         self._workers.kill_soon(reason, explained=True)
 
+    @property
+    def is_heard(self) -> bool:
+        return self._clients.subscribers.are_there
+
     def emit(self, kind: str, **details: Any) -> None:
         self._clients.subscribers.emit(kind, details)
 

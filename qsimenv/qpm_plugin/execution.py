@@ -158,8 +158,9 @@ class Execution:
             self._outside.drained()
 
     def _tell_state(self, entry: Entry) -> None:
-        record = entry.record
-        self._outside.emit("task", task_id=record.task_id, state=record.state.name, name=record.name)
+        if self._outside.is_heard:
+            record = entry.record
+            self._outside.emit("task", task_id=record.task_id, state=record.state.name, name=record.name)
 
     @staticmethod
     def _note_times(entry: Entry, answer: m.Answer) -> None:

@@ -49,6 +49,10 @@ class Outside(Protocol):
     def end_instance(self, reason: str) -> None:
         """End all ranks; a new instance follows."""
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody has subscribed to events."""
+
     def emit(self, kind: str, **details: Any) -> None:
         """Tell who has subscribed that something happened."""
 

@@ -96,22 +96,23 @@ class Claim(NamedTuple):
 
 @dataclass(eq=False)
 class _Occupation:
-    """Ranks that work for ``application`` until the last of ``left`` has ended: what each takes, in rank-seconds."""
+    """Ranks that work for ``application`` until ``left`` more tasks have ended."""
 
     ranks: int
     application: str
-    left: dict[str, float]
+    left: int
 
 
 @dataclass
 class Schedule:
-    """The whole state: ``size`` ranks, which are ``free``, what waits (by lane) and what runs, and the claims."""
+    """The whole state: ``size`` ranks, which are ``free``, what waits (by lane), what runs (where, and how many
+    rank-seconds each takes), and the claims."""
 
     size: int = 0
     free: int = 0
     waiting: dict[str, Item] = field(default_factory=dict)
     lanes: dict[Lane, list[tuple[int, str]]] = field(default_factory=dict)
-    running: dict[str, _Occupation] = field(default_factory=dict)
+    running: dict[str, tuple[_Occupation, float]] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     credits: Credits = field(default_factory=Credits)
     looks_ahead: bool = False
@@ -152,10 +153,12 @@ class Schedule:
 
     def finish(self, task_id: str) -> None:
         """A running task has ended: its ranks are free when the last of its bundle has. Unknown tasks are ignored."""
-        occupation = self.running.pop(task_id, None)
-        if occupation is None:
+        found = self.running.pop(task_id, None)
+        if found is None:
             return
-        self.credits.give_back(occupation.application, occupation.left.pop(task_id, 0.0))
+        occupation, cost = found
+        self.credits.give_back(occupation.application, cost)
+        occupation.left -= 1
         if not occupation.left:
             emptied = occupation.ranks & ~self.ahead
             self.free |= emptied
@@ -202,7 +205,8 @@ class Schedule:
 
     def next_launches(self) -> list[Placement]:
         """Start what can start now; the state then says that it runs. O(lanes + launches), each times a log."""
-        heads = [(key, lane) for lane in list(self.lanes) if (key := self._urgency(lane)) is not None]
+        lanes = list(self.lanes) if self.free else []
+        heads = [(key, lane) for lane in lanes if (key := self._urgency(lane)) is not None]
         heapq.heapify(heads)
         launches: list[Placement] = []
         held = 0
@@ -224,18 +228,24 @@ class Schedule:
         return launches + self._launches_ahead() if self.looks_ahead else launches
 
     def _launches_ahead(self) -> list[Placement]:
-        """Second bundles for the ranks that work on small tasks, where one lane of such tasks is all that waits."""
+        """Second bundles for the ranks that work on small tasks and have none."""
         launches: list[Placement] = []
-        for rank in ranks_of(self._on_small & ~self.ahead & ~self.free):
-            lane = self._only_lane()
-            if lane is None or not lane.small or self.claims:
-                break
-            queue = self.lanes[lane]
-            if len(queue) < _AHEAD_A_RANK * self.size or self.waiting[queue[0][1]].seconds > BUNDLE_SECONDS:
-                break
-            launches.append(self._start(lane, (rank,), self.size))
-            self.ahead |= 1 << rank
+        ranks = self._on_small & ~self.ahead & ~self.free
+        while ranks and (lane := self._lane_ahead()) is not None:
+            first = ranks & -ranks
+            launches.append(self._start(lane, (first.bit_length() - 1,), self.size))
+            self.ahead |= first
+            ranks &= ~first
         return launches
+
+    def _lane_ahead(self) -> Lane | None:
+        """The lane that second bundles come from: one of short tasks, many of them, and nothing else waits."""
+        lane = self._only_lane()
+        if lane is None or not lane.small or self.claims:
+            return None
+        queue = self.lanes[lane]
+        too_few = len(queue) < _AHEAD_A_RANK * self.size
+        return None if too_few or self.waiting[queue[0][1]].seconds > BUNDLE_SECONDS else lane
 
     def _only_lane(self) -> Lane | None:
         """The lane in which all that waits waits; None where there are several, or none."""
@@ -298,16 +308,16 @@ class Schedule:
         return min(open_blocks, key=lambda ranks: (ranks & ~self.free).bit_count(), default=0)
 
     def _start(self, lane: Lane, ranks: tuple[int, ...], idle: int) -> Placement:
-        costs = {task_id: seconds * lane.width for task_id, seconds in self._bundle(lane, idle)}
-        task_ids = tuple(costs)
-        self.credits.take(lane.application, sum(costs.values()))
+        bundle = self._bundle(lane, idle)
         occupied = self.free if lane.alone else _mask(ranks)
-        occupation = _Occupation(occupied, lane.application, costs)
+        occupation = _Occupation(occupied, lane.application, len(bundle))
+        for task_id, seconds in bundle:
+            self.running[task_id] = occupation, seconds * lane.width
+        self.credits.take(lane.application, lane.width * sum(seconds for _, seconds in bundle))
         self.free &= ~occupied
         if lane.small:
             self._on_small |= occupied
-        self.running.update(dict.fromkeys(task_ids, occupation))
-        return Placement(task_ids, ranks)
+        return Placement(tuple(task_id for task_id, _ in bundle), ranks)
 
     def _bundle(self, lane: Lane, idle: int) -> list[tuple[str, float]]:
         """The lane's first task, and where tasks are small its fair share of those behind it; with their seconds."""
@@ -335,11 +345,6 @@ class Schedule:
         if not self.claims:
             return 0
         return _union(claim.ranks for claim in self.claims.values() if claim.client != client)
-
-
-def ranks_of(mask: int) -> tuple[int, ...]:
-    """The ranks of a set, in order."""
-    return tuple(rank for rank in range(mask.bit_length()) if mask >> rank & 1)
 
 
 def _mask(ranks: tuple[int, ...]) -> int:

@@ -146,7 +146,7 @@ class Service:
     def _delete(self, task_ids: Sequence[str]) -> None:
         entries = [self.tasks.get(task_id) for task_id in dict.fromkeys(task_ids)]
         for entry in entries:
-            if not entry.record.state.is_final or entry.claimed:
+            if not entry.record.state.is_final or entry.reader is not None:
                 raise BadStateError(f"delete: task {entry.task_id!r} has not ended; cancel it first")
         self.reads.forget(entries)
 

@@ -135,7 +135,7 @@ class Submissions:
 
     def _full(self, too_many: int) -> m.Full:
         """Come back when as many as are too many have ended, at the rate at which tasks have ended so far."""
-        ended = sum(number for state, number in self._tasks.by_state.items() if state.is_final)
+        ended = sum(self._tasks.by_state[TaskState.DONE :])
         rate = max(1.0, ended / (time.time() - self._began))
         wait_s = min(_LONGEST_RETRY_S, max(_SHORTEST_RETRY_S, too_many / rate))
         queued = f"{self._tasks.num_unfinished} tasks ({self._tasks.unfinished_bytes >> 20} MiB) are queued"

@@ -34,6 +34,10 @@ class Subscribers:
         self._subscribers: dict[bytes, _Subscriber] = {}
         self.dropped = 0
 
+    @property
+    def are_there(self) -> bool:
+        return bool(self._subscribers)
+
     def add(self, link: bytes, kinds: tuple[str, ...]) -> None:
         """From now on; what the link subscribed to before is forgotten."""
         self._subscribers[link] = _Subscriber(kinds)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -27,7 +26,6 @@ MOST_APPLICATIONS = 50
 """Telemetry tells of so many: each client may be one."""
 PAGE_RECORDS, PAGE_LOOKS = 1000, 20_000
 """A page of the log holds so many records at most, and looks at so many tasks: milliseconds."""
-_UNFINISHED = tuple(state for state in TaskState if not state.is_final)
 KEPT_RESULTS = 200_000
 """So many tasks that were read are kept where the user does not say how many; older ones are forgotten."""
 
@@ -36,7 +34,7 @@ KEPT_RESULTS = 200_000
 class Entry:
     """One task. ``job`` and ``circuit`` go when it ends, ``result`` when it is read (the journal still has it).
 
-    ``large`` names the file that its result lies in.
+    ``large`` names the file that its result lies in; ``reader`` is the read that waits for it, or has yet to take it.
     ``key`` is that of the request that brought it; ``deaths`` counts the instances that died while it ran, for a reason
     that may have been the task; ``written`` says that the journal has it, or will have it with the next commit.
     """
@@ -50,14 +48,13 @@ class Entry:
     pinned: tuple[int, ...] = ()
     result: msgspec.Raw | None = None
     to_cancel: bool = False
-    claimed: bool = False
+    reader: Waiting | None = None
     read: bool = False
     key: str = ""
     written: bool = False
     deaths: int = 0
     size_bytes: int = 0
     large: str = ""
-    waiting: list[Waiting] = field(default_factory=list)
 
     @property
     def task_id(self) -> str:
@@ -90,9 +87,10 @@ class TaskTable:
         self._unread: dict[str, dict[str, Entry]] = {}
         self._read: dict[str, None] = {}
         self._short: list[Waiting] = []
-        self.by_state: Counter[TaskState] = Counter()
+        self.by_state = [0] * len(TaskState)
+        """How many tasks are in each state."""
         self.by_application: dict[str, list[int]] = {}
-        """How many tasks of each application are in each state."""
+        """The same of each application."""
         self.orders = 0
         self.unfinished_bytes = 0
 
@@ -124,7 +122,7 @@ class TaskTable:
 
     @property
     def num_unfinished(self) -> int:
-        return sum(map(self.by_state.__getitem__, _UNFINISHED))
+        return sum(self.by_state[: TaskState.DONE])
 
     def applications(self) -> dict[str, dict[str, int]]:
         """Those MOST_APPLICATIONS that have most to do: what waits, what runs, what has ended and is kept."""
@@ -181,12 +179,11 @@ class TaskTable:
 
     def move(self, entry: Entry, state: TaskState) -> None:
         """Change the state of a task that has not ended."""
-        self.by_state[entry.record.state] -= 1
-        self.by_state[state] += 1
-        numbers = self.by_application[entry.record.application]
-        numbers[entry.record.state] -= 1
-        numbers[state] += 1
-        entry.record.state = state
+        record = entry.record
+        for numbers in (self.by_state, self.by_application[record.application]):
+            numbers[record.state] -= 1
+            numbers[state] += 1
+        record.state = state
 
     def finish(
         self,
@@ -200,20 +197,20 @@ class TaskTable:
         if entry.record.state.is_final:
             return
         self.move(entry, state)
-        entry.record.error, entry.result = error, result
-        entry.record.times.cq_enqueue_time = now
+        record = entry.record
+        record.error, record.times.cq_enqueue_time, entry.result = error, now, result
         self._on_end(entry)
         self.unfinished_bytes -= entry.size_bytes
         entry.job = entry.circuit = None
-        for waiting in entry.waiting:
+        waiting = entry.reader
+        if waiting is not None:
             waiting.missing -= 1
             if waiting.is_ready:
                 waiting.ready(waiting)
-        entry.waiting.clear()
 
     def finished_unread(self, client: str) -> list[TaskRecord]:
         """The records on a client's completion queue, in order of submission."""
-        return [e.record for e in self._unread.get(client, {}).values() if e.record.state.is_final and not e.claimed]
+        return [e.record for e in self._unread.get(client, {}).values() if e.record.state.is_final and e.reader is None]
 
     # --- reads ---
 
@@ -223,7 +220,7 @@ class TaskTable:
         ``ready`` is called once, at once where nothing is missing.
         """
         queue = self._unread.get(client, {})
-        wanted = sum(not entry.claimed for entry in queue.values()) if count is None else count
+        wanted = sum(entry.reader is None for entry in queue.values()) if count is None else count
         waiting = Waiting(client, [], wanted, 0, ready)
         self._short.append(waiting)
         self._fill(waiting)
@@ -234,7 +231,7 @@ class TaskTable:
         another read waits for one."""
         entries = [self.get(task_id) for task_id in dict.fromkeys(task_ids)]
         for entry in entries:
-            if entry.claimed:
+            if entry.reader is not None:
                 raise BadStateError(f"read_cq: task {entry.task_id!r} is waited for by another read")
         waiting = Waiting(client, [], 0, 0, ready)
         for entry in entries:
@@ -248,15 +245,13 @@ class TaskTable:
         if waiting in self._short:
             self._short.remove(waiting)
         for entry in waiting.entries:
-            entry.claimed = False
-            if waiting in entry.waiting:
-                entry.waiting.remove(waiting)
+            entry.reader = None
 
     def take(self, waiting: Waiting, now: float) -> list[Entry]:
         """A read that is ready gets its entries, off the completion queue. Returns those that were on it."""
         taken = [entry for entry in waiting.entries if not entry.read]
         for entry in waiting.entries:
-            entry.claimed = False
+            entry.reader = None
         for entry in taken:
             entry.record.times.cq_dequeue_time = now
             entry.read = True
@@ -297,7 +292,7 @@ class TaskTable:
         for entry in self._unread.get(waiting.client, {}).values():
             if not waiting.short:
                 break
-            if not entry.claimed:
+            if entry.reader is None:
                 waiting.short -= 1
                 self._claim(waiting, entry)
         if not waiting.short:
@@ -306,11 +301,9 @@ class TaskTable:
                 waiting.ready(waiting)
 
     def _claim(self, waiting: Waiting, entry: Entry) -> None:
-        entry.claimed = True
+        entry.reader = waiting
         waiting.entries.append(entry)
-        if not entry.record.state.is_final:
-            waiting.missing += 1
-            entry.waiting.append(waiting)
+        waiting.missing += not entry.record.state.is_final
 
     def _forget_unread(self, entry: Entry) -> None:
         queue = self._unread.get(entry.client, {})

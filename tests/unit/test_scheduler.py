@@ -227,8 +227,10 @@ def test_bundles_are_longer_on_many_ranks_and_get_shorter_as_the_queue_does():
     lengths = [len(bundle.task_ids) for bundle in made.next_launches()]
     assert lengths == [5] * made.size  # a quarter of a second each
     while made.waiting:
-        for task_id in list(next(iter(made.running.values())).left):  # whose bundle began first
-            made.finish(task_id)
+        oldest, (bundle, _) = next(iter(made.running.items()))
+        while oldest is not None and made.running[oldest][0] is bundle:
+            made.finish(oldest)
+            oldest = next(iter(made.running), None)
         lengths += [len(bundle.task_ids) for bundle in made.next_launches()]
     assert sum(lengths) == 110_000
     assert lengths[-made.size // 2 :] == [1] * (made.size // 2)
