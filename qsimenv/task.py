@@ -92,6 +92,15 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
 
     @property
+    def kind(self) -> tuple[object, ...]:
+        """What tasks on one circuit have in common that cost the same; see ``validate_kind``."""
+        shape = None if self.parameters is None else self.parameters.shape
+        return (
+            self.shots, self.observables, shape, self.precision, self.engine, self.device, self.save,
+            self.unwritten_registers,
+        )  # fmt: skip
+
+    @property
     def batch_shape(self) -> tuple[int, ...]:
         """() for one run, (B,) for B of them."""
         return () if self.parameters is None else tuple(self.parameters.shape[:-1])
@@ -178,13 +187,33 @@ def _parameter_values(circuit: Circuit, values: npt.ArrayLike | Mapping[str, flo
 
 def validate(task: Task) -> None:
     """Raise InvalidArgumentError for the first thing about the task that cannot be done, whatever the engine."""
+    validate_kind(task)
+    validate_details(task)
+
+
+def validate_details(task: Task) -> None:
+    """The part of ``validate`` for what differs among tasks of one kind; does not look at the circuit."""
+    if task.seed is not None and not 0 <= task.seed < 1 << 64:
+        raise InvalidArgumentError(f"seed: {task.seed} found, 0 to 2**64 - 1 needed")
+    if task.time_limit_s is not None and not 0 < task.time_limit_s < math.inf:
+        raise InvalidArgumentError(f"time_limit_s: {task.time_limit_s} found, a positive number of seconds needed")
+    if abs(task.priority) > MAX_PRIORITY:
+        raise InvalidArgumentError(f"priority: {task.priority} found, -{MAX_PRIORITY} to {MAX_PRIORITY} needed")
+    if len(task.application) > MAX_APPLICATION_LETTERS or not task.application.isprintable():
+        raise InvalidArgumentError(
+            f"application: {task.application[:20]!r} found, at most {MAX_APPLICATION_LETTERS} printable letters needed"
+        )
+    if task.parameters is not None and not _are_finite(task.parameters):
+        raise InvalidArgumentError("parameters: a value that is not a finite number found")
+
+
+def validate_kind(task: Task) -> None:
+    """The part of ``validate`` for what tasks of one ``kind`` on one circuit share."""
     circuit = task.circuit
     if task.shots is not None and not 1 <= task.shots <= MAX_SHOTS:
         raise InvalidArgumentError(
             f"shots: {task.shots} found, 1 to {MAX_SHOTS} needed (leave shots out for exact values)"
         )
-    if task.seed is not None and not 0 <= task.seed < 1 << 64:
-        raise InvalidArgumentError(f"seed: {task.seed} found, 0 to 2**64 - 1 needed")
     if task.precision not in AMPLITUDE_BYTES:
         raise InvalidArgumentError(f"precision: {task.precision!r} found, 'double' or 'single' needed")
     if task.device not in _DEVICES:
@@ -194,14 +223,6 @@ def validate(task: Task) -> None:
     if task.unwritten_registers not in ("refuse", "zero"):
         raise InvalidArgumentError(
             f"unwritten_registers: {task.unwritten_registers!r} found, 'refuse' or 'zero' needed"
-        )
-    if task.time_limit_s is not None and not 0 < task.time_limit_s < math.inf:
-        raise InvalidArgumentError(f"time_limit_s: {task.time_limit_s} found, a positive number of seconds needed")
-    if abs(task.priority) > MAX_PRIORITY:
-        raise InvalidArgumentError(f"priority: {task.priority} found, -{MAX_PRIORITY} to {MAX_PRIORITY} needed")
-    if len(task.application) > MAX_APPLICATION_LETTERS or not task.application.isprintable():
-        raise InvalidArgumentError(
-            f"application: {task.application[:20]!r} found, at most {MAX_APPLICATION_LETTERS} printable letters needed"
         )
     if task.shots is None and not task.observables and task.save is None:
         raise InvalidArgumentError("run: nothing is asked for; give shots, observables or save='statevector'")
@@ -225,12 +246,13 @@ def _validate_parameters(task: Task) -> None:
         raise InvalidArgumentError(f"parameters: an array of shape {shape} found, ({needed},) or (B, {needed}) needed")
     if 0 in task.batch_shape:
         raise InvalidArgumentError("parameters: an array without any set of values found; give at least one")
-    values = task.parameters
+
+
+def _are_finite(values: np.ndarray) -> bool:
     # Of few values one sum of squares is quicker than a look at each, but it may overflow; of many the BLAS would start
     # threads, which go on to keep cores from others for 20 ms.
     few = values.size <= _FEW_VALUES
-    if not (few and np.isfinite(np.vdot(values, values))) and not np.isfinite(values).all():
-        raise InvalidArgumentError("parameters: a value that is not a finite number found")
+    return (few and math.isfinite(np.vdot(values, values))) or bool(np.isfinite(values).all())
 
 
 def _validate_observable(value: Observable, num_qubits: int) -> None:

@@ -20,7 +20,7 @@ from qsimenv.errors import InvalidArgumentError, NotFoundError, NotSupportedErro
 from qsimenv.qpm_plugin.messages import MAX_RESULT_BYTES, Failed, Job, NeedCircuits
 from qsimenv.qpm_plugin.recent import Recent
 from qsimenv.qpm_plugin.sealed import OPENED_BYTES, Sealed, opened
-from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Estimate, Observable, Task, validate
+from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Estimate, Observable, Task, validate_details, validate_kind
 
 CIRCUIT_BYTES = 1 << 30
 """What the controller keeps of circuits that no waiting task needs."""
@@ -72,6 +72,9 @@ class Admission:
     def learn(self, circuits: dict[str, bytes]) -> None:
         """Keep circuits. InvalidArgumentError where bytes are not a circuit, or not the one that the hash names."""
         for name, data in circuits.items():
+            known = self._circuits.get(name)
+            if isinstance(known, Circuit) and known.bytes == data:
+                continue
             circuit = Circuit.from_bytes(data)
             if circuit.hash != name:
                 raise InvalidArgumentError(f"circuit: the bytes sent as {name!r} have the hash {circuit.hash!r}")
@@ -114,33 +117,37 @@ class Admission:
         """The appraiser has nothing more to say to a question."""
         self._asked -= Counter(dict.fromkeys(question.circuits, 1))
 
-    def circuit(self, name: str) -> Circuit | Sealed:
-        """NotFoundError where it is not known."""
-        found = self._circuits.get(name)
-        if found is None:
-            raise NotFoundError(f"circuit {name!r} is not known")
+    def circuits(self, jobs: Iterable[Job]) -> dict[str, Circuit | Sealed]:
+        """The circuits of jobs. NotFoundError where one is not known."""
+        found = {}
+        for name in dict.fromkeys(job.circuit for job in jobs):
+            circuit = self._circuits.get(name)
+            if circuit is None:
+                raise NotFoundError(f"circuit {name!r} is not known")
+            found[name] = circuit
         return found
 
-    def estimates(self, jobs: Iterable[Job]) -> list[Estimate]:
+    def estimates(self, jobs: Sequence[Job]) -> list[Estimate]:
         """Of each, where all their circuits are open; raises for the first task that is wrong or does not fit."""
-        return [self.estimate(job, opened(self.circuit(job.circuit))) for job in jobs]
+        circuits = self.circuits(jobs)
+        return [self.estimate(job, circuits[job.circuit]) for job in jobs]
 
-    def estimate(self, job: Job, circuit: Circuit) -> Estimate:
+    def estimate(self, job: Job, circuit: Circuit | Sealed) -> Estimate:
         """What the task would need here. Raises what ``validate`` and ``engines.evaluate`` raise."""
-        task = job.with_circuit(circuit)
-        validate(task)
-        key = (
-            job.circuit, task.shots, task.observables, task.batch_shape, task.precision, task.engine, task.save,
-            task.unwritten_registers,
-        )  # fmt: skip
+        validate_details(job.task)
+        key = job.circuit, job.task.kind
         found = self._estimates.get(key)
         if found is None:
-            _check_result_size(task)
-            found = engines.evaluate(task, self.max_ranks, self.free_bytes)
+            found = self._evaluate(job.with_circuit(opened(circuit)))
             if len(self._estimates) >= _REMEMBERED_ESTIMATES:
                 self._estimates.clear()
             self._estimates[key] = found
         return found
+
+    def _evaluate(self, task: Task) -> Estimate:
+        validate_kind(task)
+        _check_result_size(task)
+        return engines.evaluate(task, self.max_ranks, self.free_bytes)
 
     @property
     def max_qubits(self) -> dict[str, int]:

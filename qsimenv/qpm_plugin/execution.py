@@ -22,7 +22,6 @@ from qsimenv.qpm_plugin.ledger import Ledger
 from qsimenv.qpm_plugin.mode import Mode
 from qsimenv.qpm_plugin.outside import Outside
 from qsimenv.qpm_plugin.scheduler import Item, Placement, Schedule
-from qsimenv.qpm_plugin.sealed import opened
 from qsimenv.qpm_plugin.tasks import Entry, TaskTable
 
 MAX_ATTEMPTS = 3
@@ -184,7 +183,7 @@ class Execution:
         try:
             if entry.pinned or entry.job is None or entry.circuit is None:
                 raise OutOfRangeError(f"run: it is for ranks {list(entry.pinned)}, the new instance has {size}")
-            entry.estimate = self._admission.estimate(entry.job, opened(entry.circuit))
+            entry.estimate = self._admission.estimate(entry.job, entry.circuit)
         except QSimEnvError as error:
             self._finish(entry, TaskState.FAILED, ErrorInfo(error.code, error.message))
         else:

@@ -162,11 +162,10 @@ class Submissions:
         return entries
 
     def _entries(self, client: str, body: m.Submit, estimates: Sequence[Estimate]) -> list[Entry]:
-        now, first = time.time(), self._tasks.orders
+        now, first, circuits = time.time(), self._tasks.orders, self._admission.circuits(body.jobs)
         entries = []
         for number, (job, estimate) in enumerate(zip(body.jobs, estimates, strict=True)):
-            circuit = self._admission.circuit(job.circuit)
-            pinned = body.pinned[number] if body.pinned else ()
+            circuit, pinned = circuits[job.circuit], body.pinned[number] if body.pinned else ()
             record = TaskRecord(
                 task_id=f"{self._prefix}-{first + number}",
                 state=TaskState.QUEUED,

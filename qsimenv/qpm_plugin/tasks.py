@@ -103,17 +103,18 @@ class TaskTable:
 
     def restore(self, entry: Entry) -> None:
         """Take in a task in whatever state it is; it counts as read where ``entry.read``."""
-        self._entries[entry.task_id] = self._by_order[entry.order] = entry
+        record, task_id = entry.record, entry.record.task_id
+        self._entries[task_id] = self._by_order[entry.order] = entry
         if entry.key:
-            self._requests.setdefault(entry.key, []).append(entry.task_id)
+            self._requests.setdefault(entry.key, []).append(task_id)
         if entry.read:
-            self._read[entry.task_id] = None
+            self._read[task_id] = None
         else:
-            self._unread.setdefault(entry.client, {})[entry.task_id] = entry
-        self.by_state[entry.record.state] += 1
-        self.by_application.setdefault(entry.record.application, [0] * len(TaskState))[entry.record.state] += 1
+            self._unread.setdefault(entry.client, {})[task_id] = entry
+        for numbers in (self.by_state, self.by_application.setdefault(record.application, [0] * len(TaskState))):
+            numbers[record.state] += 1
         self.orders = max(self.orders, entry.order + 1)
-        if not entry.record.state.is_final:
+        if not record.state.is_final:
             self.unfinished_bytes += entry.size_bytes
 
     def request(self, key: str) -> list[str] | None:

@@ -121,7 +121,8 @@ class Worker:
         return (
             self._world.rank in ranks
             and len(ranks) == len(launch.ranks)
-            and ranks <= set(range(self._world.size))
+            and min(ranks) >= 0
+            and max(ranks) < self._world.size
             and len(launch.task_ids) == len(launch.jobs)
         )
 
