@@ -65,7 +65,7 @@ def _real(pauli: str, coefficient: complex) -> float:
     return float(complex(coefficient).real)
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True):
+class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One circuit with what is to be done with it. Checked by ``validate``; see ``task`` for the friendly constructor.
 
     ``parameters`` holds values of the circuit's free parameters, shape (P,) for one run or (B, P) for B runs.
