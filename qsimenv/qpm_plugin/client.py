@@ -29,6 +29,7 @@ from qsimenv.qpm_plugin.connection import Connection, find_connection
 from qsimenv.qpm_plugin.link import Link, T, expect
 from qsimenv.qpm_plugin.listener import Listener
 from qsimenv.qpm_plugin.records import ALL, Filter
+from qsimenv.qpm_plugin.result_files import Folders
 from qsimenv.qpm_plugin.selftest import check_outcomes, test_tasks
 from qsimenv.qpm_plugin.stream import Stream
 from qsimenv.qpm_plugin.tasks import PAGE_RECORDS
@@ -341,11 +342,11 @@ def _backoff_s(asked_s: float, refusals: int) -> float:
     return min(_LONGEST_BACKOFF_S, asked_s * 1.5**refusals) * random.uniform(1.0, 1.3)  # noqa: S311 - no secret
 
 
-def _dressed(part: m.Records, folder: Path | None) -> list[TaskRecord]:
+def _dressed(part: m.Records, folders: Folders | None) -> list[TaskRecord]:
     if not part.results:
         return list(part.records)
     pairs = zip(part.records, part.results, strict=True)
-    return [msgspec.structs.replace(record, result=large.read(folder, result)) for record, result in pairs]
+    return [msgspec.structs.replace(record, result=large.read(folders, result)) for record, result in pairs]
 
 
 def _result_of(record: TaskRecord) -> Result:

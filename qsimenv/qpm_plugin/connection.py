@@ -32,7 +32,8 @@ Key = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses ("tcp://host:port"), keys, and the process that serves; ``started`` in seconds since the epoch.
 
-    ``results`` is the folder of large results on ``host`` ("": none); ``durable``: they survive a power failure.
+    ``results`` is the folder of large results on ``host``, ``memory`` that where they lie before ("": none);
+    ``durable``: they survive a power failure.
     ``keeper_pid`` (0: none) is the process on ``host`` that starts the controller again, with a new file, when it dies.
     """
 
@@ -49,6 +50,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     started: float
     keeper_pid: int = 0
     results: str = ""
+    memory: str = ""
     durable: bool = False
 
     def __repr__(self) -> str:

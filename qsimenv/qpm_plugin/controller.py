@@ -147,6 +147,7 @@ class Controller:
 
     def _open(self, context: zmq.Context[Socket]) -> Connection:
         server, client, worker = new_keys(), new_keys(), new_keys()
+        results, memory = self._ledger.open_results(server[0])
         self._guard = Guard(context, {CLIENTS: client[0], WORKERS: worker[0]})
         host, settle = self._setting.host, self._deal_with_news
         self._clients = ClientDoor(context, host, Keys(*server, client[1]), self._carry_out, self._outbox, settle)
@@ -167,7 +168,8 @@ class Controller:
             host=socket.gethostname(),
             started=time.time(),
             keeper_pid=self._setting.keeper_pid,
-            results=self._ledger.open_results(server[0]),
+            results=results,
+            memory=memory,
             durable=self._ledger.is_durable,
         )
 

@@ -99,7 +99,7 @@ class Execution:
         entry = self._tasks.find(answer.task_id)
         file = large.file_of(answer.result)
         if entry is None or entry.record.state != TaskState.RUNNING:
-            self._ledger.discard(file)
+            self._ledger.discard(file, self._outside.later)
             return
         if answer.canceled and not entry.to_cancel and self._mode.keeping:
             return  # it was stopped with the environment, and goes on with the next one
@@ -107,7 +107,7 @@ class Execution:
         entry.record.engine = answer.engine or entry.record.engine
         self.work_seconds += (answer.completion_time - answer.exec_time) * len(entry.record.ranks)
         if entry.to_cancel or answer.canceled:
-            self._ledger.discard(file)
+            self._ledger.discard(file, self._outside.later)
             self._finish(entry, TaskState.CANCELED)
         elif answer.error is not None:
             self._finish(entry, TaskState.FAILED, answer.error)

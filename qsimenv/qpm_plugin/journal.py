@@ -9,6 +9,7 @@ a power failure. The file is locked as long as it is open. Python's own ``sqlite
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import shutil
@@ -272,13 +273,20 @@ def read_journal(path: Path) -> list[Stored]:
 
 
 def results_folder(path: Path) -> Path:
-    """Where the large results of the journal at ``path`` lie; see ``large``."""
+    """Where the large results of the journal at ``path`` lie; see ``result_files``."""
     return path.with_name(f"{path.name}.results")
+
+
+def memory_folder(path: Path) -> Path:
+    """Where they lie before they are there, on this host: a name that no other journal gets."""
+    mark = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
+    return Path("/dev/shm") / f"qsimenv-{os.getuid()}-{mark}-results"  # noqa: S108 - memory, where the host has it
 
 
 def remove_journal(path: Path) -> None:
     """Delete a journal with its log and its large results."""
-    shutil.rmtree(results_folder(path), ignore_errors=True)
+    for folder in (memory_folder(path), results_folder(path)):
+        shutil.rmtree(folder, ignore_errors=True)
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -17,9 +18,10 @@ import msgspec
 from qsimenv.circuit import Circuit
 from qsimenv.errors import InvalidArgumentError, QSimEnvError
 from qsimenv.qpm_plugin import journal as j
-from qsimenv.qpm_plugin import large, sealed
+from qsimenv.qpm_plugin import large, result_files, sealed
 from qsimenv.qpm_plugin.api import TaskRecord, TaskState, Times
 from qsimenv.qpm_plugin.messages import NO_RESULT, Job
+from qsimenv.qpm_plugin.result_files import Folders
 from qsimenv.qpm_plugin.scheduler import Claim
 from qsimenv.qpm_plugin.sealed import Sealed
 from qsimenv.qpm_plugin.tasks import Entry
@@ -28,6 +30,8 @@ from qsimenv.wire import decode_hook, encode_hook
 
 INLINE_BYTES = 64 << 10
 """A longer result is kept in the journal only, and fetched when it is asked for."""
+_ON_ITS_WAY_S = 60.0
+"""A file is moved to the disk within so long."""
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True):
@@ -54,7 +58,8 @@ class Ledger:
         self._rows: list[j.Row] = []
         self._fresh: list[Entry] = []
         self._circuits: set[str] = set()
-        self._folder = None if journal.path is None else j.results_folder(journal.path.absolute())
+        self._folders = None if journal.path is None else result_files.folders_of(journal.path.absolute())
+        self._mover = ThreadPoolExecutor(1, "large-results")
         self._ended: list[Entry] = []
 
     @property
@@ -122,30 +127,43 @@ class Ledger:
         if maps or found is None:
             return found
         try:
-            return large.inline(self._folder, found)
+            return large.inline(self._folders, found)
         except QSimEnvError as error:
             _log.error("task %s: %s", entry.task_id, error)
             return None
 
-    def open_results(self, server_key: str) -> str:
-        """The folder of large results, ready for the workers and clients of the controller with that key; "": none."""
-        if self._folder is None or self._journal.path is None:
-            return ""
+    def open_results(self, server_key: str) -> tuple[str, str]:
+        """The folders of large results, beside the journal and in memory, ready for the workers and clients of the
+        controller with that key; "": none."""
+        if self._folders is None:
+            return "", ""
         try:
-            return str(large.open_folder(self._journal.path, server_key))
+            disk, memory = result_files.make(self._folders, server_key)
         except OSError as error:
-            _log.warning("large results travel inline: %s (%s)", self._folder, error.strerror)
-            return ""
+            _log.warning("large results travel inline: %s (%s)", self._folders.disk, error.strerror)
+            return "", ""
+        return str(disk), "" if memory is None else str(memory)
 
-    def discard(self, name: str) -> None:
-        """Remove the file of a large result that no task owns any more."""
-        if self._folder is not None and name:
-            large.remove(self._folder, name)
+    def discard(self, name: str, later: Callable[..., object]) -> None:
+        """Remove the file of a large result that no task owns any more; ``later(seconds, …)`` once more, where it may
+        have been on its way to the disk."""
+        if self._folders is not None and name and result_files.remove(self._folders, name):
+            later(_ON_ITS_WAY_S, result_files.remove, self._folders, name)
 
     def sweep(self, entries: Iterable[Entry]) -> None:
-        """Remove the files that no task owns; nobody may be about to answer."""
-        if self._folder is not None and large.names(self._folder):
-            large.sweep(self._folder, {entry.large for entry in entries})
+        """Remove the files that no task owns, move those that a worker has left in memory; nobody may be about to
+        answer."""
+        if self._folders is None or not result_files.names(self._folders):
+            return
+        left = result_files.sweep(self._folders, {entry.large for entry in entries})
+        self._mover.submit(self._move, self._folders, left)
+
+    @staticmethod
+    def _move(folders: Folders, left: Sequence[str]) -> None:
+        try:
+            result_files.move(folders, left)
+        except OSError as error:
+            _log.warning("large results stay in memory: %s (%s)", folders.disk, error.strerror)
 
     def commit(self) -> list[Entry]:
         """Write what has been collected. Raises QSimEnvError where that cannot be; see ``undo``."""
@@ -170,7 +188,8 @@ class Ledger:
         """
         kept = self._journal.circuits()
         circuits: dict[str, Circuit | Sealed] = {}
-        owners = {name.rpartition(".")[0] for name in large.names(self._folder)} if self._folder is not None else ()
+        names = result_files.names(self._folders) if self._folders is not None else ()
+        owners = {name.rpartition(".")[0] for name in names}
         for stored in self._journal.tasks():
             try:
                 entry = _entry(stored, kept, circuits)
@@ -189,7 +208,17 @@ class Ledger:
         """Write what is left, if that can be, and let go of the journal; ``remove`` it, too."""
         with contextlib.suppress(QSimEnvError):
             self._journal.write(self._rows)
+        self._mover.shutdown(cancel_futures=True)
+        if self._folders is not None and not remove:
+            self._leave_memory(self._folders)
         self._journal.close(remove)
+
+    @staticmethod
+    def _leave_memory(folders: Folders) -> None:
+        try:
+            result_files.leave_memory(folders)
+        except OSError as error:
+            _log.warning("large results stay in %s: %s (%s)", folders.memory, folders.disk, error.strerror)
 
     def _write_task(self, entry: Entry) -> None:
         assert entry.job is not None  # noqa: S101 - a task has its job until it ends

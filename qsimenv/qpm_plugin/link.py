@@ -17,8 +17,8 @@ from typing import TypeVar
 import zmq
 
 from qsimenv.errors import PermissionDeniedError, QSimEnvError, TimedOutError, from_code
-from qsimenv.qpm_plugin import large
 from qsimenv.qpm_plugin import messages as m
+from qsimenv.qpm_plugin import result_files
 from qsimenv.qpm_plugin.connection import Connection
 from qsimenv.qpm_plugin.lanes import Lane, open_lane
 from qsimenv.qpm_plugin.sockets import CLIENTS, Socket, client_socket, next_connection_event
@@ -74,7 +74,7 @@ class Link:
 
     def _open(self) -> None:
         connection = self.connection
-        self.results = large.folder_here(connection)
+        self.results = result_files.here(connection)
         self._socket = socket = client_socket(self._context, connection, self._identity)
         self._monitor = socket.get_monitor_socket(_WATCHED)
         self._poller.register(socket, zmq.POLLIN)

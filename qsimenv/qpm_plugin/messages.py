@@ -170,7 +170,7 @@ RequestBody = Union[  # noqa: UP007 - msgspec resolves this name at run time
 class Request(msgspec.Struct, frozen=True):
     """``client`` owns tasks and results; ``number`` grows on each link, and one sent twice is carried out once.
 
-    ``maps``: who asks sees the controller's folder of large results.
+    ``maps``: who asks sees the controller's folders of large results.
     """
 
     client: str

@@ -126,7 +126,7 @@ class Reads:
         for entry in entries:
             self._tasks.drop(entry)
             if entry.large:
-                self._outside.later(_LINGER_S, self._ledger.discard, entry.large)
+                self._outside.later(_LINGER_S, self._ledger.discard, entry.large, self._outside.later)
 
     def _give_up_read(self, asker: Asker, waiting: Waiting, timeout_s: float) -> None:
         self._forget(asker, waiting)

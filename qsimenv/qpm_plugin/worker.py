@@ -24,12 +24,13 @@ import msgspec
 from qsimenv import comm, engines, interrupt, memory
 from qsimenv import errors as e
 from qsimenv.circuit import Circuit, Measure, gate
-from qsimenv.qpm_plugin import large, rows
+from qsimenv.qpm_plugin import large, result_files, rows
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.api import ErrorInfo
 from qsimenv.qpm_plugin.channel import Channel
 from qsimenv.qpm_plugin.connection import CONNECTION_VARIABLE, GENERATION_VARIABLE, Connection
 from qsimenv.qpm_plugin.recent import Recent
+from qsimenv.qpm_plugin.shelf import Shelf
 from qsimenv.qpm_plugin.sockets import worker_identity
 from qsimenv.qpm_plugin.vigil import Vigil
 from qsimenv.task import Result, Task
@@ -49,10 +50,9 @@ class Worker:
         world: comm.Team,
         channel: Channel,
         generation: int,
-        results: Path | None = None,
-        durable: bool = False,
+        shelf: Shelf | None = None,
     ) -> None:
-        self._results, self._durable = results, durable
+        self._shelf = shelf
         self._world, self._channel, self._generation = world, channel, generation
         self._circuits: Recent[Circuit] = Recent(m.WORKER_CIRCUIT_BYTES)
         self._launches: deque[m.Launch] = deque()
@@ -244,8 +244,8 @@ class Worker:
 
     def _packed(self, task_id: str, outcome: Result) -> msgspec.Raw:
         """What travels of a result: the name of a file where the controller shares the host, else all of it."""
-        if self._results is not None:
-            named = large.write(self._results, task_id, self._generation, outcome, self._durable)
+        if self._shelf is not None:
+            named = large.write(self._shelf, task_id, self._generation, outcome)
             if named is not None:
                 return msgspec.Raw(named)
         return _inline(outcome)
@@ -287,7 +287,9 @@ def main() -> None:
     world = comm.world()
     _warm_up()
     channel = Channel(connection, worker_identity(generation, world.rank))
-    worker = Worker(world, channel, generation, large.folder_here(connection), connection.durable)
+    folders = result_files.here(connection)
+    shelf = None if folders is None else Shelf(folders, connection.durable)
+    worker = Worker(world, channel, generation, shelf)
     interrupt.watch(worker.verdict)
     worker.greet()
     worker.serve()

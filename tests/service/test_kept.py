@@ -20,11 +20,13 @@ from qsimenv.circuit import Circuit, gate
 from qsimenv.errors import InvalidArgumentError, NotFoundError, OutOfRangeError
 from qsimenv.launcher import environment
 from qsimenv.launcher.dvm import memory_mark
-from qsimenv.qpm_plugin import large
+from qsimenv.qpm_plugin import large, result_files
 from qsimenv.qpm_plugin.client import Client, connect
 from qsimenv.qpm_plugin.connection import FILE_NAME, Connection
 from qsimenv.qpm_plugin.journal import FILE_NAME as JOURNAL_NAME
-from qsimenv.qpm_plugin.journal import results_folder
+from qsimenv.qpm_plugin.journal import memory_folder, results_folder
+from qsimenv.qpm_plugin.result_files import Folders
+from qsimenv.qpm_plugin.shelf import Shelf
 from qsimenv.task import Result, Task
 
 NAME, SOON = "large", 120.0
@@ -39,21 +41,22 @@ def wanted(task: Task) -> np.ndarray:
     return qs.run(task.circuit, save="statevector").statevector
 
 
-def files(folder: Path) -> list[str]:
-    return large.names(results_folder(folder / JOURNAL_NAME))
+def files(folder: Path) -> set[str]:
+    return result_files.names(result_files.folders_of(folder / JOURNAL_NAME))
 
 
-# --- the file by itself ---
+# --- the file by itself: see tests/service/test_shelf.py for the way from memory to the disk ---
 
 
 def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
     state, samples = np.arange(1 << 17) * 1j, np.arange(1 << 21, dtype=np.uint8).reshape(-1, 2)
     result = Result(statevector=state, samples=samples, expectation_values=np.ones(3), metadata={"seed": 1})
-    named = msgspec.Raw(large.write(tmp_path, "ab12-7", 1, result))
+    folders = Folders(tmp_path)
+    named = msgspec.Raw(large.write(Shelf(folders), "ab12-7", 1, result))
     assert large.file_of(named) == "ab12-7.1"
     assert (tmp_path / "ab12-7.1").stat().st_mode & 0o777 == 0o600
-    back, inline = large.read(tmp_path, named), large.read(None, large.inline(tmp_path, named))
-    large.remove(tmp_path, "ab12-7.1")
+    back, inline = large.read(folders, named), large.read(None, large.inline(folders, named))
+    result_files.remove(folders, "ab12-7.1")
     for found in (back, inline):
         assert np.array_equal(found.statevector, state)
         assert np.array_equal(found.samples, samples)
@@ -63,12 +66,13 @@ def test_a_result_comes_back_from_its_file(tmp_path: Path) -> None:
 
 
 def test_small_results_and_full_disks_make_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert large.write(tmp_path, "ab12-7", 1, Result(statevector=np.ones(8, complex))) is None
+    shelf = Shelf(Folders(tmp_path))
+    assert large.write(shelf, "ab12-7", 1, Result(statevector=np.ones(8, complex))) is None
     big = Result(statevector=np.ones(1 << 17, complex))
-    assert large.write(tmp_path / "missing", "ab12-7", 1, big) is None
-    assert large.write(tmp_path, "../ab12-7", 1, big) is None
-    monkeypatch.setattr(large, "_SPARE", 1 << 60)
-    assert large.write(tmp_path, "ab12-7", 1, big) is None
+    assert large.write(Shelf(Folders(tmp_path / "missing")), "ab12-7", 1, big) is None
+    assert large.write(shelf, "../ab12-7", 1, big) is None
+    monkeypatch.setattr(result_files, "_ROOM", 1 << 60)
+    assert large.write(shelf, "ab12-7", 1, big) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,21 +85,24 @@ def test_who_has_to_survive_a_power_failure_waits_for_the_disk(tmp_path: Path, m
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    big = Result(statevector=np.ones(1 << 17, complex))
-    assert large.write(tmp_path, "ab12-7", 1, big) is not None
+    big, folders = Result(statevector=np.ones(1 << 17, complex)), Folders(tmp_path / "disk", tmp_path / "memory")
+    for folder in folders:
+        folder.mkdir()
+    assert large.write(Shelf(Folders(folders.disk)), "ab12-7", 1, big) is not None
     assert synced == []
-    assert large.write(tmp_path, "ab12-8", 1, big, durable=True) is not None
-    assert synced == [str(tmp_path / "ab12-8.1"), str(tmp_path)]
+    assert large.write(Shelf(folders, durable=True), "ab12-8", 1, big) is not None
+    assert synced == [str(folders.disk / "ab12-8.1"), str(folders.disk)]
 
 
 def test_a_file_that_is_gone_or_cut_is_told(tmp_path: Path) -> None:
-    named = msgspec.Raw(large.write(tmp_path, "ab12-7", 1, Result(statevector=np.ones(1 << 17, complex))))
+    folders = Folders(tmp_path)
+    named = msgspec.Raw(large.write(Shelf(folders), "ab12-7", 1, Result(statevector=np.ones(1 << 17, complex))))
     os.truncate(tmp_path / "ab12-7.1", 4096)
     with pytest.raises(InvalidArgumentError, match="what was written"):
-        large.read(tmp_path, named)
-    large.remove(tmp_path, "ab12-7.1")
+        large.read(folders, named)
+    result_files.remove(folders, "ab12-7.1")
     with pytest.raises(NotFoundError, match="deleted"):
-        large.read(tmp_path, named)
+        large.read(folders, named)
 
 
 # --- through the service ---
@@ -110,6 +117,7 @@ def running(folder: Path) -> Iterator[Client]:
     finally:
         environment.stop(NAME, run_folder=folder)
     assert not list(Path("/dev/shm").glob(f"{memory_mark(folder.absolute())}*"))  # noqa: S108 - where it lives
+    assert not memory_folder(folder / JOURNAL_NAME).exists()
     assert not folder.exists()
 
 
