@@ -148,7 +148,7 @@ def _stacked(outcomes: list[Result]) -> Result:
     for name in ARRAYS:
         parts = [getattr(outcome, name) for outcome in outcomes]
         if parts[0] is not None:
-            setattr(stacked, name, np.stack(parts))
+            setattr(stacked, name, parts[0][np.newaxis] if len(parts) == 1 else np.stack(parts))
     return stacked
 
 

@@ -28,6 +28,8 @@ _SMALLEST_SCALE: dict[Precision, float] = {"double": 2.0**-300, "single": 2.0**-
 """A scale below this is multiplied in, for a pass: the squares of what is stored add up to its inverse squared."""
 _CHECKED_BITS = 18
 """Above so many local bits a sweep takes long enough to ask before each one whether it is still wanted."""
+_AMPLITUDES_AT_ONCE = 1 << 14
+"""So many are put together in cache, so that memory is walked over once."""
 
 
 @dataclass
@@ -245,7 +247,9 @@ class State:
     def amplitudes(self) -> npt.NDArray[np.complexfloating]:
         """All 2**n amplitudes in the order of the qubits, on every rank. *Collective*; takes three times the state."""
         full = np.empty(1 << len(self.layout.bits), dtype=np.complex128 if self.precision == "double" else np.complex64)
-        full.real = self.team.gather(self.device.to_host(self.re)).reshape(-1)
-        full.imag = self.team.gather(self.device.to_host(self.im)).reshape(-1)
-        np.multiply(full, self.scale, out=full)
+        re, im = (self.team.gather(self.device.to_host(plane)).reshape(-1) for plane in (self.re, self.im))
+        for start in range(0, len(full), _AMPLITUDES_AT_ONCE):
+            part = slice(start, start + _AMPLITUDES_AT_ONCE)
+            full[part].real, full[part].imag = re[part], im[part]
+            np.multiply(full[part], self.scale, out=full[part])
         return by_qubits(full, self.layout)

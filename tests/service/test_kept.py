@@ -20,6 +20,7 @@ from qsimenv.circuit import Circuit, gate
 from qsimenv.errors import InvalidArgumentError, NotFoundError, OutOfRangeError
 from qsimenv.launcher import environment
 from qsimenv.launcher.dvm import memory_mark
+from qsimenv.launcher.folder import LOCK_NAME
 from qsimenv.qpm_plugin import large, result_files
 from qsimenv.qpm_plugin.client import Client, connect
 from qsimenv.qpm_plugin.connection import FILE_NAME, Connection
@@ -39,6 +40,10 @@ def spread(num_qubits: int, angle: float = 0.3) -> Task:
 
 def wanted(task: Task) -> np.ndarray:
     return qs.run(task.circuit, save="statevector").statevector
+
+
+def pids_of(client: Client) -> set[int]:
+    return {worker["pid"] for worker in client.describe()["workers"]}
 
 
 def files(folder: Path) -> set[str]:
@@ -164,6 +169,63 @@ def test_large_results_survive_worker_and_controller(running: Client, folder: Pa
     assert len(files(folder)) == 3
     del records, again
     gc.collect()
+
+
+@pytest.mark.environment
+@pytest.mark.slow
+def test_results_in_memory_survive_worker_and_controller(running: Client, folder: Path) -> None:
+    """The disk takes nothing until all who knew of them are dead."""
+    disk, memory = result_files.folders_of(folder / JOURNAL_NAME)
+    running.sync_run(spread(17, 0.0))
+    wait_until(lambda: result_files.names(Folders(disk)), SOON, "the first one is not moved")
+    away = disk.rename(disk.with_name("away"))
+    tasks = [spread(17, angle) for angle in (0.1, 0.2, 0.3)]
+    ids = running.async_run(tasks)
+    records = running.read_cq(task_ids=ids, timeout_s=SOON)
+    assert len(result_files.names(Folders(memory))) == 3
+    running.delete(ids[2:])
+    pid = running.describe()["workers"][0]["pid"]
+    psutil.Process(pid).kill()
+    wait_until(lambda: running.is_ready() and pid not in pids_of(running), SOON, "no other instance comes")
+    away.rename(disk)
+    psutil.Process(running.describe()["controller"]["pid"]).kill()
+    again = running.read_cq(task_ids=ids[:2], timeout_s=SOON)
+    wait_until(lambda: len(result_files.names(Folders(disk))) == 3, SOON, "they are not moved")
+    wait_until(lambda: not result_files.names(Folders(memory)), SOON, "they are not gone from memory")
+    late = running.read_cq(task_ids=ids[:2], timeout_s=SOON)
+    for task, *found in zip(tasks, records, again, late, strict=False):
+        for record in found:
+            assert np.allclose(record.result.statevector, wanted(task))
+
+
+@pytest.mark.environment
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_large_results_are_there_for_the_next_environment(folder: Path, killed: bool) -> None:
+    """After ``stop --keep``, and after all of it was killed; then nothing is left in memory."""
+    tasks = [spread(17, angle) for angle in (0.1, 0.2, 0.3)]
+    disk, memory = result_files.folders_of(folder / JOURNAL_NAME)
+    environment.start(NAME, run_folder=folder, ranks_per_node=2)
+    with connect(folder / FILE_NAME) as client:
+        ids = client.async_run(tasks)
+        client.read_cq(task_ids=ids, timeout_s=SOON)
+        keeper = psutil.Process(int((folder / LOCK_NAME).read_text(encoding="ascii")))
+        family = [keeper, *keeper.children(recursive=True)]
+        if killed:
+            keeper.kill()
+    if not killed:
+        environment.stop(NAME, run_folder=folder, keep=True)
+        assert len(result_files.names(Folders(disk))) == 3
+        assert not memory.exists()
+    assert not psutil.wait_procs(family, timeout=SOON)[1]
+    environment.start(NAME, run_folder=folder, ranks_per_node=2)
+    try:
+        with connect(folder / FILE_NAME) as client:
+            for task, record in zip(tasks, client.read_cq(task_ids=ids, timeout_s=SOON), strict=True):
+                assert np.allclose(record.result.statevector, wanted(task))
+    finally:
+        environment.stop(NAME, run_folder=folder)
+    assert not memory.exists()
 
 
 _CLIENT = """
