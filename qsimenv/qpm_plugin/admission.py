@@ -28,12 +28,18 @@ _REMEMBERED_ESTIMATES = 10_000
 
 
 class Appraise(msgspec.Struct, frozen=True):
-    """A question to the appraiser: are the circuits right, and what would the jobs need on this machine?"""
+    """A question to the appraiser: are the circuits right, and what would the jobs need on this machine?
+
+    Where they are right and the jobs fit, the circuits are put into the ``folder``, if one is named; ``durable``: the
+    disk has them before there is an answer.
+    """
 
     jobs: tuple[Job, ...]
     circuits: dict[str, bytes]
     max_ranks: int
     free_bytes: int
+    folder: str = ""
+    durable: bool = False
 
 
 class Appraised(msgspec.Struct, frozen=True, tag="appraised"):

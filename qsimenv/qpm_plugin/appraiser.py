@@ -2,8 +2,8 @@
 
 ``Appraiser`` is the controller's side: it starts the process with the first question, asks one question after the other
 through pipes, and starts another where it has died. ``main`` is the process: an ``Admission`` of its own, which opens,
-checks and estimates just as the controller's does. It ends with the controller, because its pipe does. Frames are
-msgpack behind their length in eight bytes.
+checks and estimates just as the controller's does, and puts the circuits of tasks into files. It ends with the
+controller, because its pipe does. Frames are msgpack behind their length in eight bytes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from qsimenv.errors import QSimEnvError
+from qsimenv.qpm_plugin import circuit_files
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.admission import Admission, Appraise, Appraised, Finding
+from qsimenv.qpm_plugin.sealed import OPENED_BYTES
 from qsimenv.wire import decode_hook, encode_hook
 
 _log = logging.getLogger("qsimenv.controller")
@@ -105,9 +108,24 @@ def appraise(admission: Admission, question: Appraise) -> Finding:
         if unknown:
             return m.NeedCircuits(unknown)
         admission.learn(question.circuits)
-        return Appraised(question.max_ranks, tuple(admission.estimates(question.jobs)))
+        found = Appraised(question.max_ranks, tuple(admission.estimates(question.jobs)))
+        _keep(question)
     except QSimEnvError as error:
         return m.Failed(error.code, error.message)
+    return found
+
+
+def _keep(question: Appraise) -> None:
+    """Put the long circuits, whose names are known to be right now, where the journal will look for them."""
+    for name, data in question.circuits.items() if question.folder else ():
+        try:
+            if len(data) > OPENED_BYTES:
+                circuit_files.write(Path(question.folder), name, data, question.durable)
+        except OSError as error:
+            raise QSimEnvError(
+                f"submit: journal: {question.folder} cannot be written ({error.strerror}); "
+                "make room on the disk, it goes on by itself then"
+            ) from None
 
 
 def serve(questions: BinaryIO, findings: BinaryIO) -> None:

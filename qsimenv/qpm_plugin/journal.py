@@ -3,7 +3,8 @@
 Pure storage: ``ledger`` says what is written and reads it back, the controller says when (one transaction for all that
 came in together). Rows are only ever added, each kind in a table of its own, until a task is deleted. Write-ahead log
 with synchronous=NORMAL: a commit survives the death of the process; ``durable`` waits for the disk, too, and survives
-a power failure. The file is locked as long as it is open. Python's own ``sqlite3`` is all it relies on.
+a power failure. The file is locked as long as it is open. Long circuits lie beside it (``circuit_files``).
+Python's own ``sqlite3`` is all it relies on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qsimenv.errors import BadStateError, InvalidArgumentError, NotFoundError, QSimEnvError
+from qsimenv.qpm_plugin import circuit_files
 
 FILE_NAME = "journal.sqlite"
 SCHEMA_VERSION = 2
@@ -44,7 +46,7 @@ others, each on a page of its own, cost twice the time."""
 
 
 class CircuitRow(NamedTuple):
-    """The bytes of a circuit that accepted tasks need."""
+    """The bytes of a circuit that accepted tasks need; none of one that has a file (``circuit_files``)."""
 
     hash: str
     data: bytes
@@ -183,11 +185,23 @@ class Journal:
             raise _explained(self.path, error) from None
 
     def circuits(self) -> dict[str, bytes]:
-        """All circuits that were kept, by hash."""
-        return dict(self._database.execute("SELECT hash, data FROM circuits"))
+        """All circuits that were kept, by hash. Leaves out those whose files somebody has taken away."""
+        found: dict[str, bytes] = dict(self._database.execute("SELECT hash, data FROM circuits"))
+        for name in [name for name, data in found.items() if not data]:
+            try:
+                found[name] = (circuits_folder(self.path) / name).read_bytes() if self.path is not None else b""
+            except OSError:
+                del found[name]
+        return found
+
+    def has_file(self, circuit_hash: str) -> bool:
+        """Whether a circuit is in a file of its own already."""
+        return self.path is not None and (circuits_folder(self.path) / circuit_hash).exists()
 
     def keep_circuits(self, hashes: Container[str]) -> None:
         """Forget all circuits but these, where the disk allows."""
+        if self.path is not None:
+            circuit_files.keep_only(circuits_folder(self.path), hashes)
         unneeded = [(name,) for (name,) in self._database.execute("SELECT hash FROM circuits") if name not in hashes]
         with contextlib.suppress(sqlite3.Error):
             self._database.executemany("DELETE FROM circuits WHERE hash = ?", unneeded)
@@ -277,6 +291,11 @@ def results_folder(path: Path) -> Path:
     return path.with_name(f"{path.name}.results")
 
 
+def circuits_folder(path: Path) -> Path:
+    """Where the long circuits of the journal at ``path`` lie; see ``circuit_files``."""
+    return path.with_name(f"{path.name}.circuits")
+
+
 def memory_folder(path: Path) -> Path:
     """Where they lie before they are there, on this host: a name that no other journal gets."""
     mark = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
@@ -284,8 +303,8 @@ def memory_folder(path: Path) -> Path:
 
 
 def remove_journal(path: Path) -> None:
-    """Delete a journal with its log and its large results."""
-    for folder in (memory_folder(path), results_folder(path)):
+    """Delete a journal with its log, its long circuits and its large results."""
+    for folder in (memory_folder(path), results_folder(path), circuits_folder(path)):
         shutil.rmtree(folder, ignore_errors=True)
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)

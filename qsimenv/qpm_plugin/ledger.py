@@ -68,6 +68,11 @@ class Ledger:
         return self._journal.durable
 
     @property
+    def circuits(self) -> str:
+        """The folder that long circuits are to be put into before their tasks are accepted; "": none."""
+        return "" if self._journal.path is None else str(j.circuits_folder(self._journal.path.absolute()))
+
+    @property
     def has_news(self) -> bool:
         return bool(self._rows)
 
@@ -220,12 +225,16 @@ class Ledger:
         except OSError as error:
             _log.warning("large results stay in %s: %s (%s)", folders.memory, folders.disk, error.strerror)
 
+    def _circuit_row(self, circuit: Circuit | Sealed) -> j.CircuitRow:
+        has_file = isinstance(circuit, Sealed) and self._journal.has_file(circuit.hash)
+        return j.CircuitRow(circuit.hash, b"" if has_file else circuit.bytes)
+
     def _write_task(self, entry: Entry) -> None:
         assert entry.job is not None  # noqa: S101 - a task has its job until it ends
         assert entry.circuit is not None  # noqa: S101 - the same
         if entry.circuit.hash not in self._circuits:
             self._circuits.add(entry.circuit.hash)
-            self._rows.append(j.CircuitRow(entry.circuit.hash, entry.circuit.bytes))
+            self._rows.append(self._circuit_row(entry.circuit))
         created = entry.record.times.creation_time or 0.0
         kept = _Kept(entry.task_id, entry.job, entry.estimate, entry.pinned, created)
         data = _ENCODER.encode(kept)

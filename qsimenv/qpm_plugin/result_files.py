@@ -21,6 +21,7 @@ from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from qsimenv.qpm_plugin.circuit_files import sync_folder
 from qsimenv.qpm_plugin.connection import Connection
 from qsimenv.qpm_plugin.journal import memory_folder, results_folder
 
@@ -108,7 +109,7 @@ def write(path: Path, parts: Iterable[Part], size: int, durable: bool = False) -
         os.ftruncate(descriptor, size)
         if durable:
             os.fsync(descriptor)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError:
         os.close(descriptor)
         path.unlink(missing_ok=True)
@@ -237,12 +238,3 @@ def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(descriptor, data[:_PIECE_BYTES], offset)
         data, offset = data[written:], offset + written
-
-
-def _sync_folder(folder: Path) -> None:
-    """Without this the disk may know the file but not its name."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

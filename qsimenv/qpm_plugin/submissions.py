@@ -67,6 +67,8 @@ class Submissions:
         if full is not None:
             return full
         estimates = self._estimates(body.jobs, body.circuits, finding)
+        if isinstance(estimates, Appraise):
+            return msgspec.structs.replace(estimates, folder=self._ledger.circuits, durable=self._ledger.is_durable)
         if not isinstance(estimates, Sequence):
             return estimates
         self._check_pinned(body)

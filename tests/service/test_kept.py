@@ -25,8 +25,9 @@ from qsimenv.qpm_plugin import large, result_files
 from qsimenv.qpm_plugin.client import Client, connect
 from qsimenv.qpm_plugin.connection import FILE_NAME, Connection
 from qsimenv.qpm_plugin.journal import FILE_NAME as JOURNAL_NAME
-from qsimenv.qpm_plugin.journal import memory_folder, results_folder
+from qsimenv.qpm_plugin.journal import circuits_folder, memory_folder, results_folder
 from qsimenv.qpm_plugin.result_files import Folders
+from qsimenv.qpm_plugin.sealed import OPENED_BYTES
 from qsimenv.qpm_plugin.shelf import Shelf
 from qsimenv.task import Result, Task
 
@@ -268,6 +269,28 @@ def test_a_killed_client_leaves_its_large_results_to_its_successor(running: Clie
         return not running.status() and not files(folder)
 
     wait_until(forget_all, SOON, "files of deleted tasks are still there")
+
+
+@pytest.mark.environment
+@pytest.mark.slow
+def test_long_circuits_survive_the_controller(running: Client, folder: Path) -> None:
+    """In files of their own, which are the journal's as long as a task needs them."""
+    claim = running.reserve(2, 3600.0)
+    circuit = Circuit(2, 0, tuple(gate("rx", k % 2, params=[0.1 + k]) for k in range(3000)))
+    assert len(circuit.bytes) > OPENED_BYTES
+    with connect(folder / FILE_NAME) as other:
+        ids = other.async_run([Task(circuit=circuit, save="statevector"), spread(2)])
+        file = circuits_folder(folder / JOURNAL_NAME) / circuit.hash
+        assert file.read_bytes() == circuit.bytes
+        assert file.stat().st_mode & 0o777 == 0o600
+        psutil.Process(running.describe()["controller"]["pid"]).kill()
+        wait_until(lambda: running.list_reservations() == [claim], SOON, "the controller does not come back")
+        running.release(claim.reservation_id)
+        long, _ = other.read_cq(task_ids=ids, timeout_s=SOON)
+    assert np.allclose(long.result.statevector, qs.run(circuit, save="statevector").statevector)
+    assert file.exists()
+    psutil.Process(running.describe()["controller"]["pid"]).kill()
+    wait_until(lambda: not file.exists(), SOON, "nobody needs the circuit any more")
 
 
 @pytest.mark.environment

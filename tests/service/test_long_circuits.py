@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import sys
 import threading
 
@@ -12,7 +13,7 @@ from environments import Environment, wait_until
 
 from qsimenv import run
 from qsimenv.circuit import Circuit, gate
-from qsimenv.errors import InvalidArgumentError, NotFoundError, OutOfMemoryError
+from qsimenv.errors import InvalidArgumentError, NotFoundError, OutOfMemoryError, QSimEnvError
 from qsimenv.qpm_plugin import TaskState, appraiser
 from qsimenv.qpm_plugin import messages as m
 from qsimenv.qpm_plugin.admission import Appraise, Finding
@@ -110,6 +111,22 @@ def test_an_appraiser_that_dies_is_replaced(fresh):
         client.shutdown()
     assert fresh.process.wait(SOON) == 0
     assert not psutil.wait_procs([process], timeout=SOON)[1]
+
+
+def test_a_disk_that_is_full_refuses_long_circuits_and_passes(fresh):
+    """RLIMIT_FSIZE stands in for the disk, as the appraiser sees it."""
+    with fresh.connect() as client:
+        client.sync_run(played(long_circuit(1)))
+        [process] = appraisers(fresh)
+        _, hard = process.rlimit(resource.RLIMIT_FSIZE)
+        process.rlimit(resource.RLIMIT_FSIZE, (1, hard))
+        with pytest.raises(QSimEnvError, match=r"submit: journal.*cannot be written.*make room"):
+            client.async_run(played(long_circuit(2)))
+        assert client.sync_run(played(SHORT)).metadata["engine"] == "test"
+        assert client.telemetry()["tasks_accepted"] == 2
+        process.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        [record] = client.read_cq(task_ids=client.async_run(played(long_circuit(2))), timeout_s=SOON)
+        assert record.state == TaskState.DONE
 
 
 def test_a_question_that_no_appraiser_survives_is_refused(monkeypatch):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from qsimenv.errors import BadStateError, InvalidArgumentError, QSimEnvError
+from qsimenv.qpm_plugin import circuit_files
 from qsimenv.qpm_plugin import journal as module
 from qsimenv.qpm_plugin.journal import (
     CircuitRow,
@@ -21,6 +24,7 @@ from qsimenv.qpm_plugin.journal import (
     TaskRow,
     UnclaimRow,
     UnreadRow,
+    circuits_folder,
     remove_journal,
 )
 
@@ -58,6 +62,38 @@ def test_what_was_written_is_there_again(path: Path) -> None:
     assert again.claims() == [("a", "client", "3", 20.0)]
     again.close(remove=True)
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_long_circuit_lies_in_a_file_of_its_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, folder = Journal(path), circuits_folder(path)
+    assert not journal.has_file("c1")
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    circuit_files.write(folder, "c1", b"long", durable=True)
+    circuit_files.write(folder, "c1", b"the same: a circuit is named by what it is")
+    circuit_files.write(folder, "c2", b"nobody's")
+    assert synced == [str(folder / "c1.unfinished"), str(folder), str(folder.parent)]
+    assert [(folder / name).stat().st_mode & 0o777 for name in (".", "c1")] == [0o700, 0o600]
+    assert journal.has_file("c1")
+    journal.write([*ROWS, CircuitRow("c1", b""), CircuitRow("c3", b"")])
+    assert journal.circuits() == {"c0": b"circuit", "c1": b"long"}
+    journal.keep_circuits({"c0", "c1"})
+    assert journal.circuits() == {"c0": b"circuit", "c1": b"long"}
+    assert [entry.name for entry in folder.iterdir()] == ["c1"]
+    journal.close(remove=True)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_circuit_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "circuits"
+
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="No space"):
+        circuit_files.write(folder, "c1", b"long", durable=True)
+    assert list(folder.iterdir()) == []
 
 
 def test_a_journal_that_was_not_closed_is_whole(path: Path) -> None:
