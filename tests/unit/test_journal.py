@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import sqlite3
 from pathlib import Path
 
@@ -197,3 +198,19 @@ def test_a_folder_that_cannot_be_made_gets_one_line(path: Path) -> None:
     path.parent.write_bytes(b"a file")
     with pytest.raises(QSimEnvError, match="cannot be opened"):
         Journal(path)
+
+
+def test_ends_that_come_in_any_order_are_found_by_their_tasks(path: Path) -> None:
+    orders = list(range(1000))
+    journal = Journal(path)
+    journal.write([TaskRow(order, "client", "key", b"") for order in orders])
+    random.Random(1).shuffle(orders)  # noqa: S311 - a test
+    for order in orders:
+        journal.write([EndRow(order, b"record %d" % order, b"result %d" % order)])
+    journal.write([EndRow(7, b"again", None), DropRow(8)])
+    journal.close()
+    again = Journal(path)
+    ends = {stored.order: stored.end for stored in again.tasks()}
+    assert ends == {order: b"record %d" % order for order in orders if order != 8} | {7: b"again"}
+    assert (again.result(6), again.result(7), again.result(8)) == (b"result 6", None, None)
+    again.close()

@@ -311,3 +311,14 @@ def test_a_long_queue_costs_little_per_task():
 
     assert calls(100_000) < 2000 * 80  # 67 a task
     assert calls(100_000) < 1.01 * calls(4000)
+
+
+@pytest.mark.parametrize("seconds", [1e-3, 0.05])
+def test_a_look_costs_the_same_on_a_thousand_busy_ranks(seconds):
+    def calls(size: int) -> int:
+        made = looking_ahead(size, *(small(order, seconds) for order in range(40 * size)))
+        made.next_launches()
+        assert made.next_launches() == []
+        return calls_of(made.next_launches)
+
+    assert calls(1000) == calls(2) < 20
