@@ -19,7 +19,7 @@ from typing import NamedTuple
 from qsimenv.errors import NotFoundError, OutOfRangeError
 from qsimenv.qpm_plugin.credits import Credits
 
-BUNDLE_TASKS = 32
+BUNDLE_TASKS = 64
 BUNDLE_SECONDS = 0.02
 SMALL_SECONDS = 0.1
 """One-rank tasks estimated below this travel together, as many as a rank does in BUNDLE_SECONDS."""
