@@ -220,20 +220,18 @@ def _sweep_range(
     lines, low = _last_lines(ops, tables, bits, lane_bits), max(low_bits - lane_bits, 0)
     in_run, steps = xor_table(lines[:low]), _counting_steps(lines[low:])
     spread = _spread_of(ops, tables, coefficients, offsets.shape[0])
+    planes = (re, im, other_re, other_im)
+    count = 4 if len(other_re) else 2
     for number in range(first, last):
         start = _block_start(number, outer)
-        _gather(re, start, offsets, run, before, spread, x)
-        _gather(im, start, offsets, run, before, spread, y)
-        if len(other_re):
-            _gather(other_re, start, offsets, run, before, spread, x[half:])
-            _gather(other_im, start, offsets, run, before, spread, y[half:])
+        parts = (x, y, x[half:], y[half:])
+        for k in range(count):
+            _gather(planes[k], start, offsets, run, before, spread, parts[k])
         x, y, z = _apply(x, y, z, room, bits, ops, coefficients, tables, rank_index | start, sums)
         line = _last_shift(ops, tables, rank_index | start, lane_bits)
-        _scatter(x, re, start, offsets, run, after, streaming, in_run, steps, line)
-        _scatter(y, im, start, offsets, run, after, streaming, in_run, steps, line)
-        if len(other_re):
-            _scatter(x[half:], other_re, start, offsets, run, after, streaming, in_run, steps, line)
-            _scatter(y[half:], other_im, start, offsets, run, after, streaming, in_run, steps, line)
+        parts = (x, y, x[half:], y[half:])
+        for k in range(count):
+            _scatter(parts[k], planes[k], start, offsets, run, after, streaming, in_run, steps, line)
     if streaming:
         finish_streaming()
 
