@@ -26,7 +26,7 @@ from qsimenv.statevec.measuring import expectation, pauli_groups, pauli_numba, s
 from qsimenv.statevec.planning import planner
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.statevec.planning.plan import Plan
-from qsimenv.statevec.planning.planner import make_plan
+from qsimenv.statevec.planning.planner import make_plan, plan_from_zero
 from qsimenv.statevec.planning.steps import mixed_qubits
 from qsimenv.statevec.state import State
 from qsimenv.task import Observable, Precision
@@ -548,6 +548,28 @@ def test_runs_from_zero(precision: Precision, team: Team) -> None:
             for one in part:
                 vector = dense.apply_gate(vector, one)
             assert_amplitudes(state, vector, precision, turn)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("block_bits", [8, 10, 11])
+def test_encoded_for_zero_alone(block_bits: int, precision: Precision, team: Team) -> None:
+    """What is left out because bits are 0 is right on all ranks: first, after trades, on a filled state."""
+    rng, num_qubits = np.random.default_rng(23), 13
+    for turn in range(6):
+        layer = [gate("rx", q, params=[0.5 + 0.2 * q]) if turn % 2 else gate("h", q) for q in range(num_qubits)]
+        some = [random_gate(num_qubits, 3, rng) for _ in range(10)]
+        gates = [[*layer, *some], [*some, *layer], [*some[:5], *layer, *some[5:]]][turn % 3]
+        made = plan_from_zero(gates, num_qubits, num_qubits - rank_bits(team), block_bits, 4)
+        state = State.zero(made.start, team, precision, on=ON)
+        assert state.is_untouched
+        if turn > 2:
+            state.fill()
+        state.run(made, encode(made, (), precision, device(ON).form, from_zero=True))
+        assert not state.is_untouched
+        vector = dense.zero_state(num_qubits)
+        for one in gates:
+            vector = dense.apply_gate(vector, one)
+        assert_amplitudes(state, vector, precision, turn)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
