@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,8 +71,8 @@ def test_at_no_moment_is_a_result_nowhere(folders: Folders) -> None:
     """Read all the time, by one who keeps some of what was read: pages are used again, but never under his eyes."""
     on, kept = Shelf(folders), list[Result]()
     for number in range(40):
-        named = put(on, number)
-        while True:
+        named, ends_at = put(on, number), time.monotonic() + SOON
+        while time.monotonic() < ends_at:
             on_disk = not (folders.memory / f"ab12-{number}.1").exists()
             back = large.read(folders, named)
             assert np.array_equal(back.statevector, result_of(number).statevector)
