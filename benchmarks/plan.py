@@ -32,7 +32,13 @@ EXCHANGES = {"ghz": 1, "qft": 1, "wstate": 1, "graphstate": 1, "ae": 2, "qpeexac
 QUBITS, RANK_BITS, SECONDS = 31, 4, 1.0
 THREADS = len(os.sched_getaffinity(0))
 LONG_GATES = 106_000
-PASSES = {form.ROTATE: "rotate", form.QUADRATIC: "phases", form.PERMUTE: "permute", form.TWO_TARGETS: "dense"}
+PASSES = {
+    form.ROTATE: "rotate",
+    form.QUADRATIC: "phases",
+    form.PERMUTE: "permute",
+    form.TWO_TARGETS: "dense",
+    form.SPREAD: "spread",
+}
 
 Made = TypeVar("Made")
 
@@ -82,7 +88,7 @@ def sweeps(num_qubits: int, repetitions: int) -> dict[str, Any]:
         figures[name] = {"gates": len(circuit.instructions)}
         for precision in ("single", "double"):
             plan_s, plan = timed(lambda c=circuit, p=precision: plan_of(c, num_qubits, p), repetitions)
-            encode_s, encoded = timed(lambda plan=plan, p=precision: encode(plan, (), p), repetitions)
+            encode_s, encoded = timed(lambda plan=plan, p=precision: encode(plan, (), p, from_zero=True), repetitions)
             kinds = Counter(PASSES.get(row[form.KIND], "plain") for sweep in encoded[0] for row in sweep.ops.tolist())
             figures[name][precision] = {
                 "sweeps": plan.num_sweeps, "passes": dict(sorted(kinds.items())),

@@ -141,7 +141,7 @@ def predict(circuit: Circuit, site: Site, nodes: int, precision: Precision) -> P
     size = site.block_bits[precision] if site.block_bits else block_bits(num_local, max(1, round(site.threads)))
     low_bits = site.low_bits[precision] if site.low_bits else None
     plan = plan_from_zero(_gates(circuit), circuit.num_qubits, num_local, size, low_bits)
-    cost = cost_of(plan, encode(plan, (), precision), precision)
+    cost = cost_of(plan, encode(plan, (), precision, from_zero=True), precision)
     sent = traffic(plan, AMPLITUDE_BYTES[precision], site.ranks_per_node.bit_length() - 1)
     stages = []
     for stage, each, sweeps in zip(plan.stages, sent, cost.stages, strict=True):
