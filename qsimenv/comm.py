@@ -212,6 +212,16 @@ def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 _world: Team | None = None
+_launched: MPI.Intracomm | None = None
+
+
+def look() -> None:
+    """Let MPI notice what has happened: where the launcher has died, it ends this process. Local; a microsecond.
+
+    Open MPI does so inside of its calls only, and one rank alone might make none for hours.
+    """
+    if _launched is not None:
+        _launched.Iprobe()
 
 
 def world() -> Team:
@@ -223,13 +233,13 @@ def world() -> Team:
 
 
 def _mpi_world() -> Team:
-    global _cores  # noqa: PLW0603 - a fact about this process
+    global _cores, _launched  # noqa: PLW0603 - facts about this process
     # Over TCP Open MPI's put protocol asks before it sends, and the question waits behind the data that is on its way:
     # an exchange both ways then reaches little more than half of the link's rate.
     os.environ.setdefault("OMPI_MCA_btl_tcp_flags", "send")
     from mpi4py import MPI
 
-    communicator = MPI.COMM_WORLD
+    _launched = communicator = MPI.COMM_WORLD
     neighbours = communicator.Split_type(MPI.COMM_TYPE_SHARED)
     memory.set_ranks_on_this_node(neighbours.Get_size(), neighbours.Get_rank())
     bound = np.zeros((neighbours.Get_size(), _MOST_CORES), dtype=np.uint8)

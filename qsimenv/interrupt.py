@@ -1,13 +1,15 @@
 """Whether the work at hand is still wanted: asked between sweeps, and agreed on by the whole team.
 
 A worker says with ``watch`` how to find out; engines call ``check`` where they can be broken off, as often as they
-like. In a process where nobody watches, nothing is asked.
+like. In a process where nobody watches, nothing is asked. A rank whose launcher has died is not wanted any more: it
+ends there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from qsimenv import comm
 from qsimenv.comm import Team
 from qsimenv.errors import BadStateError, TimedOutError
 
@@ -28,6 +30,7 @@ def check(team: Team) -> None:
 
     *Collective*: one small reduction for a team of several ranks, which should see to it that it is rare.
     """
+    comm.look()
     if _probe is None:
         return
     verdict = _probe() if team.size == 1 else int(team.maximum(_probe()))

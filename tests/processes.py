@@ -26,6 +26,13 @@ def words_of(named: Named) -> list[str]:
     return []
 
 
+def cpu_seconds_of(named: Named) -> float:
+    """What it has computed."""
+    with contextlib.suppress(psutil.Error):
+        return float(_process(named).cpu_times().user)
+    return 0.0
+
+
 def is_there(named: Named) -> bool:
     """Whether it runs still; a zombie does not."""
     with contextlib.suppress(psutil.Error):
