@@ -124,11 +124,16 @@ def _tiles(total: Summary, ranks: int, seconds: float) -> str:
         (f"{total.tasks:,}", "tasks"),
         (f"{total.by_state.get(TaskState.FAILED, 0):,}", "failed"),
         (f"{100 * total.rank_seconds / (ranks * seconds):.0f} %", f"of {ranks:,} ranks"),
-        (f"{ended / seconds:,.3g}", "tasks a second"),
+        (_rate(ended / seconds), "tasks a second"),
         (seconds_text(total.queue_s and total.queue_s[0]), "median wait"),
         (seconds_text(total.execution_s and total.execution_s[0]), "median execution"),
     ]
     return "".join(f"<div><b>{html.escape(value)}</b><span>{html.escape(what)}</span></div>" for value, what in tiles)
+
+
+def _rate(per_second: float) -> str:
+    """Three digits of a small number, all of one that people read whole."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
 
 
 def _applications(summaries: Sequence[tuple[str, Summary]], rank_seconds: float) -> str:
