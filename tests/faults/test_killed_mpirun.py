@@ -23,7 +23,7 @@ def test_ranks_end_with_a_killed_mpirun(tmp_path: Path, ranks: int) -> None:
     program = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if program is None:
         pytest.skip("no mpirun")
-    (tmp_path / "long.qasm").write_text(long_program(24, 300))
+    (tmp_path / "long.qasm").write_text(long_program(26, 150))
     options = ["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
     command = [program, *options, *COMMAND, "run", str(tmp_path / "long.qasm"), "--json"]
     with (tmp_path / "out").open("wb") as out:
