@@ -12,6 +12,9 @@
 
 export PATH=$PWD/.venv/bin:$PATH             # where qsimenv is; or: module load …, conda activate …
 
+# On other nodes mpirun has daemons, which tidy up after its end; the job waits for them.
+trap 'while pgrep --session 0 srun >/dev/null; do sleep 0.1; done' EXIT
+
 # Two ranks a node; better: one for each last-level cache (`lscpu | grep L3`), a power of two. `--bind-to none` lets a
 # rank's threads use all cores; with more ranks bind them: --map-by ppr:8:node:pe=7 --bind-to core
 ranks_per_node=${RANKS_PER_NODE:-2}

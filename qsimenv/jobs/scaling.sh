@@ -13,6 +13,9 @@
 
 export PATH=$PWD/.venv/bin:$PATH             # where qsimenv is; or: module load …, conda activate …
 
+# On other nodes mpirun has daemons, which tidy up after its end; the job waits for them.
+trap 'while pgrep --session 0 srun >/dev/null; do sleep 0.1; done' EXIT
+
 circuit=${1:-examples/ghz.qasm}
 ranks_per_node=${RANKS_PER_NODE:-2}
 for ((ranks = 1; ranks <= ranks_per_node * SLURM_JOB_NUM_NODES; ranks *= 2)); do

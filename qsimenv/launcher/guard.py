@@ -68,11 +68,11 @@ def main(arguments: Sequence[str]) -> int:
         status = _watch(child, wakeup)
         if status is None:
             status = _end_command(child, wakeup, options.grace)
-        _end_descendants()
+        _end_descendants(_ORPHANS_GRACE_S if status == -signal.SIGKILL else options.grace)
     finally:
         for folder in options.scratch:
             shutil.rmtree(folder, ignore_errors=True)
-    return status
+    return status if status >= 0 else 128 - status
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -150,9 +150,13 @@ def _wait_for(child: int, wakeup: int, timeout_s: float) -> int | None:
     return status
 
 
-def _end_descendants() -> None:
-    """Give orphans a moment to end by themselves, then SIGKILL them until none is left."""
-    deadline = time.monotonic() + _ORPHANS_GRACE_S
+def _end_descendants(grace_s: float) -> None:
+    """Give orphans time to end by themselves, then SIGKILL them until none is left.
+
+    A prte that was not killed has ended its ranks; what it leaves are its ways to other nodes (srun, ssh), which end
+    when the daemons there have tidied up.
+    """
+    deadline = time.monotonic() + grace_s
     while left := descendants(os.getpid()):
         if time.monotonic() > deadline:
             for pid in left:
@@ -162,13 +166,12 @@ def _end_descendants() -> None:
 
 
 def reap(child: int = -1) -> int | None:
-    """Collect every ended child; the status of `child` if it is among them."""
+    """Collect every ended child; the status of `child` (-n: signal n) if it is among them."""
     result = None
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             if ended[0] == child:
-                code = os.waitstatus_to_exitcode(ended[1])
-                result = code if code >= 0 else 128 - code
+                result = os.waitstatus_to_exitcode(ended[1])
     return result
 
 

@@ -42,13 +42,16 @@ class GuardedProcess:
         threading.Thread(target=self._wait, name="qsimenv-guard", daemon=True).start()
 
     async def stop(self) -> None:
-        """End the program: SIGTERM, after the grace SIGKILL; returns when nothing of it is left. Harmless twice."""
+        """End the program: SIGTERM, after the grace SIGKILL; returns when nothing of it is left. Harmless twice.
+
+        What becomes an orphan by the program's end has the same grace.
+        """
         below = guard.descendants(self._process.pid) if not self.ended.done() else []
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
         try:
-            await asyncio.wait_for(asyncio.shield(self.ended), self._grace_s + _GUARD_SLACK_S)
+            await asyncio.wait_for(asyncio.shield(self.ended), 2 * self._grace_s + _GUARD_SLACK_S)
         except TimeoutError:
             for pid in (self._process.pid, *below):
                 guard.kill(pid, 9)

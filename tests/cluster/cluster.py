@@ -163,8 +163,17 @@ class Cluster:
         return processes + [f"{host}: file {path}" for host in self.hosts for path in self._files(host)]
 
     def assert_clean(self, timeout_s: float = 60) -> None:
-        """Nothing of a job is left on any host; the last processes have a moment to vanish."""
-        wait_until(lambda: not self.remains(), timeout_s, lambda: f"left behind: {self.remains()}")
+        """Nothing of a job is left on any host; the last processes have a moment to vanish.
+
+        What is left is removed when it has been told: it is not the next test's fault.
+        """
+        try:
+            wait_until(lambda: not self.remains(), timeout_s, lambda: f"left behind: {self.remains()}")
+        except AssertionError:
+            for host in self.hosts:
+                kill_all(self.pids(host) - self._baseline)
+                self.run(host, "rm", "-rf", "--", *self._files(host))
+            raise
 
     def cut(self, host: str) -> None:
         """Pull the host's cable."""

@@ -22,6 +22,7 @@ from tests.support import EXAMPLES, QASM3
 pytestmark = [pytest.mark.environment, pytest.mark.slow, pytest.mark.timeout(900)]
 
 JOBS = ROOT / "jobs"
+SLOW_DAEMON = ROOT / "tests" / "cluster" / "slow_daemon"
 SCRIPTS = sorted(JOBS.glob("*.sh"))
 QUANTUM = "--partition=quantum"
 
@@ -395,3 +396,13 @@ def test_one_node_after_a_time_limit(cluster: Cluster, work: Path) -> None:
     out = completed(cluster, work, submit(cluster, work, "one-node.sh", QUANTUM, arguments=arguments))
     assert set(work.glob("*.journal")) < kept, "what is done needs no journal to go on from"
     assert all(f"{outcome}    {count}" in out for outcome, count in expected("ghz").items()), out
+
+
+@pytest.mark.parametrize("script", ["big-circuit.sh", "many-circuits.sh"])
+def test_daemons_on_other_nodes_have_time_to_tidy_up(script: str, cluster: Cluster, work: Path, tmp_path: Path) -> None:
+    """They end after `mpirun`, and after a DVM; a job that is over then kills them before their folders are gone."""
+    settings = tmp_path / ".prte" / "mca-params.conf"
+    settings.parent.mkdir()
+    settings.write_text(f"prte_launch_agent = {SLOW_DAEMON}\n")
+    environ = f"--export=ALL,HOME={tmp_path},XDG_CACHE_HOME={Path.home() / '.cache'}"
+    completed(cluster, work, submit(cluster, work, script, QUANTUM, environ))
