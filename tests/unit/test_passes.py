@@ -198,7 +198,7 @@ NETWORKS = {
 }
 
 
-MOVING = columns.VECTORS._replace(stores_from_anywhere=False)
+MOVING = columns.VECTORS._replace(stores_anywhere=False)
 """Every permutation is a pass over the block."""
 
 
@@ -242,6 +242,27 @@ def test_lines_that_change_places_last_are_stored_from_where_they_are(block_bits
             last = [sweep.ops[-1] for sweep in check(gates, precision, block_bits) if len(sweep.ops)]
             stored += sum(row[columns.KIND] == columns.PERMUTE and not row[columns.HAS_LANES] for row in last)
     assert stored > 12
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("block_bits", [BITS - 2, BITS - 1, BITS])
+def test_rotations_store_lines_that_change_places_then(block_bits: int, precision: Precision) -> None:
+    """All numbers of bits, under bits of the block and outside of it, with X, and twice: once as rows of their own."""
+    low, seen = 4, set()
+    for seed in range(24):
+        random, count = np.random.default_rng(seed), 1 + seed % 4
+        turned = random.choice(np.arange(low, BITS - 1), count, replace=False)
+        layer = [gate("ry", int(q), params=[float(random.uniform(0.2, 1))]) for q in turned]
+        pairs = [random.choice(np.arange(low, BITS - 1), 2, replace=False).tolist() for _ in range(4)]
+        network = [gate("cx", *pair) for pair in (*pairs, (BITS - 1, int(turned[-1])))]
+        network.append(gate("x", int(turned[0])))
+        circuit = [*start(), *layer, *network, *layer, *network, *layer]
+        for row in rows(check(circuit, precision, block_bits), columns.ROTATE):
+            if row[columns.RANK]:
+                assert row[columns.RANK] == block_bits - columns.VECTORS.lane_bits(REAL_TYPE[precision])
+                seen.add((int(row[columns.NUM_TARGETS]), bool(row[columns.NUM_ENTRIES])))
+    assert {count for count, _ in seen} == {1, 2, 3, 4}
+    assert (block_bits < BITS) in {outside for _, outside in seen}
 
 
 @pytest.mark.parametrize("lane_bits", [3, 4])

@@ -59,7 +59,9 @@ readings of two states, of which the top bit of the block chooses one; and rotat
 #              (see ``affine.LineMap``); sources by the lowest 8 bits of a target, and by its other bits.
 #              Where HAS_LANES is 0, which is only so in the last row, it is left to the sweep's stores: after the outer
 #              terms come the lines from which the lines of RANK single bits come.
-#   ROTATE     coefficients from OFFSET: four slopes of the targets, four of the lanes.
+#   ROTATE     coefficients from OFFSET: four slopes of the targets, four of the lanes. Where RANK is not 0 the lines
+#              change places on the way. tables from TABLE: where number 0 goes; (mask, column) of each of NUM_ENTRIES
+#              outer terms; where the lines of RANK single bits go.
 #   READ_FLIPS tables from TABLE: 0 for X, 1 for Y; FLIPS positions above the lines, sorted; the slots (-1: none) of the
 #              LINE_BITS positions of a line, which are read where HAS_LANES, and of the others.
 #   READ_STRINGS  tables from TABLE: the positions that the strings flip, as a mask, and whether the imaginary parts are
@@ -83,14 +85,14 @@ class Form(NamedTuple):
     """What the kernels of a machine want: the bytes of a vector whose lanes they rearrange in registers (0: none), the
     most bits above the lanes of one row of rotations, whether a block lies with gaps (``passes_numba.place``), whether
     a row of phases can turn bits in the same pass (the one that all terms share, or some of its own), whether lines
-    that change places last are stored from where they are, whether bits that are 0 so far are turned by the loads, and
-    whether rows can read two states."""
+    that change places are stored where they go by rotations before that or, if that comes last, by the sweep, whether
+    bits that are 0 so far are turned by the loads, and whether rows can read two states."""
 
     vector_bytes: int
     pair_bits: int
     has_gaps: bool
     turns_in_phases: bool
-    stores_from_anywhere: bool
+    stores_anywhere: bool
     spreads: bool
     reads: bool
 

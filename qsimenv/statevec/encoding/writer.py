@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import xor
 
 import numpy as np
 import numpy.typing as npt
@@ -265,30 +266,55 @@ class Writer:
         return (1 << position) + gaps
 
     def _affine(self, affine: Affine, is_last: bool) -> None:
-        position = self._position
-        masks = [1 << k for k in range(len(self._block))]
-        outside: list[tuple[int, int]] = []
+        """A row; or where whole lines change places, what the stores of the sweep, or of rotations before it, do."""
+        masks, outside = self._inside_and_out(affine)
+        flipped = [self._position[bit] for bit in self._block if affine.flips >> bit & 1]
+        by_lines = self._form.stores_anywhere and self._keeps_lanes(masks, [*flipped, *(k for _, k in outside)])
+        is_last = is_last and self._low_bits >= self._lane_bits
+        if by_lines and not is_last and self._rows and _can_move_lines(self._rows[-1]):
+            goes = [sum((mask >> k & 1) << target for target, mask in enumerate(masks)) for k in range(len(masks))]
+            self._rows[-1][TABLE] = self._num_tables
+            self._shifts(self._rows[-1], sum(1 << k for k in flipped), [(mask, 1 << k) for mask, k in outside])
+            self._lines(self._rows[-1], goes)
+            return
+        columns, row = inverse_columns(masks), self._row(PERMUTE, [], [])
+        shift = reduce(xor, (columns[k] for k in flipped), 0)
+        self._shifts(row, shift, [(mask, columns[k]) for mask, k in outside])
+        if by_lines and is_last:
+            self._lines(row, columns)
+        else:
+            self._numbers(row, columns)
+
+    def _inside_and_out(self, affine: Affine) -> tuple[list[int], list[tuple[int, int]]]:
+        """The mask of each target, over positions; where bits outside the block count, their mask and the target."""
+        masks, outside = [1 << k for k in range(len(self._block))], list[tuple[int, int]]()
         for target, mask in affine.masks:
             inner, positions = mask & self._block_mask, 0
             if mask != inner:
-                outside.append((mask ^ inner, position[target]))
+                outside.append((mask ^ inner, self._position[target]))
             while inner:
-                positions |= 1 << position[inner.bit_length() - 1]
+                positions |= 1 << self._position[inner.bit_length() - 1]
                 inner ^= 1 << (inner.bit_length() - 1)
-            masks[position[target]] = positions
-        columns = inverse_columns(masks)
-        shift = 0
-        for bit in self._block:
-            if affine.flips >> bit & 1:
-                shift ^= columns[position[bit]]
-        row = self._row(PERMUTE, [], [])
+            masks[self._position[target]] = positions
+        return masks, outside
+
+    def _keeps_lanes(self, masks: Sequence[int], moved: Sequence[int]) -> bool:
+        """Whether every lane stays the lane that it is, whatever its line; ``moved``: the targets that are flipped."""
+        lanes, above = masks[: self._lane_bits], masks[self._lane_bits :]
+        stays = all(mask == 1 << k for k, mask in enumerate(lanes)) and all(k >= self._lane_bits for k in moved)
+        return stays and not any(mask & (1 << self._lane_bits) - 1 for mask in above)
+
+    def _shifts(self, row: list[int], shift: int, outside: Sequence[tuple[int, int]]) -> None:
         row[NUM_ENTRIES] = len(outside)
-        self._add_table([shift, *(number for mask, k in outside for number in (mask, columns[k]))])
-        moved = [shift, *columns[self._lane_bits :], *(columns[k] for _, k in outside)]
-        if is_last and self._can_store_from(columns, moved):
-            row[RANK] = len(columns) - self._lane_bits
-            self._add_table([column >> self._lane_bits for column in columns[self._lane_bits :]])
-            return
+        self._add_table([shift, *(number for entry in outside for number in entry)])
+
+    def _lines(self, row: list[int], columns: Sequence[int]) -> None:
+        """Tables of whole lines that change places."""
+        row[RANK] = len(columns) - self._lane_bits
+        self._add_table([column >> self._lane_bits for column in columns[self._lane_bits :]])
+
+    def _numbers(self, row: list[int], columns: Sequence[int]) -> None:
+        """Tables of numbers that change places."""
         lines = line_map(columns, self._lane_bits)
         row[HAS_LANES], row[RANK] = 1, len(lines.source_steps)
         row[NEAR_BITS] = len(lines.near_to).bit_length() - 1
@@ -298,12 +324,10 @@ class Writer:
         for table in (*by_lines, xor_table(columns[:8]), xor_table(columns[8:])):
             self._add_table(table)
 
-    def _can_store_from(self, columns: Sequence[int], moved: Sequence[int]) -> bool:
-        """Whether every lane stays the lane that it is, and runs are of whole lines."""
-        lanes = (1 << self._lane_bits) - 1
-        stays = all(column == 1 << k for k, column in enumerate(columns[: self._lane_bits]))
-        is_whole = self._form.stores_from_anywhere and self._low_bits >= self._lane_bits
-        return is_whole and stays and not any(number & lanes for number in moved)
+
+def _can_move_lines(row: Sequence[int]) -> bool:
+    """Whether a row can store its lines elsewhere, and does not yet."""
+    return row[KIND] == ROTATE and not row[HAS_LANES] and not row[RANK]
 
 
 @lru_cache

@@ -70,14 +70,13 @@ def rotation(pair_bits: int, with_lanes: bool) -> Callable[..., Any]:
         signature = types.void(plane, start, distances, slopes, lane_slopes)
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-            plane, start, distances = arguments[:3]
+            plane, start, distances, slopes = arguments[:4]
             kind, tile, pointers = _load(context, builder, signature.args[0], plane, start, distances, pair_bits)
             if with_lanes:
                 for bit in range(LANE_BITS[signature.args[0].dtype.bitwidth // 8]):
                     slope = builder.extract_value(arguments[4], bit)
                     tile = _turn_lanes(builder, kind, tile, bit, slope)
-            for bit in range(pair_bits):
-                tile = _turn_pairs(builder, kind, tile, bit, builder.extract_value(arguments[3], bit))
+            tile = _turn_all(builder, kind, tile, slopes)
             for pointer, x in zip(pointers, tile, strict=True):
                 builder.store(x, pointer).align = item_bytes(kind)
             return context.get_dummy_value()
@@ -85,6 +84,38 @@ def rotation(pair_bits: int, with_lanes: bool) -> Callable[..., Any]:
         return signature, generate
 
     return turn  # type: ignore[no-any-return]
+
+
+def rotation_elsewhere(pair_bits: int) -> Callable[..., Any]:
+    """An intrinsic ``turn(plane, start, distances, slopes, target, line, steps)``: the same without lanes, to lines of
+    another plane: ``line``, and for each bit of a vector's number exclusively-or-ed with its item of ``steps``.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def turn(
+        typing: Any, plane: Any, start: Any, distances: Any, slopes: Any, target: Any, line: Any, steps: Any
+    ) -> Any:
+        signature = types.void(plane, start, distances, slopes, target, line, steps)
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            plane, start, distances, slopes, target, line, steps = arguments
+            kind, tile, _ = _load(context, builder, signature.args[0], plane, start, distances, pair_bits)
+            data = data_of(context, builder, signature.args[4], target)
+            lines = _cosets(builder, line, [builder.extract_value(steps, bit) for bit in range(pair_bits)])
+            for to, x in zip(lines, _turn_all(builder, kind, tile, slopes), strict=True):
+                store_at(builder, x, data, line_place(builder, kind, to))
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return turn  # type: ignore[no-any-return]
+
+
+def _turn_all(builder: ir.IRBuilder, kind: ir.VectorType, tile: list[Any], slopes: Any) -> list[Any]:
+    """The tile, turned on every bit of the vectors' numbers."""
+    for bit in range(len(tile).bit_length() - 1):
+        tile = _turn_pairs(builder, kind, tile, bit, builder.extract_value(slopes, bit))
+    return tile
 
 
 def dense(lanes: tuple[int, ...], pair_bits: int) -> Callable[..., Any]:

@@ -37,12 +37,15 @@ from qsimenv.statevec.kernels.lanes_numba import (
     multiply_tables,
     permutation,
     rotation,
+    rotation_elsewhere,
 )
+from qsimenv.statevec.kernels.llvm_numba import trailing_zeros
 
 _options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
 _lanes_only, _lanes_1, _lanes_2, _lanes_3, _lanes_4 = (rotation(k, with_lanes=True) for k in range(5))
 _pairs_1, _pairs_2, _pairs_3, _pairs_4 = (rotation(k, with_lanes=False) for k in range(1, 5))
+_to_lines_1, _to_lines_2, _to_lines_3, _to_lines_4 = (rotation_elsewhere(k) for k in range(1, 5))
 
 
 _dense_pairs = dense((), 2)
@@ -123,6 +126,63 @@ def rotate(plane, bits, ops, row, coefficients):
 
 
 @njit(**_options)
+def rotate_to_lines(source, target, bits, ops, row, coefficients, tables, shift):
+    """Turn up to four bits above the lanes in one pass from a plane into another, in which the lines change places.
+
+    ``shift``: where number 0 goes.
+    """
+    lane_bits, item = 4 if source.itemsize == 4 else 3, source.itemsize
+    count, at, first = ops[row, NUM_TARGETS], ops[row, OFFSET], ops[row, TARGETS]
+    # Where there are fewer targets, the first one stands for those that are not looked at.
+    second, third, fourth = [ops[row, TARGETS + k] if k < count else first for k in (1, 2, 3)]
+    d0, d1, d2, d3 = (
+        place(1 << first, item),
+        place(1 << second, item),
+        place(1 << third, item),
+        place(1 << fourth, item),
+    )
+    s0, s1, s2, s3 = coefficients[at], coefficients[at + 1], coefficients[at + 2], coefficients[at + 3]
+    lines = lines_of(ops, row, tables)
+    t0, t1 = lines[first - lane_bits], lines[second - lane_bits]
+    t2, t3 = lines[third - lane_bits], lines[fourth - lane_bits]
+    is_other = np.ones(len(lines), np.bool_)
+    is_other[ops[row, TARGETS : TARGETS + count] - lane_bits] = False
+    steps, line = counting_steps(lines[is_other]), shift >> lane_bits
+    tiles = 1 << (bits - count - lane_bits)
+    if count == 1:
+        for tile in range(tiles):
+            start = _tile_start(tile << lane_bits, ops, row, 1, item)
+            _to_lines_1(source, start, (d0,), (s0,), target, line, (t0,))
+            line ^= steps[trailing_zeros(tile + 1)]
+    elif count == 2:
+        for tile in range(tiles):
+            start = _tile_start(tile << lane_bits, ops, row, 2, item)
+            _to_lines_2(source, start, (d0, d1), (s0, s1), target, line, (t0, t1))
+            line ^= steps[trailing_zeros(tile + 1)]
+    elif count == 3:
+        for tile in range(tiles):
+            start = _tile_start(tile << lane_bits, ops, row, 3, item)
+            _to_lines_3(source, start, (d0, d1, d2), (s0, s1, s2), target, line, (t0, t1, t2))
+            line ^= steps[trailing_zeros(tile + 1)]
+    else:
+        for tile in range(tiles):
+            start = _tile_start(tile << lane_bits, ops, row, 4, item)
+            _to_lines_4(source, start, (d0, d1, d2, d3), (s0, s1, s2, s3), target, line, (t0, t1, t2, t3))
+            line ^= steps[trailing_zeros(tile + 1)]
+
+
+@njit(**_options)
+def counting_steps(lines):
+    """For counting through the lines that some span: line k + 1 is another than line k in the step that the number of
+    zeros at the end of k + 1 picks.
+    """
+    steps = np.zeros(lines.shape[0] + 1, np.int64)
+    for k in range(lines.shape[0]):
+        steps[k:] ^= lines[k]
+    return steps
+
+
+@njit(**_options)
 def two_targets(re, im, bits, ops, row, coefficients):
     """A dense complex matrix on two bits of the block, HAS_LANES of which (the lower ones) are lane bits."""
     lane_bits = 4 if re.itemsize == 4 else 3
@@ -177,7 +237,9 @@ def shift_of(ops, row, tables, index):
 
 @njit(inline="always", **_options)
 def lines_of(ops, row, tables):
-    """The columns of a permutation of whole lines: where the one comes from that has the number of a single bit."""
+    """The columns of a permutation of whole lines: where the one comes from (of rotations: goes to) that has the number
+    of a single bit.
+    """
     at = ops[row, TABLE] + 1 + 2 * ops[row, NUM_ENTRIES]
     return tables[at : at + ops[row, RANK]]
 

@@ -25,6 +25,7 @@ from qsimenv.statevec.encoding.rows import (
     PERMUTE,
     PHASE,
     QUADRATIC,
+    RANK,
     READ_FLIPS,
     READ_STRINGS,
     REAL,
@@ -45,10 +46,12 @@ from qsimenv.statevec.kernels.copies_numba import (
 from qsimenv.statevec.kernels.llvm_numba import trailing_zeros
 from qsimenv.statevec.kernels.passes_numba import (
     apply_phases,
+    counting_steps,
     lines_of,
     permute,
     place,
     rotate,
+    rotate_to_lines,
     shift_of,
     table_room,
     two_targets,
@@ -80,7 +83,12 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums):
         if (index & ops[row, OUTER_MASK]) != ops[row, OUTER_VALUE]:
             continue
         kind = ops[row, KIND]
-        if kind == ROTATE:
+        if kind == ROTATE and ops[row, RANK]:
+            shift = shift_of(ops, row, tables, index)
+            rotate_to_lines(x, z, bits, ops, row, coefficients, tables, shift)
+            rotate_to_lines(y, x, bits, ops, row, coefficients, tables, shift)
+            x, y, z = z, x, y
+        elif kind == ROTATE:
             rotate(x, bits, ops, row, coefficients)
             rotate(y, bits, ops, row, coefficients)
         elif kind == QUADRATIC:
@@ -171,21 +179,10 @@ def _last_shift(ops, tables, index, lane_bits):
 
 
 @njit(**_options)
-def _counting_steps(lines):
-    """For counting through the lines that some span: line k + 1 is another than line k in the step that the number of
-    zeros at the end of k + 1 picks.
-    """
-    steps = np.zeros(lines.shape[0] + 1, np.int64)
-    for k in range(lines.shape[0]):
-        steps[k:] ^= lines[k]
-    return steps
-
-
-@njit(**_options)
 def _scatter(block, plane, start, offsets, run, empty, streaming, in_run, steps, line):
     """The reverse; runs that still hold nothing but zeros are not written.
 
-    The lines of a run come from ``line ^ in_run[…]``; ``line`` goes on by ``steps`` (see ``_counting_steps``).
+    The lines of a run come from ``line ^ in_run[…]``; ``line`` goes on by ``steps`` (see ``counting_steps``).
     """
     count, item = offsets.shape[0], plane.itemsize
     ahead = max(1, _AHEAD_BYTES // (run * item))
@@ -218,7 +215,7 @@ def _sweep_range(
     room, half = scratch[3 * plane :], place(1 << bits >> 1, re.itemsize)
     lane_bits = 4 if re.itemsize == 4 else 3
     lines, low = _last_lines(ops, tables, bits, lane_bits), max(low_bits - lane_bits, 0)
-    in_run, steps = xor_table(lines[:low]), _counting_steps(lines[low:])
+    in_run, steps = xor_table(lines[:low]), counting_steps(lines[low:])
     spread = _spread_of(ops, tables, coefficients, offsets.shape[0])
     planes = (re, im, other_re, other_im)
     count = 4 if len(other_re) else 2
