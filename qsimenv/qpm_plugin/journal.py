@@ -69,6 +69,12 @@ class EndRow(NamedTuple):
     result: bytes | None
 
 
+class AgainRow(NamedTuple):
+    """It has not ended after all, and nobody has read it."""
+
+    order: int
+
+
 class ReadRow(NamedTuple):
     """Taken off the completion queue by the request ``reader``."""
 
@@ -111,11 +117,12 @@ class UnclaimRow(NamedTuple):
     name: str
 
 
-Row = CircuitRow | TaskRow | EndRow | ReadRow | UnreadRow | DeathRow | DropRow | ClaimRow | UnclaimRow
+Row = CircuitRow | TaskRow | EndRow | AgainRow | ReadRow | UnreadRow | DeathRow | DropRow | ClaimRow | UnclaimRow
 _STATEMENTS: dict[type[Row], tuple[str, ...]] = {
     CircuitRow: ("INSERT OR IGNORE INTO circuits VALUES (?, ?)",),
     TaskRow: ("INSERT INTO tasks VALUES (?, ?, ?, ?)",),
     EndRow: ("INSERT OR REPLACE INTO ends VALUES (?, ?, ?)",),
+    AgainRow: ("DELETE FROM ends WHERE ord = ?", "DELETE FROM reads WHERE ord = ?"),
     ReadRow: ("INSERT OR REPLACE INTO reads VALUES (?, ?, ?)",),
     UnreadRow: ("DELETE FROM reads WHERE ord = ?",),
     DeathRow: ("INSERT OR REPLACE INTO deaths VALUES (?, ?)",),
@@ -210,6 +217,13 @@ class Journal:
         """The result of a task, where it gave one."""
         found = self._database.execute("SELECT result FROM ends WHERE ord = ?", (order,)).fetchone()
         return None if found is None else found[0]
+
+    def first_bytes(self) -> Iterator[tuple[int, bytes]]:
+        """Order and first byte of all results."""
+        try:
+            yield from self._database.execute("SELECT ord, substr(result, 1, 1) FROM ends WHERE length(result) > 0")
+        except sqlite3.Error as error:
+            raise _explained(self.path, error) from None
 
     def claims(self) -> list[ClaimRow]:
         """All reservations, those whose time is over included."""

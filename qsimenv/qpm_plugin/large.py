@@ -74,7 +74,7 @@ def write(shelf: Shelf, task_id: str, generation: int, result: Result) -> bytes 
 
 def file_of(data: msgspec.Raw) -> str:
     """The file that a result lies in; "" where it is whole."""
-    return _DECODER.decode(data).file if _is_large(data) else ""
+    return _DECODER.decode(data).file if is_large(data) else ""
 
 
 def read(folders: Folders | None, data: msgspec.Raw) -> Result | None:
@@ -82,7 +82,7 @@ def read(folders: Folders | None, data: msgspec.Raw) -> Result | None:
 
     NotFoundError where it is gone, InvalidArgumentError where it is not what was written.
     """
-    if not _is_large(data):
+    if not is_large(data):
         return m.decode_result(data)
     try:
         large = _DECODER.decode(data)
@@ -102,11 +102,12 @@ def read(folders: Folders | None, data: msgspec.Raw) -> Result | None:
 
 def inline(folders: Folders | None, data: msgspec.Raw) -> msgspec.Raw:
     """The result whole, for who does not see the folders. Raises like ``read``."""
-    result = read(folders, data) if _is_large(data) else None
+    result = read(folders, data) if is_large(data) else None
     return data if result is None else msgspec.Raw(m.encode_result(result))
 
 
-def _is_large(data: msgspec.Raw) -> bool:
+def is_large(data: msgspec.Raw | bytes) -> bool:
+    """Whether something stands for a result that lies in a file; the first byte tells."""
     return memoryview(data)[0] & 0xF0 == 0x90  # a short msgpack array
 
 

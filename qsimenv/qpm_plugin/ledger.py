@@ -27,6 +27,7 @@ from qsimenv.qpm_plugin.sealed import Sealed
 from qsimenv.qpm_plugin.tasks import Entry
 from qsimenv.task import Estimate
 from qsimenv.wire import decode_hook, encode_hook
+from qsimenv.wording import plural
 
 INLINE_BYTES = 64 << 10
 """A longer result is kept in the journal only, and fetched when it is asked for."""
@@ -189,25 +190,38 @@ class Ledger:
     def recover(self) -> Iterator[tuple[Entry, bytes | None]]:
         """Every task of the journal, in order of submission, with the request that has read it, if any.
 
+        One whose result lay in a file that is gone (in the memory of a node that is no more) has not ended.
         InvalidArgumentError where a row cannot be understood.
         """
         kept = self._journal.circuits()
         circuits: dict[str, Circuit | Sealed] = {}
-        names = result_files.names(self._folders) if self._folders is not None else ()
-        owners = {name.rpartition(".")[0] for name in names}
+        names = result_files.names(self._folders) if self._folders is not None else set[str]()
+        in_files = {order for order, byte in self._journal.first_bytes() if large.is_large(byte)}
+        lost = 0
         for stored in self._journal.tasks():
             try:
-                entry = _entry(stored, kept, circuits)
-                if entry.task_id in owners and entry.record.state == TaskState.DONE:
-                    entry.large = large.file_of(msgspec.Raw(self._journal.result(entry.order) or NO_RESULT))
-                yield entry, stored.reader
+                file = self._file_of(stored.order) if stored.order in in_files else ""
+                again = stored
+                if file and file not in names and _KEPT.decode(stored.data).job.circuit in kept:
+                    again = stored._replace(end=None, reader=None, read_time=None)
+                    self._rows.append(j.AgainRow(stored.order))
+                    lost += 1
+                entry = _entry(again, kept, circuits)
+                entry.large = file if again is stored else ""
+                yield entry, again.reader
             except (msgspec.MsgspecError, KeyError) as error:
                 path = self._journal.path
                 raise InvalidArgumentError(
                     f"journal: {path} is damaged at task {stored.order} ({error}); move it away, or restore it"
                 ) from None
+        if lost:
+            _log.warning("the files with the results of %s are gone: they run again", plural(lost, "task"))
         self._circuits = set(circuits)
         self._journal.keep_circuits(self._circuits)
+
+    def _file_of(self, order: int) -> str:
+        """The file with the result of a task that has ended; "" where the journal has it whole."""
+        return large.file_of(msgspec.Raw(self._journal.result(order) or NO_RESULT))
 
     def close(self, remove: bool) -> None:
         """Write what is left, if that can be, and let go of the journal; ``remove`` it, too."""

@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -201,9 +202,10 @@ def test_results_in_memory_survive_worker_and_controller(running: Client, folder
 
 @pytest.mark.environment
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [False, True])
-def test_large_results_are_there_for_the_next_environment(folder: Path, killed: bool) -> None:
-    """After ``stop --keep``, and after all of it was killed; then nothing is left in memory."""
+@pytest.mark.parametrize("end", ["stopped", "killed", "lost"])
+def test_large_results_are_there_for_the_next_environment(folder: Path, end: str) -> None:
+    """After ``stop --keep``, and after all of it was killed; those that went with their node are computed again. Then
+    nothing is left in memory."""
     tasks = [spread(17, angle) for angle in (0.1, 0.2, 0.3)]
     disk, memory = result_files.folders_of(folder / JOURNAL_NAME)
     environment.start(NAME, run_folder=folder, ranks_per_node=2)
@@ -212,18 +214,24 @@ def test_large_results_are_there_for_the_next_environment(folder: Path, killed: 
         client.read_cq(task_ids=ids, timeout_s=SOON)
         keeper = psutil.Process(int((folder / LOCK_NAME).read_text(encoding="ascii")))
         family = [keeper, *keeper.children(recursive=True)]
-        if killed:
+        if end != "stopped":
             keeper.kill()
-    if not killed:
+    if end == "stopped":
         environment.stop(NAME, run_folder=folder, keep=True)
         assert len(result_files.names(Folders(disk))) == 3
         assert not memory.exists()
     assert not psutil.wait_procs(family, timeout=SOON)[1]
+    if end == "lost":
+        result_files.remove(Folders(disk, memory), min(files(folder)))
+        assert len(files(folder)) == 2
+    began = time.time()
     environment.start(NAME, run_folder=folder, ranks_per_node=2)
     try:
         with connect(folder / FILE_NAME) as client:
-            for task, record in zip(tasks, client.read_cq(task_ids=ids, timeout_s=SOON), strict=True):
+            records = client.read_cq(task_ids=ids, timeout_s=SOON)
+            for task, record in zip(tasks, records, strict=True):
                 assert np.allclose(record.result.statevector, wanted(task))
+            assert sum(record.times.launch_time > began for record in records) == (end == "lost")
     finally:
         environment.stop(NAME, run_folder=folder)
     assert not memory.exists()
