@@ -141,6 +141,30 @@ def test_phases_that_turn_bits_of_the_rotations_that_follow(precision: Precision
     assert rotations[0] < rotations[1] * 0.9
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("block_bits", [8, BITS - 2, BITS])
+def test_bits_that_are_turned_one_by_one_share_a_pass(precision: Precision, block_bits: int) -> None:
+    """Each after its phases with all others, in and outside of the block, with X; but for later ones."""
+    seen, rotations = set(), [0, 0]
+    for seed in range(24):
+        random = np.random.default_rng(seed)
+        turned = [int(q) for q in random.choice(np.arange(4, BITS), 2 + seed % 4, replace=False)]
+        circuit = start()
+        for number, bit in enumerate(turned):
+            later = turned[number + 1 :] if seed % 3 else turned[number + 2 :]
+            others = [other for other in range(BITS) if other != bit and other not in later]
+            circuit += product_terms([(other, bit) for other in others], random)
+            circuit += [gate("rz", bit, params=[0.4]), gate("ry", bit, params=[float(random.uniform(0.2, 1))])]
+            circuit += [gate("x", bit)] if seed % 5 == 0 else []
+        for row in rows(check(circuit, precision, block_bits), columns.BUTTERFLIES):
+            seen.add((int(row[columns.NUM_TARGETS]), bool(row[columns.NUM_ENTRIES])))
+        plan = make_plan(circuit, identity(BITS, BITS), block_bits)
+        for k, form in enumerate((columns.VECTORS, columns.VECTORS._replace(turns_in_phases=False))):
+            rotations[k] += len(rows(list(encode(plan, (), precision, form)[0]), columns.ROTATE))
+    assert {(2, block_bits < BITS), (3, block_bits < BITS)} <= seen
+    assert rotations[0] < rotations[1]
+
+
 # --- what is done before the state has grown ---
 
 

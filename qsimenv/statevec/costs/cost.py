@@ -181,6 +181,8 @@ def _pass(row: list[int], sweep: EncodedSweep) -> tuple[str, float, float]:
     if kind == form.QUADRATIC:
         part = 0.5 if row[form.BASE] else 1.0  # all terms share a bit: where it is 0 nothing is multiplied
         return "phases", part, 6.0 * part + 4.0 * targets
+    if kind == form.BUTTERFLIES:
+        return "phases", 0.5 * targets, (3.0 + 4.0) * targets
     if kind == form.PERMUTE:
         return "permute", float(row[form.HAS_LANES]), 0.0  # without lanes it is done by the stores of the sweep
     if kind == form.SPREAD:

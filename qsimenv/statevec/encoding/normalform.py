@@ -93,6 +93,14 @@ class Quadratic:
             self.add(value, other)
             partners[other] = self._partners[other][bit] = -value
 
+    def is_about(self, bit: int) -> bool:
+        """Whether every term has the bit."""
+        return self.linear.keys() <= {bit} and all(bit in pair for pair in self.product)
+
+    def partners(self, bit: int) -> Mapping[int, float]:
+        """The angles that the bit has with others."""
+        return self._partners.get(bit, {})
+
     def has_products(self, bit: int) -> bool:
         return bool(self._partners.get(bit))
 

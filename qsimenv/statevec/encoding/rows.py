@@ -41,10 +41,24 @@ FIXED = TARGETS + gates.MAX_UNITARY_TARGETS
 """First column of the sorted block positions that a pass holds fixed: its targets and its controls inside the block."""
 ROW = 64
 
-GENERAL, REAL, FLIP, PHASE, ROTATE, QUADRATIC, PERMUTE, TWO_TARGETS, READ_FLIPS, READ_STRINGS, SPREAD = range(11)
+(
+    GENERAL,
+    REAL,
+    FLIP,
+    PHASE,
+    ROTATE,
+    QUADRATIC,
+    PERMUTE,
+    TWO_TARGETS,
+    READ_FLIPS,
+    READ_STRINGS,
+    SPREAD,
+    BUTTERFLIES,
+) = range(12)
 """Kinds: dense complex matrix, real matrix on one target, X on one target, multiplication by one number; the passes of
 the normal form: rotations, quadratic phases, affine permutation; a dense matrix on two targets without controls;
-readings of two states, of which the top bit of the block chooses one; and rotations of bits that are 0 so far."""
+readings of two states, of which the top bit of the block chooses one; rotations of bits that are 0 so far; and for two
+or three bits in turn the phases of one with others, then its rotation (a Fourier transform's)."""
 
 # Where the numbers of the normal form's rows lie, in this order.
 #   QUADRATIC  tables from TABLE: (mask, slot) of each of NUM_ENTRIES terms with bits outside the block; places
@@ -62,6 +76,10 @@ readings of two states, of which the top bit of the block chooses one; and rotat
 #   ROTATE     coefficients from OFFSET: four slopes of the targets, four of the lanes. Where RANK is not 0 the lines
 #              change places on the way. tables from TABLE: where number 0 goes; (mask, column) of each of NUM_ENTRIES
 #              outer terms; where the lines of RANK single bits go.
+#   BUTTERFLIES  tables from TABLE: (mask, number of the target) of each of NUM_ENTRIES terms with bits outside the
+#              block; places of the 2**TILE_BITS vectors of a row, and of the 2**INNER_BITS rows. coefficients from
+#              OFFSET: the angles of the terms; for each target its slope, cos and sin of what it has with each target
+#              before it, cos and sin of a row (2**(lane bits + TILE_BITS) each), and of each row's own factor.
 #   READ_FLIPS tables from TABLE: 0 for X, 1 for Y; FLIPS positions above the lines, sorted; the slots (-1: none) of the
 #              LINE_BITS positions of a line, which are read where HAS_LANES, and of the others.
 #   READ_STRINGS  tables from TABLE: the positions that the strings flip, as a mask, and whether the imaginary parts are

@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from qsimenv import gates
 from qsimenv.statevec.encoding.affine import inverse_columns, line_map, xor_table
+from qsimenv.statevec.encoding.butterflies import butterfly_rows, find_butterflies
 from qsimenv.statevec.encoding.normalform import Affine, Factor, Pass, Phases, Plain, Rotations, Spread
 from qsimenv.statevec.encoding.phase_rows import phase_rows
 from qsimenv.statevec.encoding.readings import Readings, SlotMaker, flip_groups, string_groups
 from qsimenv.statevec.encoding.rows import (
     BASE,
+    BUTTERFLIES,
     CONTROL_VALUE,
     FIXED,
     FLIP,
@@ -79,8 +81,13 @@ class Writer:
         self._num_coefficients = self._num_tables = 0
 
     def write(self, passes: Sequence[Pass], scale: complex) -> EncodedSweep:
-        turned = set[int]()
-        for number, each in enumerate(passes):
+        turned, number = set[int](), 0
+        while number < len(passes):
+            together = self._butterflies(passes[number:])
+            if together:
+                number += together
+                continue
+            each, number = passes[number], number + 1
             match each:
                 case Plain(op=op, matrix=matrix):
                     self._plain(op, matrix)
@@ -91,9 +98,9 @@ class Writer:
                 case Spread(slopes=slopes):
                     self._spread(dict(slopes))
                 case Phases():
-                    turned = self._phases(each, passes[number + 1 : number + 2])
+                    turned = self._phases(each, passes[number : number + 1])
                 case Affine():
-                    self._affine(each, is_last=each is passes[-1])
+                    self._affine(each, is_last=number == len(passes))
                 case Factor(value=value):
                     self._controlled_row(PHASE, [], 0, 0)
                     self._add_coefficients([value, 0.0])
@@ -248,6 +255,18 @@ class Writer:
         row[NUM_TARGETS], row[TARGETS] = 1, self._position[bit]
         self._add_coefficients([slope])
         return True
+
+    def _butterflies(self, passes: Sequence[Pass]) -> int:
+        """A row for as many of the first passes as it can do, where it does more than others; how many."""
+        found = find_butterflies(passes, self._position, self._lane_bits) if self._form.turns_in_phases else []
+        if len(found) < 2:
+            return 0
+        row = self._row(BUTTERFLIES, [self._position[each.bit] for each in found], [])
+        laid = butterfly_rows(found, self._block, self._lane_bits, self._place)
+        row[NUM_ENTRIES], row[TILE_BITS], row[INNER_BITS] = laid.num_outside, laid.tile_bits, laid.inner_bits
+        self._add_table(laid.tables)
+        self._add_coefficients(laid.coefficients)
+        return 2 * len(found)
 
     def _readings(self, slots: Mapping[tuple[int, int], int]) -> None:
         """Rows for some strings, by masks over index bits; none where rows cannot read."""

@@ -257,6 +257,68 @@ def multiply_and_turn_tiles(
     return types.void(re, im, base, offsets, at, width, factors, row, half, c, s, slopes), generate
 
 
+def butterflies(count: int) -> Callable[..., Any]:
+    """An intrinsic ``turn(re, im, base, distances, offsets, at, width, numbers, starts, half, own)`` for a row.
+
+    For each of ``width`` vectors at ``base + offsets[at…]`` it takes the tile of ``count`` bits, ``distances`` apart.
+    Bit after bit, numbers are multiplied where it is 1, then it is turned. From ``starts`` on ``numbers`` hold a bit's
+    slope, a factor for each bit before it (where that is 1, too), and factors of the row's vectors, ``half`` real parts
+    before as many imaginary ones; ``own`` is a factor for each bit of all the row. Factors are cos and sin.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def turn(
+        typing: Any, re: Any, im: Any, base: Any, distances: Any, offsets: Any, at: Any, width: Any, numbers: Any,
+        starts: Any, half: Any, own: Any,
+    ) -> Any:  # fmt: skip
+        signature = types.void(re, im, base, distances, offsets, at, width, numbers, starts, half, own)
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            base, distances, at, width, starts, half, own = (arguments[k] for k in (2, 3, 5, 6, 8, 9, 10))
+            kind, bits = kind_of(signature.args[0]), range(count)
+            planes = [data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 1)]
+            offsets, numbers = (data_of(context, builder, signature.args[k], arguments[k]) for k in (4, 7))
+
+            def number(bit: int, k: int) -> Any:
+                place = builder.add(builder.extract_value(starts, bit), ir.Constant(INDEX, k))
+                return builder.load(builder.gep(numbers, [place]))
+
+            def factor(c: Any, s: Any) -> _Factor:
+                return _Factor(builder, splat(builder, kind, c), splat(builder, kind, s))
+
+            owns = [factor(*(builder.extract_value(own, 2 * bit + k) for k in range(2))) for bit in bits]
+            shared = [
+                [factor(*(number(bit, 1 + 2 * other + k) for k in range(2))) for other in range(bit)] for bit in bits
+            ]
+            with cgutils.for_range(builder, width) as loop:
+                places = [builder.add(base, builder.load(builder.gep(offsets, [builder.add(at, loop.index)])))]
+                for bit in bits:
+                    places += [builder.add(place, builder.extract_value(distances, bit)) for place in places]
+                tile = [[load_at(builder, kind, plane, place) for place in places] for plane in planes]
+                entry = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
+                for bit in bits:
+                    row = builder.add(
+                        builder.add(builder.extract_value(starts, bit), ir.Constant(INDEX, 1 + 2 * bit)), entry
+                    )
+                    parts = [load_at(builder, kind, numbers, place) for place in (row, builder.add(row, half))]
+                    factors = [owns[bit].times(*parts)]
+                    for other in shared[bit]:
+                        factors += [other.times(*each) for each in factors]
+                    for place in range(1 << count):
+                        if place >> bit & 1:
+                            each = _Factor(builder, *factors[place & (1 << bit) - 1])
+                            tile[0][place], tile[1][place] = each.times(tile[0][place], tile[1][place])
+                    tile = [_turn_pairs(builder, kind, plane, bit, number(bit, 0)) for plane in tile]
+                for plane, vectors in zip(planes, tile, strict=True):
+                    for place, x in zip(places, vectors, strict=True):
+                        store_at(builder, x, plane, place)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return turn  # type: ignore[no-any-return]
+
+
 class _Factor:
     """A complex factor ``u + i v``, with sum and difference of its parts: a product takes three multiplications."""
 

@@ -30,6 +30,7 @@ from qsimenv.statevec.encoding.rows import (
 from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.kernels.lanes_numba import (
     HAS_VECTORS,
+    butterflies,
     dense,
     multiply_and_turn_row,
     multiply_and_turn_tiles,
@@ -53,6 +54,8 @@ _dense_0, _dense_1, _dense_2, _dense_3 = (dense((lane,), 1) for lane in range(4)
 _dense_01, _dense_02, _dense_12 = dense((0, 1), 0), dense((0, 2), 0), dense((1, 2), 0)
 _dense_03, _dense_13, _dense_23 = dense((0, 3), 0), dense((1, 3), 0), dense((2, 3), 0)
 
+
+_butterflies_2, _butterflies_3 = butterflies(2), butterflies(3)
 
 _move_0, _move_1, _move_2, _move_3, _move_4 = (permutation(rank) for rank in range(5))
 
@@ -350,6 +353,47 @@ def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
                 )
             else:
                 multiply_row(re, im, base, tables, vectors_at, 1 << tile_bits, room, at, width, c, s)
+
+
+@njit(**_options)
+def turn_in_a_row(re, im, ops, row, coefficients, tables, index, room):
+    """Phases of one bit with others, then its rotation; so for two or three bits, one after the other, in one pass."""
+    lane_bits = 4 if re.itemsize == 4 else 3
+    count, tile_bits, entries = ops[row, NUM_TARGETS], ops[row, TILE_BITS], ops[row, NUM_ENTRIES]
+    width, rows = 1 << (lane_bits + tile_bits), 1 << ops[row, INNER_BITS]
+    at, starts = ops[row, TABLE], np.empty(3, np.int64)
+    start = ops[row, OFFSET] + entries
+    for target in range(count):
+        starts[target] = start
+        start += 1 + 2 * target + 2 * width
+        angle = 0.0
+        for entry in range(entries):
+            mask = tables[at + 2 * entry]
+            if tables[at + 2 * entry + 1] == target and index & mask == mask:
+                angle += coefficients[ops[row, OFFSET] + entry]
+        c, s = math.cos(angle), math.sin(angle)
+        for k in range(rows):
+            x, y = coefficients[start + k], coefficients[start + rows + k]
+            room[2 * rows * target + k] = x * c - y * s
+            room[2 * rows * target + rows + k] = x * s + y * c
+        start += 2 * rows
+    vectors_at = at + 2 * entries
+    item, own = re.itemsize, room
+    d0, d1 = place(1 << ops[row, TARGETS], item), place(1 << ops[row, TARGETS + 1], item)
+    d2 = place(1 << ops[row, TARGETS + 2], item)
+    for k in range(rows):
+        base = tables[vectors_at + (1 << tile_bits) + k]
+        first = (own[k], own[rows + k], own[2 * rows + k], own[3 * rows + k])
+        if count == 2:
+            _butterflies_2(
+                re, im, base, (d0, d1), tables, vectors_at, 1 << tile_bits, coefficients, (starts[0], starts[1]), width,
+                first,
+            )  # fmt: skip
+        else:
+            _butterflies_3(
+                re, im, base, (d0, d1, d2), tables, vectors_at, 1 << tile_bits, coefficients,
+                (starts[0], starts[1], starts[2]), width, (*first, own[4 * rows + k], own[5 * rows + k]),
+            )  # fmt: skip
 
 
 @njit(**_options)

@@ -14,6 +14,7 @@ from numba import get_num_threads, prange
 
 from qsimenv import arrays
 from qsimenv.statevec.encoding.rows import (
+    BUTTERFLIES,
     FLIP,
     GENERAL,
     HAS_LANES,
@@ -54,6 +55,7 @@ from qsimenv.statevec.kernels.passes_numba import (
     rotate_to_lines,
     shift_of,
     table_room,
+    turn_in_a_row,
     two_targets,
 )
 from qsimenv.statevec.kernels.plain_numba import flip, many_targets, one_target, phase, real
@@ -93,6 +95,8 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums):
             rotate(y, bits, ops, row, coefficients)
         elif kind == QUADRATIC:
             apply_phases(x, y, bits, ops, row, coefficients, tables, index, room)
+        elif kind == BUTTERFLIES:
+            turn_in_a_row(x, y, ops, row, coefficients, tables, index, room)
         elif kind == PERMUTE and ops[row, HAS_LANES]:
             shift = shift_of(ops, row, tables, index)
             permute(x, z, bits, ops, row, tables, shift)
