@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -85,7 +86,11 @@ def butterfly_rows(
 
 def _sums(numbers: Sequence[float]) -> npt.NDArray[np.float64]:
     """For each set of the numbers, as a mask, their sum."""
-    sums = np.zeros(1)
-    for number in numbers:
-        sums = np.concatenate([sums, sums + number])
+    sums: npt.NDArray[np.float64] = _members(len(numbers)) @ np.array(numbers)
     return sums
+
+
+@lru_cache
+def _members(count: int) -> npt.NDArray[np.float64]:
+    """For each set of so many things, as a mask, 1 for each that is in it."""
+    return (np.arange(1 << count)[:, None] >> np.arange(count) & 1).astype(np.float64)

@@ -95,7 +95,9 @@ class Quadratic:
 
     def is_about(self, bit: int) -> bool:
         """Whether every term has the bit."""
-        return self.linear.keys() <= {bit} and all(bit in pair for pair in self.product)
+        only = {bit}
+        others = (partners.keys() for other, partners in self._partners.items() if other != bit)
+        return self.linear.keys() <= only and all(each <= only for each in others)
 
     def partners(self, bit: int) -> Mapping[int, float]:
         """The angles that the bit has with others."""
