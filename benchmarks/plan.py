@@ -38,6 +38,7 @@ PASSES = {
     form.PERMUTE: "permute",
     form.TWO_TARGETS: "dense",
     form.SPREAD: "spread",
+    form.BUTTERFLIES: "butterflies",
 }
 
 Made = TypeVar("Made")
