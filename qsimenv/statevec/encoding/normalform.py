@@ -103,6 +103,9 @@ class Quadratic:
         """The angles that the bit has with others."""
         return self._partners.get(bit, {})
 
+    def has_terms(self, bit: int) -> bool:
+        return bit in self.linear or bool(self._partners.get(bit))
+
     def has_products(self, bit: int) -> bool:
         return bool(self._partners.get(bit))
 
@@ -270,8 +273,11 @@ class Compiler:
             else:
                 self._flip(bit)
         self._phases.constant += turn.constant
+        is_unset = self._unset >> bit & 1
+        if turn.ends_in_z and (is_unset or turn.before or self._phases.has_terms(bit)):
+            turn = turn.z_first()
         if turn.slope:
-            if turn.before and not self._unset >> bit & 1:
+            if turn.before and not is_unset:
                 self._phases.add(turn.before, bit)
             self._unset &= ~(1 << bit)
             self._rotate(bit, turn.slope)

@@ -30,7 +30,8 @@ class Turn(NamedTuple):
     """A one-bit gate: X if ``flip``, a phase, ``[[1, slope], [-slope, 1]]``, a phase; times ``factor`` and a phase.
 
     ``constant``, ``before`` and ``after`` are radians, the latter two where the bit is 1. No slope: no rotation.
-    ``steep`` is the same gate without the X, with a slope above 1, where that is not too steep.
+    ``ends_in_z``: there is one, and ``after`` is half a turn. ``steep`` is the same gate without the X, with a slope
+    above 1, where that is not too steep.
     """
 
     flip: bool
@@ -39,7 +40,12 @@ class Turn(NamedTuple):
     slope: float
     factor: float
     after: float
+    ends_in_z: bool = False
     steep: Turn | None = None
+
+    def z_first(self) -> Turn:
+        """The same gate with the Z at its end put before the rotation, which then goes the other way round."""
+        return self._replace(before=self.before + math.pi, slope=-self.slope, after=0.0, ends_in_z=False)
 
 
 class Phase(NamedTuple):
@@ -162,4 +168,5 @@ def _turn_by(a: complex, b: complex, d: complex) -> Turn:
         slope = -slope
     elif abs(math.remainder(lean, math.tau)) >= NOTHING:
         before = lean
-    return Turn(False, constant, before, slope, abs(a), after - before)
+    after -= before
+    return Turn(False, constant, before, slope, abs(a), after, abs(abs(after) - math.pi) < NOTHING)
