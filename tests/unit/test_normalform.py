@@ -129,6 +129,8 @@ def test_a_layer_is_few_passes() -> None:
     chain = [gate("cx", q, q + 1) for q in range(n - 1)]
     assert passes(chain) == [columns.PERMUTE]
     assert set(passes([gate("ry", q, params=[0.3]) for q in range(n)])) == {columns.ROTATE}
+    turned_by = [gate("cp", q, n - 1, params=[0.3]) for q in range(n - 1)]
+    assert passes([*turned_by, gate("h", n - 1)]) == [columns.QUADRATIC]  # an H ends in a Z, which goes with them
 
 
 def test_norm_is_kept_over_ten_thousand_gates() -> None:

@@ -120,10 +120,9 @@ def test_forty_qubits_on_frontier():
     """2^40 amplitudes on 8192 ranks are 2 GiB each; a sweep over them takes 3.4 ms at 80 % of 1.6 TB/s."""
     made = predict(FAMILIES["hea"](40), read_site("frontier"), 1024, "double")
     assert made.state_bytes == 2 << 30
-    full = [stage for stage in made.stages if stage.sweep_bytes >= stage.sweeps * (4 << 30) * 0.99]
-    assert full, "after the trade of all rank bits every sweep is over everything"
-    for stage in full:
-        assert stage.sweep_s > stage.sweeps * (4 << 30) / (0.8 * 1.6e12)
+    assert made.stages[-1].sweep_bytes > 2 << 30, "at the end everything is written"
+    for stage in made.stages:
+        assert stage.sweep_s > stage.sweep_bytes / (0.8 * 1.6e12)
 
 
 def test_what_the_command_tells(capsys: pytest.CaptureFixture[str]):

@@ -41,8 +41,10 @@ def encode(
     real_type, unset = REAL_TYPE[precision], -(1 << MOST_RUN_BITS) if from_zero and not plan.start.flips else 0
     stages = list[tuple[EncodedSweep, ...]]()
     for stage in plan.stages:
+        unset = stage.unset_after_exchange(unset) & -(1 << MOST_RUN_BITS)
         stages.append(tuple(_encode_stage(stage.sweeps, plan, values, real_type, form, unset, looks)))
-        unset = 0
+        for sweep in stages[-1]:
+            unset &= ~sweep.mixes
     return tuple(stages)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.planning.steps import Masks
+from qsimenv.statevec.planning.steps import Counts, Masks
 
 _WINDOW = 1024
 """So many steps are looked at to judge a choice; a longer circuit is covered piece by piece."""
@@ -23,6 +23,12 @@ _HORIZON = 4
 """So many sets: a choice that pays later than that is not seen, one that pays earlier stands out more."""
 _SET, _MOVED = 1 << 44, 1 << 24
 """What one more set and one more new wire weigh in a score, against one step that waits for one set."""
+_TURNED = _SET // 40
+"""What one wire that a step turns weighs against moving the state and the other passes of a sweep."""
+_LEAST_BITS = 20
+"""A sweep costs at least what one over so many bits does, however small the state is still."""
+_GAIN = 5
+"""A row must be shorter by the score's part 2**-5 to leave wires to a later set."""
 
 _options = {"nogil": True, "cache": True}
 
@@ -49,15 +55,17 @@ def cover(
     start: int = -1,
     count_moves: bool = False,
     visits: int = 0,
-    fill_first: bool = False,
+    turned: Counts | None = None,
 ) -> Cover:
     """Cover ``members`` with sets of at most ``size`` wires out of ``allowed``, each with all of ``base``.
 
     ``start``: the first set, where it is given. ``count_moves``: among rows of equal length prefer those whose sets
     differ least. ``visits``: how many steps may be looked at to choose one set (some 2 ns
-    each); 0 takes what comes first. ``fill_first``: the first set should take all it can, even if no row is shorter.
+    each); 0 takes what comes first. ``turned``, where the state is |0…0> before: how many wires each step turns. A
+    sweep is then cheaper by half for each wire that nothing has mixed yet, so that early sets take few new ones.
     """
-    sets, ends, order, score = _cover(mixed, used, members, allowed, base, size, start, count_moves, visits, fill_first)
+    grows = np.zeros(0, np.int32) if turned is None else turned
+    sets, ends, order, score = _cover(mixed, used, members, allowed, base, size, start, count_moves, visits, grows)
     edges = [0, *(int(end) for end in ends)]
     return Cover(
         [int(each) for each in sets],
@@ -76,13 +84,14 @@ def _size(mask):
 
 
 @njit(**_options)
-def _take(mixed, used, todo, count, chosen, allowed, size, everything, left, taken):
+def _take(mixed, used, todo, count, chosen, allowed, size, everything, fresh, most_fresh, left, taken):
     """Take what fits and let ``chosen`` grow up to ``size``; what is left, in order, into ``left`` (may be ``todo``).
 
-    Returns (chosen, steps left, steps taken). A step waits for those left before it on a wire that one of them mixes.
+    At most ``most_fresh`` of the wires are out of ``fresh``. Returns (chosen, steps left, steps taken). A step waits
+    for those left before it on a wire that one of them mixes.
     """
     late_mixed = late_used = np.int64(0)
-    room = size - _size(chosen)
+    room, fresh_room = size - _size(chosen), most_fresh - _size(chosen & fresh)
     kept = done = 0
     for k in range(count):
         step = todo[k]
@@ -90,9 +99,11 @@ def _take(mixed, used, todo, count, chosen, allowed, size, everything, left, tak
         if u & late_mixed == 0 and m & late_used == 0:
             new = m & ~chosen
             grows = 0 if new == 0 else _size(new)
-            if grows <= room and new & ~allowed == 0:
+            grows_fresh = 0 if new & fresh == 0 else _size(new & fresh)
+            if grows <= room and grows_fresh <= fresh_room and new & ~allowed == 0:
                 chosen |= new
                 room -= grows
+                fresh_room -= grows_fresh
                 taken[done] = step
                 done += 1
                 continue
@@ -109,7 +120,26 @@ def _take(mixed, used, todo, count, chosen, allowed, size, everything, left, tak
 
 
 @njit(**_options)
-def _score(mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, room, taken):
+def _turns(turned, steps, count):
+    """What the turns of some steps weigh in a sweep over the whole state; nothing where that is not counted."""
+    total = np.int64(0)
+    for k in range(count if turned.shape[0] else 0):
+        total += turned[steps[k]]
+    return total * _TURNED
+
+
+@njit(**_options)
+def _weight(fresh, everything, turns):
+    """What a set weighs after which nothing has mixed the wires ``fresh`` yet."""
+    least = _SET >> max(0, _size(everything) - _LEAST_BITS)
+    return max((_SET + turns) >> _size(fresh), least)
+
+
+@njit(**_options)
+def _score(
+    mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh, most_fresh,
+    room, taken,
+):  # fmt: skip
     """What the row costs that starts with ``chosen`` and goes on with what comes first. Returns (score, visits)."""
     score, visits = np.int64(0), 0
     source = todo
@@ -117,24 +147,52 @@ def _score(mixed, used, todo, count, chosen, before, allowed, base, size, everyt
         if count == 0:
             break
         visits += count
-        chosen, left, _ = _take(mixed, used, source, count, chosen, allowed, size, everything, room, taken)
+        chosen, left, done = _take(
+            mixed, used, source, count, chosen, allowed, size, everything, fresh, most_fresh, room, taken
+        )
         if left == count:
             return np.int64(1) << 62, visits
-        score += _SET + left
+        fresh &= ~chosen
+        most_fresh = 64
+        score += _weight(fresh, everything, _turns(turned, taken, done)) + left
         if count_moves:
             score += _MOVED * _size(chosen & ~before)
             before = chosen
         source, count, chosen = room, left, base
-    return score, visits
+    return score + _turns(turned, source, count), visits
 
 
 @njit(**_options)
-def _improve(mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, visits, fewest):
+def _few_fresh(
+    mixed, used, todo, count, before, allowed, base, size, everything, count_moves, turned, fresh, room, taken
+):
+    """How many fresh wires the next set should have at most: as many as can be, unless the row is cheaper with less."""
+    most = min(size - _size(base), _size(fresh))
+    found, best = 64, np.int64(0)
+    for few in range(most, -1, -1):
+        chosen, _, done = _take(mixed, used, todo, count, base, allowed, size, everything, fresh, few, room, taken)
+        if done == 0:
+            break
+        score, _ = _score(
+            mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh, few,
+            room, taken,
+        )  # fmt: skip
+        if few == most or score < best - (best >> _GAIN):
+            found, best = few, score
+    return found
+
+
+@njit(**_options)
+def _improve(
+    mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh, most_fresh,
+    visits, fewest,
+):  # fmt: skip
     """Trade single wires of the next set while that makes the row better, and it is at least ``fewest`` sets long."""
     room, taken = np.empty(count, np.int32), np.empty(count, np.int32)
     best, spent = _score(
-        mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, room, taken
-    )
+        mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh,
+        most_fresh, room, taken,
+    )  # fmt: skip
     visits -= spent
     improved = True
     while improved and visits > 0 and best >= fewest * _SET:
@@ -146,9 +204,12 @@ def _improve(mixed, used, todo, count, chosen, before, allowed, base, size, ever
                 if not (allowed & ~chosen) >> into & 1:
                     continue
                 other = chosen ^ (np.int64(1) << out) ^ (np.int64(1) << into)
+                if _size(other & fresh) > most_fresh:
+                    continue
                 score, spent = _score(
-                    mixed, used, todo, count, other, before, allowed, base, size, everything, count_moves, room, taken
-                )
+                    mixed, used, todo, count, other, before, allowed, base, size, everything, count_moves, turned,
+                    fresh, most_fresh, room, taken,
+                )  # fmt: skip
                 visits -= spent
                 if score < best:
                     best, chosen, improved = score, other, True
@@ -161,35 +222,48 @@ def _improve(mixed, used, todo, count, chosen, before, allowed, base, size, ever
 
 
 @njit(**_options)
-def _cover(mixed, used, members, allowed, base, size, start, count_moves, visits, fill_first):
+def _cover(mixed, used, members, allowed, base, size, start, count_moves, visits, turned):
     count = members.shape[0]
     todo, taken = members.copy(), np.empty(count, np.int32)
     sets, ends, order = np.empty(count + 1, np.int64), np.empty(count + 1, np.int64), np.empty(count, np.int32)
     everything = np.int64(0)
     for step in members:
         everything |= mixed[step]
+    grows = turned.shape[0] > 0
+    fresh = everything if grows else np.int64(0)
     number, placed, score = 0, 0, np.int64(0)
     before = np.int64(-1) if start < 0 else np.int64(start)
     scratch = np.empty(min(count, _WINDOW), np.int32)
     while count:
         near = min(count, _WINDOW)
-        chosen = base
+        chosen, most_fresh = base, 64
         if number == 0 and start >= 0:
             chosen = np.int64(start)
         elif visits > 0:
-            chosen, _, _ = _take(mixed, used, todo, near, base, allowed, size, everything, scratch, taken)
-            fewest = 2 if count_moves or (fill_first and number == 0) else 3
-            chosen = _improve(
-                mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, visits, fewest
+            if number > 0 and fresh:
+                most_fresh = _few_fresh(
+                    mixed, used, todo, near, before, allowed, base, size, everything, count_moves, turned, fresh,
+                    scratch, taken,
+                )  # fmt: skip
+            chosen, _, _ = _take(
+                mixed, used, todo, near, base, allowed, size, everything, fresh, most_fresh, scratch, taken
             )
-        chosen, left, done = _take(mixed, used, todo, count, chosen, allowed, size, everything, todo, taken)
+            fewest = 1 if grows and number == 0 else 2 if grows or count_moves else 3
+            chosen = _improve(
+                mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, turned, fresh,
+                most_fresh, visits, fewest,
+            )  # fmt: skip
+        chosen, left, done = _take(
+            mixed, used, todo, count, chosen, allowed, size, everything, fresh, most_fresh, todo, taken
+        )
         if done == 0 and not (number == 0 and start >= 0):
             break
         order[placed : placed + done] = taken[:done]
         placed += done
         sets[number], ends[number] = chosen, placed
         number += 1
-        score += _SET + left
+        fresh &= ~chosen
+        score += _weight(fresh, everything, _turns(turned, taken, done)) + left
         if count_moves:
             score += _MOVED * _size(chosen & ~before)
             before = chosen

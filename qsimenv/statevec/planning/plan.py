@@ -50,6 +50,16 @@ class Stage(msgspec.Struct, frozen=True):
     exchange: tuple[tuple[int, int], ...]
     sweeps: tuple[Sweep, ...]
 
+    def unset_after_exchange(self, unset: int) -> int:
+        """The bits, as a mask, that are 0 wherever the state is not zero after the exchange, from those before it.
+
+        An unset bit of the rank that is traded for a local one is unset there; the reverse is not looked for.
+        """
+        for local, rank in self.exchange:
+            arrives = (unset >> rank & 1) << local
+            unset = unset & ~(1 << local | 1 << rank) | arrives
+        return unset
+
 
 @dataclass(frozen=True)
 class Plan:

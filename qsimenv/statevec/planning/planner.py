@@ -245,9 +245,10 @@ class _Planner:
     # --- sweeps ---
 
     def _blocks(self, members: Members, local: int, low: int, is_free: bool) -> Cover:
-        """Blocks for some steps. ``is_free``: the first one is all that is not zero, so that it costs nothing."""
+        """Blocks for some steps. ``is_free``: of |0…0>, of which most stays zero for a while and costs nothing."""
         steps = self._steps
-        return cover(steps.mixed, steps.used, members, local, low, self._size, visits=self._visits, fill_first=is_free)
+        turned = steps.turned if is_free else None
+        return cover(steps.mixed, steps.used, members, local, low, self._size, visits=self._visits, turned=turned)
 
     def _sweeps(self, blocks: Cover, layout: Layout) -> Iterator[Sweep]:
         steps = self._steps

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from qsimenv import gates
 from qsimenv.circuit import Gate
 
 Masks = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.int32]
 
 
 class Step(NamedTuple):
@@ -39,7 +40,8 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Steps:
-    """All steps of a run of gates. Of each: ``mixed`` and ``used``, masks of wires; ``affine``, whether it is a CX.
+    """All steps of a run of gates. Of each: ``mixed`` and ``used``, masks of wires; ``affine``, whether it is a CX;
+    ``turned``, how many wires it turns (a CX none).
 
     ``wire_of[qubit]`` is the wire that a qubit ends on, ``flips`` the mask of the wires that end turned over.
     """
@@ -50,6 +52,10 @@ class Steps:
     affine: npt.NDArray[np.bool_]
     wire_of: tuple[int, ...]
     flips: int
+
+    @cached_property
+    def turned(self) -> Counts:
+        return np.where(self.affine, 0, np.bitwise_count(self.mixed)).astype(np.int32)
 
 
 class Form(NamedTuple):
