@@ -24,7 +24,7 @@ from qsimenv.arrays_cupy import CupyGPU, Source, pick_device
 from qsimenv.errors import InvalidArgumentError, QSimEnvError
 
 _HUGE = 2 << 20
-_LARGE = 4 << 20
+_LARGE = 256 << 10
 _MOST_KEPT = 2
 _MOST_KEPT_BYTES = 40 << 20
 """In so little memory more are kept: a gradient has four planes."""
@@ -37,7 +37,7 @@ def empty(count: int, kind: type[np.floating]) -> np.ndarray:
     num_bytes = count * np.dtype(kind).itemsize
     if num_bytes < _LARGE:
         return np.empty(count, dtype=kind)
-    memory = _take(num_bytes + _HUGE)
+    memory = _take(-(-num_bytes // _HUGE) * _HUGE + _HUGE)
     whole = np.frombuffer(memory, dtype=np.uint8)
     weakref.finalize(whole, _give_back, memory).atexit = False
     return _aligned(whole, num_bytes).view(kind)

@@ -21,6 +21,7 @@ from qsimenv.statevec.batches.batch_plan import Table, read_out, tabulate
 from qsimenv.statevec.batches.vectors_numba import LANES
 from qsimenv.statevec.encoding.rows import REAL_TYPE
 from qsimenv.statevec.measuring.sampling import EVENT_OF_FIRST_CHUNK
+from qsimenv.statevec.pinning_numba import pin_helpers
 from qsimenv.statevec.planning.program import lower
 from qsimenv.task import Precision, Result, Task
 
@@ -68,6 +69,8 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
     groups = -(-len(values) // prepared.lanes)
     work = groups * (len(prepared.table.rows) + len(readout.rows)) + len(values) * (task.shots or 0)
     threads = min(groups, threads_here()) if work >= _PARALLEL_FROM else 1
+    if threads > 1:
+        pin_helpers(threads)
     kernel = kernels.run_in_parallel if threads > 1 else kernels.run_in_one
     finite = kernel(
         groups, prepared.arrays, inputs, (readout.terms, readout.rows, readout.weights), draw, prepared.sizes, threads,

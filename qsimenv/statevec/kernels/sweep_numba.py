@@ -61,6 +61,7 @@ from qsimenv.statevec.kernels.passes_numba import (
 from qsimenv.statevec.kernels.plain_numba import flip, many_targets, one_target, phase, real
 from qsimenv.statevec.kernels.readings_numba import read_flips, read_strings
 from qsimenv.statevec.kernels.slots_numba import STREAM_FROM_BYTES
+from qsimenv.statevec.pinning_numba import pin_helpers
 
 PARALLEL_FROM = 1 << 15
 """Amplitudes from which starting threads pays."""
@@ -321,6 +322,7 @@ def _sweep(
     if blocks == 1 or len(re) < PARALLEL_FROM or len(scratch) == 1:
         _sweep_range(re, im, other_re, other_im, 0, blocks, *arguments, scratch[0], sums[0])
     else:
+        pin_helpers(len(scratch))
         _sweep_parallel(re, im, other_re, other_im, blocks, *arguments, scratch, sums)
     return sums
 
