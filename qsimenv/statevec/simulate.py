@@ -26,7 +26,7 @@ from qsimenv.statevec.measuring.sampling import Draw, reordered, sample
 from qsimenv.statevec.planning import program as code
 from qsimenv.statevec.planning.layout import Layout, identity
 from qsimenv.statevec.planning.plan import Plan
-from qsimenv.statevec.planning.planner import make_plan, plan_from_zero
+from qsimenv.statevec.planning.planner import forget_plans, make_plan, plan_from_zero
 from qsimenv.statevec.planning.program import Program, evaluate
 from qsimenv.statevec.state import State, Work
 from qsimenv.task import Precision
@@ -102,8 +102,9 @@ def prepare(circuit: Circuit, num_local: int, precision: Precision, on: DeviceNa
 
 
 def forget_prepared() -> None:
-    """Prepare circuits anew from now on."""
+    """Prepare circuits anew from now on, plans included."""
     _prepare.cache_clear()
+    forget_plans()
 
 
 @lru_cache(maxsize=256)

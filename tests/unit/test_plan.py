@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ from qsimenv.statevec.planning import planner
 from qsimenv.statevec.planning.layout import Layout, identity
 from qsimenv.statevec.planning.plan import Plan
 from qsimenv.statevec.planning.planner import LOW_BITS, make_plan, plan_from_zero
-from qsimenv.statevec.planning.steps import mixed_qubits, unmixed_targets
+from qsimenv.statevec.planning.steps import mixed_qubits, steps_of, unmixed_targets
 
 FIXED = [name for name in gates.NAMES if name not in (gates.UNITARY, "mcx", "mcphase")]
 SETTINGS = settings(max_examples=60, deadline=None, derandomize=True)
@@ -278,3 +279,21 @@ def test_place_puts_values_under_flips(data: st.DataObject) -> None:
     some = data.draw(st.permutations(range(7)))[:3]
     assert layout.mask(some).bit_count() == 3
     assert layout.place(some, value & 7) & ~layout.mask(some) == 0
+
+
+def test_a_plan_is_kept_for_circuits_that_differ_in_angles_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever turns the same gates by other angles has the plan at once, with the gates asked for."""
+    made = Counter[str]()
+    monkeypatch.setattr(planner, "steps_of", lambda *each: made.update(["steps"]) or steps_of(*each))
+    planner.forget_plans()
+
+    def gates(angle: float, name: str = "ry") -> list[Gate]:
+        return [gate(name, q, params=[angle]) for q in range(5)] + [gate("cx", q, q + 1) for q in range(4)]
+
+    first, second = plan_from_zero(gates(0.1), 5, 4, 3, 1), plan_from_zero(gates(0.2), 5, 4, 3, 1)
+    assert made["steps"] == 1
+    assert (second.start, second.end, second.stages) == (first.start, first.end, first.stages)
+    assert [each.gates for each in (first, second)] == [tuple(gates(0.1)), tuple(gates(0.2))]
+    others = plan_from_zero(gates(0.2, "rx"), 5, 4, 3, 1), plan_from_zero(gates(0.2), 5, 5, 3, 1)
+    assert made["steps"] == 3
+    assert others[1].start.num_local == 5

@@ -74,6 +74,14 @@ def inverse_columns(masks: Sequence[int]) -> list[int]:
     return columns
 
 
+def compressed(masks: Sequence[int], bits: Sequence[int]) -> list[int]:
+    """Each mask with bit ``bits[k]`` put to position k; it has no others."""
+    from qsimenv.statevec.encoding import tables_numba as tables  # as above
+
+    found: list[int] = tables.compressed(np.array(masks, dtype=np.int64), np.array(bits, dtype=np.int64)).tolist()
+    return found
+
+
 def xor_table(columns: Sequence[int]) -> Table:
     """For each number the exclusive or of the columns that its bits pick."""
     from qsimenv.statevec.encoding import tables_numba as tables  # as above

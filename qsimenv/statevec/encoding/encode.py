@@ -66,7 +66,8 @@ def _encode_stage(
             passes = list(_plain_passes(sweep, plan, values, looks))
         else:
             for op, readings in looks.before(sweep.ops):
-                compiler.read(readings)
+                if readings:
+                    compiler.read(readings)
                 if op.gate not in looks.idle:
                     compiler.take(op, piece_of(plan.gates[op.gate], op, values))
             passes = compiler.finish() if number == len(sweeps) - 1 else compiler.finish_sweep()

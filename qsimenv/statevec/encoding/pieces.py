@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from qsimenv import gates
 from qsimenv.circuit import Gate
-from qsimenv.statevec.planning.plan import Op
-from qsimenv.statevec.planning.steps import Form, form_of
+from qsimenv.statevec.planning.plan import Kind, Op
+from qsimenv.statevec.planning.steps import Form, form_named, form_of
 
 NOTHING = 1e-15
 """A rotation or an angle smaller than this is none."""
@@ -72,18 +72,35 @@ _FLIP = Flip()
 
 def piece_of(gate: Gate, op: Op, values: Sequence[float] | npt.NDArray[np.float64]) -> Piece:
     """What an op of the gate is, for parameter ``values`` of shape (P,)."""
-    form = form_of(gate)
     angles = gate.angles(values) if gate.params else ()
-    if op.kind != "matrix":
-        parity, controls = op.kind == "parity", op.control_mask.bit_count()
-        if len(op.bits) + controls > 2:
-            return Dense(np.diag(_diagonal(form.base, angles, gate.matrix, op.flips)))
-        return _phase(form.base, angles, gate.matrix, op.flips, parity, controls, _wanted(op) if controls else 0)
-    if len(op.bits) == 1 and not op.control_mask:
-        return _turn(form, angles, gate.matrix, op.flips)
+    mask = op.control_mask
+    if mask:
+        controls, wanted = mask.bit_count(), _wanted(op)
+    else:
+        controls = wanted = 0
+    size, num_bits = len(gate.qubits), len(op.bits)
+    return _piece(
+        gate.name, size, gate.controls, gate.matrix, angles, op.kind, num_bits, op.flips, controls, wanted,
+        op.unmixed_value,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1 << 15)
+def _piece(
+    name: str, size: int, added_controls: int, data: bytes, angles: tuple[float, ...], kind: Kind, num_bits: int,
+    flips: int, controls: int, wanted: int, unmixed_value: int,
+) -> Piece:  # fmt: skip
+    """The same, of a gate with this name, qubits, added controls, matrix and angles, and an op with these numbers."""
+    form = form_named(name, size, added_controls, data)
+    if kind != "matrix":
+        if num_bits + controls > 2:
+            return Dense(np.diag(_diagonal(form.base, angles, data, flips)))
+        return _phase(form.base, angles, data, flips, kind == "parity", controls, wanted)
+    if num_bits == 1 and not controls:
+        return _turn(form, angles, data, flips)
     if form.is_cx:
         return _FLIP
-    return Dense(_part(form, angles, gate.matrix, op.flips, op.unmixed_value))
+    return Dense(_part(form, angles, data, flips, unmixed_value))
 
 
 def stored_matrix(gate: Gate, op: Op, values: Sequence[float] | npt.NDArray[np.float64]) -> gates.Matrix:
@@ -123,12 +140,11 @@ def _diagonal(base: str, angles: tuple[float, ...], data: bytes, flips: int) -> 
     return diagonal[np.arange(len(diagonal)) ^ flips] if flips else diagonal
 
 
-@lru_cache(maxsize=1 << 15)
 def _phase(
     base: str, angles: tuple[float, ...], data: bytes, flips: int, parity: bool, controls: int, wanted: int
 ) -> Phase:
     """A diagonal over at most two bits is a quadratic form: its four angles give the coefficients."""
-    table = [cmath.phase(each) for each in _diagonal(base, angles, data, flips).tolist()]
+    table = _table(base, angles, data, flips)
     if parity:  # a + b - 2 a b
         table = [table[0], table[1], table[1], table[0]]
     elif controls:
@@ -136,6 +152,22 @@ def _phase(
         table[wanted * len(under) : (wanted + 1) * len(under)] = under
     constant, linear = table[0], tuple([table[1 << k] - table[0] for k in range(len(table).bit_length() - 1)])
     return Phase(constant, linear, table[3] - table[1] - table[2] + constant if len(linear) == 2 else 0.0)
+
+
+def _table(base: str, angles: tuple[float, ...], data: bytes, flips: int) -> list[float]:
+    """The angles of a diagonal."""
+    turns = gates.BASE[base].turns if angles else None
+    if turns is None:
+        return [cmath.phase(each) for each in _diagonal(base, angles, data, flips).tolist()]
+    table = [0.0] * (1 << gates.BASE[base].num_targets)
+    for turn in turns:
+        for (row,) in turn.rows:
+            table[row ^ flips] += _angle(turn, angles)
+    return [math.remainder(angle, math.tau) for angle in table]
+
+
+def _angle(turn: gates.Turn, angles: tuple[float, ...]) -> float:
+    return turn.offset + (turn.factor * angles[turn.angle] if turn.angle >= 0 else 0.0)
 
 
 def _wanted(op: Op) -> int:
@@ -148,13 +180,35 @@ def _wanted(op: Op) -> int:
     return wanted
 
 
-@lru_cache(maxsize=1 << 15)
 def _turn(form: Form, angles: tuple[float, ...], data: bytes, flips: int) -> Turn:
-    (a, b), (c, d) = _part(form, angles, data, flips, 0).tolist()
+    (a, b), (c, d) = _entries(form, angles, data, flips)
     if abs(a) >= abs(b):
         return _turn_by(a, b, d)
     steep = _turn_by(a, b, d) if abs(a) > _STEEPEST * abs(b) else None
     return _turn_by(b, a, c)._replace(flip=True, steep=steep)
+
+
+def _entries(form: Form, angles: tuple[float, ...], data: bytes, flips: int) -> list[list[complex]]:
+    """The matrix of a one-target gate. Many circuits have hundreds of angles, and arrays of four numbers are slow."""
+    turns = gates.BASE[form.base].turns if angles else None
+    if turns is None:
+        entries: list[list[complex]] = _part(form, angles, data, flips, 0).tolist()
+        return entries
+    rows = [[1 + 0j, 0j], [0j, 1 + 0j]]
+    for turn in turns:
+        angle = _angle(turn, angles)
+        if turn.kind == "phase":
+            factor = cmath.rect(1.0, angle)
+            for (row,) in turn.rows:
+                rows[row] = [factor * each for each in rows[row]]
+            continue
+        (places,) = turn.rows
+        low, high = (rows[row] for row in places)
+        c, s = math.cos(angle / 2), math.sin(angle / 2)
+        up, down = (-s, s) if turn.kind == "y" else (-1j * s, -1j * s)
+        rows[places[0]] = [c * x + up * y for x, y in zip(low, high, strict=True)]
+        rows[places[1]] = [down * x + c * y for x, y in zip(low, high, strict=True)]
+    return [row[::-1] for row in rows[::-1]] if flips else rows
 
 
 def _turn_by(a: complex, b: complex, d: complex) -> Turn:

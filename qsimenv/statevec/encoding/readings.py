@@ -8,9 +8,9 @@ one bit like rotations, so that they cost no pass but their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -53,8 +53,11 @@ class Looks:
     readings: Mapping[int, Sequence[Reading]]
     idle: frozenset[int]
 
-    def before(self, ops: Sequence[Op]) -> Iterator[tuple[Op, Sequence[Reading]]]:
+    def before(self, ops: Sequence[Op]) -> Iterable[tuple[Op, Sequence[Reading]]]:
         """Each op of a sweep with what is read before it; of a gate in several pieces, before the first."""
+        return self._before(ops) if self.readings else zip(ops, repeat(()))
+
+    def _before(self, ops: Sequence[Op]) -> Iterator[tuple[Op, Sequence[Reading]]]:
         read = set[int]()
         for op in ops:
             yield op, () if op.gate in read else self.readings.get(op.gate, ())
@@ -189,6 +192,8 @@ class Waiting:
 
     def move_signs(self, bit: int, slopes: Mapping[int, float]) -> bool:
         """Put the strings with a sign on a bit that will be turned in front of the rotations, if all of them can."""
+        if not self.signs:
+            return True
         moving = [each for each in self.signs if each.z_mask >> bit & 1]
         turned = sum(1 << other for other, slope in slopes.items() if slope)
         if any(each.z_mask & turned for each in moving):
@@ -217,6 +222,8 @@ class Waiting:
 
     def add_control(self, target: int, control: int, value: int) -> None:
         """Behind an X on the target where the control has a value: a sign on the target is one on both."""
+        if not self.early and not self.signs:
+            return
         self.early, self.signs = (
             [_controlled(each, target, control, value) for each in some] for some in (self.early, self.signs)
         )

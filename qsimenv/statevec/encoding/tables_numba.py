@@ -165,6 +165,16 @@ def factors(positions, linear, product, constant):
 
 
 @njit(**_options)
+def compressed(masks, bits):
+    """Each mask with bit ``bits[k]`` put to position k."""
+    found = np.zeros_like(masks)
+    for k, bit in enumerate(bits):
+        for number in range(masks.shape[0]):
+            found[number] |= (masks[number] >> bit & 1) << k
+    return found
+
+
+@njit(**_options)
 def xor_table(columns):
     """For each number the exclusive or of the columns that its bits pick."""
     table = np.zeros(1 << columns.shape[0], dtype=np.int64)

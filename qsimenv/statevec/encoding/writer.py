@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, reduce
-from operator import xor
+from operator import or_, xor
 
 import numpy as np
 import numpy.typing as npt
 
 from qsimenv import gates
-from qsimenv.statevec.encoding.affine import inverse_columns, line_map, xor_table
+from qsimenv.statevec.encoding.affine import compressed, inverse_columns, line_map, xor_table
 from qsimenv.statevec.encoding.butterflies import butterfly_rows, find_butterflies
 from qsimenv.statevec.encoding.normalform import Affine, Factor, Pass, Phases, Plain, Rotations, Spread
 from qsimenv.statevec.encoding.phase_rows import phase_rows
@@ -308,13 +308,13 @@ class Writer:
         """The mask of each target, over positions; where bits outside the block count, their mask and the target."""
         masks, outside = [1 << k for k in range(len(self._block))], list[tuple[int, int]]()
         for target, mask in affine.masks:
-            inner, positions = mask & self._block_mask, 0
-            if mask != inner:
-                outside.append((mask ^ inner, self._position[target]))
-            while inner:
-                positions |= 1 << self._position[inner.bit_length() - 1]
-                inner ^= 1 << (inner.bit_length() - 1)
-            masks[self._position[target]] = positions
+            position, beyond = self._position[target], mask & ~self._block_mask
+            if beyond:
+                outside.append((beyond, position))
+            masks[position] = mask & self._block_mask
+        moved = [self._position[target] for target, _ in affine.masks]
+        for position, mask in zip(moved, compressed([masks[k] for k in moved], self._block), strict=True):
+            masks[position] = mask
         return masks, outside
 
     def _keeps_lanes(self, masks: Sequence[int], moved: Sequence[int]) -> bool:
@@ -361,16 +361,16 @@ def _dense_entries(lanes: tuple[int, ...], lane_bits: int) -> tuple[npt.NDArray[
 
 def mixes(passes: Sequence[Pass]) -> int:
     """The index bits, as a mask, that some passes may set where they were not set before."""
-    return sum(1 << bit for bit in {bit for each in passes for bit in _mixed(each)})
+    return reduce(or_, map(_mixed, passes), 0)
 
 
-def _mixed(each: Pass) -> Iterator[int]:
-    """The index bits that a pass may set where they were not set before."""
+def _mixed(each: Pass) -> int:
+    """Those of one pass."""
     match each:
-        case Plain(op=op):
-            yield from op.bits if op.kind == "matrix" else ()
         case Rotations(slopes=slopes) | Spread(slopes=slopes):
-            yield from (bit for bit, _ in slopes)
+            return reduce(or_, [1 << bit for bit, _ in slopes], 0)
         case Affine(masks=masks, flips=flips):
-            yield from (bit for bit, _ in masks)
-            yield from (bit for bit in range(flips.bit_length()) if flips >> bit & 1)
+            return reduce(or_, [1 << bit for bit, _ in masks], flips)
+        case Plain(op=op) if op.kind == "matrix":
+            return reduce(or_, [1 << bit for bit in op.bits], 0)
+    return 0

@@ -8,10 +8,11 @@ is made from either end: stages out of the blocks that suit the sweeps, or block
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
 from itertools import accumulate, pairwise
 from operator import and_, is_, or_
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,8 @@ _THOROUGH_BITS = 25
 """From so many local bits on a single sweep takes longer than all that the planner can try."""
 _MOST_QUBITS = 62
 """Masks of wires and indices of amplitudes are signed numbers of 64 bits."""
+_MOST_KEPT_GATES = 4096
+"""Plans of longer circuits are not kept: running them takes longer than planning."""
 _FIRST_STEPS = 2048
 """So many steps are looked at to choose the wires for the lowest bits."""
 
@@ -46,14 +49,48 @@ def make_plan(gate_list: Sequence[Gate], start: Layout, block_bits: int, low_bit
     Raises OutOfRangeError for more than 62 qubits, and where a gate mixes more of them than are local or fit a block.
     Cost: some microseconds a gate, and a search of a few milliseconds a sweep at most, far less for a small state.
     """
-    return _Planner(gate_list, len(start.bits), start.num_local, block_bits, low_bits).plan(start)
+    return _plan(tuple(gate_list), len(start.bits), start.num_local, block_bits, low_bits, start)
 
 
 def plan_from_zero(
     gate_list: Sequence[Gate], num_qubits: int, num_local: int, block_bits: int, low_bits: int | None = None
 ) -> Plan:
     """The same for a state that is |0…0>: it looks the same in all layouts, so that the first one is free to choose."""
-    return _Planner(gate_list, num_qubits, num_local, block_bits, low_bits).plan(None)
+    return _plan(tuple(gate_list), num_qubits, num_local, block_bits, low_bits, None)
+
+
+def forget_plans() -> None:
+    """Plan anew from now on."""
+    _kept_plan.cache_clear()
+
+
+def _plan(gate_list: tuple[Gate, ...], *sizes: Any) -> Plan:
+    """No plan hangs on an angle: that of a circuit that differs in nothing else is taken again."""
+    if len(gate_list) > _MOST_KEPT_GATES:
+        return _Planner(gate_list, *sizes[:-1]).plan(sizes[-1])
+    return replace(_kept_plan(_Shape(gate_list), *sizes), gates=gate_list)
+
+
+class _Shape:
+    """A run of gates but for their angles: what equals another has the same plan."""
+
+    def __init__(self, gate_list: tuple[Gate, ...]) -> None:
+        self.gates = gate_list
+        self._shape = tuple([(g.name, g.qubits, g.controls, g.control_state, g.matrix) for g in gate_list])
+        self._hash = hash(self._shape)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Shape) and self._shape == other._shape
+
+
+@lru_cache(maxsize=64)
+def _kept_plan(
+    shape: _Shape, num_qubits: int, num_local: int, block_bits: int, low_bits: int | None, start: Layout | None
+) -> Plan:
+    return _Planner(shape.gates, num_qubits, num_local, block_bits, low_bits).plan(start)
 
 
 class _Planner:

@@ -71,7 +71,8 @@ class Form(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _form(name: str, num_qubits: int, added_controls: int, matrix: bytes) -> Form:
+def form_named(name: str, num_qubits: int, added_controls: int, matrix: bytes) -> Form:
+    """What gates of a name, with so many qubits, of them so many controls that were added, have in common."""
     base, own_controls = gates.base_and_controls(name, num_qubits - added_controls)
     num_controls = added_controls + own_controls
     targets = num_qubits - num_controls
@@ -95,7 +96,7 @@ def _form(name: str, num_qubits: int, added_controls: int, matrix: bytes) -> For
 
 def form_of(gate: Gate) -> Form:
     """What the planner and the normal form need to know of a gate besides its qubits and angles; kept."""
-    return _form(gate.name, len(gate.qubits), gate.controls, gate.matrix)
+    return form_named(gate.name, len(gate.qubits), gate.controls, gate.matrix)
 
 
 def mixed_qubits(gate: Gate) -> tuple[int, ...]:
@@ -112,27 +113,36 @@ def unmixed_targets(gate: Gate) -> frozenset[int]:
 
 def steps_of(gate_list: Sequence[Gate], num_qubits: int) -> Steps:
     """The steps of a run of gates, in its order. Cost: some microseconds a gate."""
-    wire_of, flips = list(range(num_qubits)), 0
+    wire_of, flips, is_untouched = list(range(num_qubits)), 0, True
     pairs, is_cx = _Pairs(), list[bool]()
     for index, gate in enumerate(gate_list):
-        form = form_of(gate)
+        form, wires = form_named(gate.name, len(gate.qubits), gate.controls, gate.matrix), gate.qubits
         is_cx.append(form.is_cx)
-        wires = tuple([wire_of[qubit] for qubit in gate.qubits])
-        if form.renames and len(wires) == 1:
+        if not is_untouched:
+            wires = tuple([wire_of[qubit] for qubit in wires])
+        if not form.renames:
+            turned = sum((flips >> wire & 1) << k for k, wire in enumerate(wires)) if flips else 0
+            pairs.take(Step(index, wires, turned, form.mixed, form.still), form, gate)
+        elif len(wires) == 1:
             flips ^= 1 << wires[0]
-        elif form.renames:
+        else:
             a, b = gate.qubits
             wire_of[a], wire_of[b] = wire_of[b], wire_of[a]
-        else:
-            turned = 0
-            if flips:
-                turned = sum((flips >> wire & 1) << k for k, wire in enumerate(wires))
-            pairs.take(Step(index, wires, turned, form.mixed, form.still), form, gate)
+            is_untouched = False
     steps = pairs.steps()
-    mixed = np.array([_mask([s.wires[k] for k in s.mixed]) for s in steps], dtype=np.int64)
-    used = np.array([_mask(s.wires) for s in steps], dtype=np.int64)
-    affine = np.array([is_cx[s.gate] for s in steps], dtype=np.bool_)
-    return Steps(steps, mixed, used, affine, tuple(wire_of), flips)
+    used = [_mask(step.wires) for step in steps]
+    mixed = [
+        mask if len(step.mixed) == len(step.wires) else _mask([step.wires[k] for k in step.mixed])
+        for step, mask in zip(steps, used, strict=True)
+    ]
+    return Steps(
+        steps,
+        np.array(mixed, dtype=np.int64),
+        np.array(used, dtype=np.int64),
+        np.array([is_cx[step.gate] for step in steps], dtype=np.bool_),
+        tuple(wire_of),
+        flips,
+    )
 
 
 def _mask(wires: Sequence[int]) -> int:
