@@ -132,9 +132,10 @@ def cost_of(
     What is zero because no sweep has reached it yet is neither read nor worked on (see ``State``).
     """
     num_local = plan.start.num_local
-    unset = (1 << num_local) - (1 << form.MOST_RUN_BITS) if from_zero and num_local > form.MOST_RUN_BITS else 0
+    unset = -(1 << form.MOST_RUN_BITS) if from_zero else 0
     stages = []
     for stage, sweeps in zip(plan.stages, encoded, strict=True):
+        unset = stage.unset_after_exchange(unset)
         costs, unset = _stage(stage.sweeps, sweeps, num_local, AMPLITUDE_BYTES[precision], unset)
         stages.append(costs)
     return PlanCost(tuple(stages), plan.bytes_sent(AMPLITUDE_BYTES[precision], from_zero), precision)
