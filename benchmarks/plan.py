@@ -39,6 +39,7 @@ PASSES = {
     form.TWO_TARGETS: "dense",
     form.SPREAD: "spread",
     form.BUTTERFLIES: "butterflies",
+    form.ARRANGE: "arrange",
 }
 
 Made = TypeVar("Made")

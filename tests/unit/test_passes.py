@@ -222,7 +222,7 @@ NETWORKS = {
 }
 
 
-MOVING = columns.VECTORS._replace(stores_anywhere=False)
+MOVING = columns.VECTORS._replace(moves_on_the_way=False)
 """Every permutation is a pass over the block."""
 
 
@@ -266,6 +266,52 @@ def test_lines_that_change_places_last_are_stored_from_where_they_are(block_bits
             last = [sweep.ops[-1] for sweep in check(gates, precision, block_bits) if len(sweep.ops)]
             stored += sum(row[columns.KIND] == columns.PERMUTE and not row[columns.HAS_LANES] for row in last)
     assert stored > 12
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("block_bits", [9, BITS - 1, BITS])
+def test_lines_that_change_places_first_are_loaded_to_where_they_go(block_bits: int, precision: Precision) -> None:
+    """On a state without symmetry, under bits of the block and outside of it, with X."""
+    arranged, outside = 0, False
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        pairs = [random.choice(np.arange(4, BITS), 2, replace=False).tolist() for _ in range(5)]
+        turned = [gate("x", int(q)) for q in random.choice(np.arange(4, BITS), 2, replace=False)]
+        network = [*(gate("cx", *pair) for pair in pairs[:3]), *turned, *(gate("cx", *pair) for pair in pairs[3:])]
+        parts = start(), [*network, *start()]
+        state = State.zero(identity(BITS, BITS), Team(), precision)
+        for gates in parts:
+            plan = make_plan(gates, state.layout, block_bits)
+            encoded = encode(plan, (), precision)
+            state.run(plan, encoded)
+        wanted = dense.final_state(Circuit(BITS, 0, (*parts[0], *parts[1])))
+        np.testing.assert_allclose(state.amplitudes(), wanted, atol=TOLERANCE[precision])
+        found = rows(list(encoded[0]), columns.ARRANGE)
+        arranged += len(found)
+        outside |= any(row[columns.NUM_ENTRIES] for row in found)
+    assert arranged > 5
+    assert outside == (block_bits < BITS)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_lines_that_change_places_behind_rotations_of_zeros_are_made_there(precision: Precision) -> None:
+    """Of qubits that are 0 before: the loads turn them and put them where they go, at once."""
+    n, seen = 13, 0
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        layers = [[gate("ry", q, params=[float(random.uniform(0.2, 1))]) for q in range(n)] for _ in range(2)]
+        gates = [*layers[0], *(gate("cx", q, q + 1) for q in range(n - 1)), *layers[1]]
+        plan = plan_from_zero(gates, n, n, 10)
+        encoded = encode(plan, (), precision, from_zero=True)
+        state = State.zero(plan.start, Team(), precision)
+        if seed % 2:
+            state.fill()  # that zeros are there makes no difference
+        state.run(plan, encoded)
+        wanted = dense.final_state(Circuit(n, 0, tuple(gates)))
+        np.testing.assert_allclose(state.amplitudes(), wanted, atol=TOLERANCE[precision])
+        firsts = [[int(row[columns.KIND]) for row in sweep.ops[:2]] for sweep in encoded[0]]
+        seen += firsts.count([columns.SPREAD, columns.ARRANGE])
+    assert seen
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -186,6 +186,8 @@ def _pass(row: list[int], sweep: EncodedSweep) -> tuple[str, float, float]:
         return "phases", 0.5 * targets, (3.0 + 4.0) * targets
     if kind == form.PERMUTE:
         return "permute", float(row[form.HAS_LANES]), 0.0  # without lanes it is done by the stores of the sweep
+    if kind == form.ARRANGE:
+        return "permute", 0.0, 0.0  # done by the loads
     if kind == form.SPREAD:
         return "plain", 0.0, 2.0  # done by the loads of the sweep, a product a number
     if kind == form.TWO_TARGETS:

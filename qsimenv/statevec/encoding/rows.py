@@ -54,11 +54,13 @@ ROW = 64
     READ_STRINGS,
     SPREAD,
     BUTTERFLIES,
-) = range(12)
+    ARRANGE,
+) = range(13)
 """Kinds: dense complex matrix, real matrix on one target, X on one target, multiplication by one number; the passes of
 the normal form: rotations, quadratic phases, affine permutation; a dense matrix on two targets without controls;
-readings of two states, of which the top bit of the block chooses one; rotations of bits that are 0 so far; and for two
-or three bits in turn the phases of one with others, then its rotation (a Fourier transform's)."""
+readings of two states, of which the top bit of the block chooses one; rotations of bits that are 0 so far; for two or
+three bits in turn the phases of one with others, then its rotation (a Fourier transform's); and a permutation of whole
+lines before all others."""
 
 # Where the numbers of the normal form's rows lie, in this order.
 #   QUADRATIC  tables from TABLE: (mask, slot) of each of NUM_ENTRIES terms with bits outside the block; places
@@ -88,6 +90,7 @@ or three bits in turn the phases of one with others, then its rotation (a Fourie
 #   SPREAD     comes first and is left to the sweep's loads. tables from TABLE: its bits as a mask of the index, and as
 #              a mask of the numbers of runs. coefficients from OFFSET: for each run what the run without these bits is
 #              multiplied by.
+#   ARRANGE    comes first, or next to SPREAD, and is left to the loads. Has tables as ROTATE where RANK is not 0.
 
 NORMAL_FORM_BITS = 8
 """Blocks of fewer bits have a row for each op."""
@@ -103,14 +106,14 @@ class Form(NamedTuple):
     """What the kernels of a machine want: the bytes of a vector whose lanes they rearrange in registers (0: none), the
     most bits above the lanes of one row of rotations, whether a block lies with gaps (``passes_numba.place``), whether
     a row of phases can turn bits in the same pass (the one that all terms share, or some of its own), whether lines
-    that change places are stored where they go by rotations before that or, if that comes last, by the sweep, whether
+    that change places do so on the way: as the sweep loads them, as rotations store them, or as the sweep does, whether
     bits that are 0 so far are turned by the loads, and whether rows can read two states."""
 
     vector_bytes: int
     pair_bits: int
     has_gaps: bool
     turns_in_phases: bool
-    stores_anywhere: bool
+    moves_on_the_way: bool
     spreads: bool
     reads: bool
 

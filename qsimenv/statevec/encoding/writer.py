@@ -16,6 +16,7 @@ from qsimenv.statevec.encoding.normalform import Affine, Factor, Pass, Phases, P
 from qsimenv.statevec.encoding.phase_rows import phase_rows
 from qsimenv.statevec.encoding.readings import Readings, SlotMaker, flip_groups, string_groups
 from qsimenv.statevec.encoding.rows import (
+    ARRANGE,
     BASE,
     BUTTERFLIES,
     CONTROL_VALUE,
@@ -285,24 +286,33 @@ class Writer:
         return (1 << position) + gaps
 
     def _affine(self, affine: Affine, is_last: bool) -> None:
-        """A row; or where whole lines change places, what the stores of the sweep, or of rotations before it, do."""
+        """A row; or where whole lines change places, what the loads of the sweep do, rotations before it or its
+        stores."""
         masks, outside = self._inside_and_out(affine)
         flipped = [self._position[bit] for bit in self._block if affine.flips >> bit & 1]
-        by_lines = self._form.stores_anywhere and self._keeps_lanes(masks, [*flipped, *(k for _, k in outside)])
-        is_last = is_last and self._low_bits >= self._lane_bits
-        if by_lines and not is_last and self._rows and _can_move_lines(self._rows[-1]):
-            goes = [sum((mask >> k & 1) << target for target, mask in enumerate(masks)) for k in range(len(masks))]
-            self._rows[-1][TABLE] = self._num_tables
-            self._shifts(self._rows[-1], sum(1 << k for k in flipped), [(mask, 1 << k) for mask, k in outside])
-            self._lines(self._rows[-1], goes)
-            return
+        by_lines = self._form.moves_on_the_way and self._keeps_lanes(masks, [*flipped, *(k for _, k in outside)])
+        has_lines = self._low_bits >= self._lane_bits
+        if by_lines and not (is_last and has_lines):
+            row = self._mover(has_lines)
+            if row:
+                goes = [sum((mask >> k & 1) << target for target, mask in enumerate(masks)) for k in range(len(masks))]
+                row[TABLE] = self._num_tables
+                self._shifts(row, sum(1 << k for k in flipped), [(mask, 1 << k) for mask, k in outside])
+                self._lines(row, goes)
+                return
         columns, row = inverse_columns(masks), self._row(PERMUTE, [], [])
         shift = reduce(xor, (columns[k] for k in flipped), 0)
         self._shifts(row, shift, [(mask, columns[k]) for mask, k in outside])
-        if by_lines and is_last:
+        if by_lines and is_last and has_lines:
             self._lines(row, columns)
         else:
             self._numbers(row, columns)
+
+    def _mover(self, has_lines: bool) -> list[int]:
+        """The row that takes lines elsewhere on the way, if there is one: a new one where nothing is done before."""
+        if has_lines and all(row[KIND] == SPREAD for row in self._rows):
+            return self._row(ARRANGE, [], [])
+        return self._rows[-1] if self._rows and _can_move_lines(self._rows[-1]) else []
 
     def _inside_and_out(self, affine: Affine) -> tuple[list[int], list[tuple[int, int]]]:
         """The mask of each target, over positions; where bits outside the block count, their mask and the target."""

@@ -42,37 +42,41 @@ def copy_line(typing: Any, source: Any, start: Any, target: Any, to: Any) -> Any
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def copy_lines(typing: Any, source: Any, start: Any, target: Any, to: Any, count: Any, ahead: Any) -> Any:
-    """Copy ``count`` 64-byte vectors, ``target[to:] = source[start:]``; meanwhile fetch ``source[ahead:]``."""
+def take_lines(typing: Any, source: Any, start: Any, block: Any, line: Any, lines: Any, count: Any, ahead: Any) -> Any:
+    """Copy ``count`` 64-byte vectors from ``source[start:]`` to the lines ``line ^ lines[k]`` of a block; meanwhile
+    fetch ``source[ahead:]``."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-        start, to, count, ahead = (arguments[k] for k in (1, 3, 4, 5))
+        start, line, count, ahead = (arguments[k] for k in (1, 3, 5, 6))
         kind = kind_of(signature.args[0])
-        read, write = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
+        read, block, lines = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 4))
         with cgutils.for_range(builder, count) as loop:
             step = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
             _prefetch(builder, builder.gep(read, [builder.add(ahead, step)]), to_write=False)
-            store_at(builder, load_at(builder, kind, read, builder.add(start, step)), write, builder.add(to, step))
+            to = builder.xor(line, builder.load(builder.gep(lines, [loop.index])))
+            x = load_at(builder, kind, read, builder.add(start, step))
+            store_at(builder, x, block, line_place(builder, kind, to))
         return context.get_dummy_value()
 
-    return types.void(source, start, target, to, count, ahead), generate
+    return types.void(source, start, block, line, lines, count, ahead), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def scale_lines(typing: Any, block: Any, start: Any, to: Any, count: Any, factor: Any) -> Any:
-    """``block[to:] = factor * block[start:]`` for ``count`` 64-byte vectors."""
+def scale_lines(typing: Any, block: Any, line: Any, to: Any, lines: Any, count: Any, factor: Any) -> Any:
+    """``factor`` times ``count`` lines ``line ^ lines[k]`` of a block to its lines ``to ^ lines[k]``."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-        start, to, count, factor = arguments[1:]
+        line, to, count, factor = (arguments[k] for k in (1, 2, 4, 5))
         kind = kind_of(signature.args[0])
-        data, factors = data_of(context, builder, signature.args[0], arguments[0]), splat(builder, kind, factor)
+        data, lines = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 3))
+        factors = splat(builder, kind, factor)
         with cgutils.for_range(builder, count) as loop:
-            step = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
-            x = load_at(builder, kind, data, builder.add(start, step))
-            store_at(builder, builder.fmul(factors, x), data, builder.add(to, step))
+            step = builder.load(builder.gep(lines, [loop.index]))
+            x = load_at(builder, kind, data, line_place(builder, kind, builder.xor(line, step)))
+            store_at(builder, builder.fmul(factors, x), data, line_place(builder, kind, builder.xor(to, step)))
         return context.get_dummy_value()
 
-    return types.void(block, start, to, count, factor), generate
+    return types.void(block, line, to, lines, count, factor), generate
 
 
 def _put(past_caches: bool) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from numba import get_num_threads, prange
 
 from qsimenv import arrays
 from qsimenv.statevec.encoding.rows import (
+    ARRANGE,
     BUTTERFLIES,
     FLIP,
     GENERAL,
@@ -38,11 +39,11 @@ from qsimenv.statevec.encoding.rows import (
 from qsimenv.statevec.encoding.tables_numba import xor_table
 from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.kernels.copies_numba import (
-    copy_lines,
     finish_streaming,
     put_lines,
     put_lines_past_caches,
     scale_lines,
+    take_lines,
 )
 from qsimenv.statevec.kernels.llvm_numba import trailing_zeros
 from qsimenv.statevec.kernels.passes_numba import (
@@ -79,8 +80,8 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums):
     """All passes over one block whose first amplitude has the (global) index ``index``.
 
     The block lies in the planes ``x`` and ``y``, ``z`` is to spare; returns the planes in their roles at the end. What
-    is read on the way is added to ``sums``. A first row that spreads is left to ``_gather``, a last permutation of
-    whole lines to ``_scatter``.
+    is read on the way is added to ``sums``. First rows that spread and arrange are left to ``_gather``, a last
+    permutation of whole lines to ``_scatter``.
     """
     for row in range(ops.shape[0]):
         if (index & ops[row, OUTER_MASK]) != ops[row, OUTER_VALUE]:
@@ -140,29 +141,45 @@ def _spread_of(ops, tables, coefficients, count):
 
 
 @njit(**_options)
-def _gather(plane, start, offsets, run, empty, spread, block):
-    """Copy a block's runs from memory into scratch order; those with a bit of ``empty`` hold nothing but zeros.
+def _arranging_row(ops):
+    """The row that says to which lines of the block the sweep loads; -1 where they come as they are."""
+    for row in range(min(ops.shape[0], 2)):
+        if ops[row, KIND] == ARRANGE:
+            return row
+    return -1
 
-    Those that a row spreads to are made from others, whatever there is in memory.
+
+@njit(**_options)
+def _gather(plane, start, offsets, run, empty, spread, block, in_run, to_run, line):
+    """Copy a block's runs from memory to scratch; those with a bit of ``empty`` hold nothing but zeros.
+
+    Those that a row spreads to are made from others, whatever there is in memory. Line i of run k goes to the line
+    ``line ^ to_run[k] ^ in_run[i]`` of the block.
     """
     fresh, fresh_runs, factors = spread
     count, item = offsets.shape[0], plane.itemsize
     ahead = max(1, _AHEAD_BYTES // (run * item))
     for k in range(count):
-        to = place(k * run, item)
+        if run * item < 64:
+            to, source = place(k * run, item), place((k & ~fresh_runs) * run, item)
+            for i in range(run):
+                if offsets[k] & empty & ~fresh:
+                    block[to + i] = 0
+                elif offsets[k] & fresh:
+                    block[to + i] = factors[k] * block[source + i]
+                else:
+                    block[to + i] = plane[start + offsets[k] + i]
+            continue
+        first = line ^ to_run[k]
         if offsets[k] & empty & ~fresh:
-            block[to : to + run] = 0
-        elif offsets[k] & fresh and run * item < 64:
-            for i in range(run):
-                block[to + i] = factors[k] * block[place((k & ~fresh_runs) * run, item) + i]
+            for each in in_run:
+                to = place((first ^ each) * (64 // item), item)
+                block[to : to + 64 // item] = 0
         elif offsets[k] & fresh:
-            scale_lines(block, place((k & ~fresh_runs) * run, item), to, run * item // 64, factors[k])
-        elif run * item < 64:
-            for i in range(run):
-                block[to + i] = plane[start + offsets[k] + i]
+            scale_lines(block, line ^ to_run[k & ~fresh_runs], first, in_run, in_run.shape[0], factors[k])
         else:
             after = start + offsets[min(k + ahead, count - 1)]
-            copy_lines(plane, start + offsets[k], block, to, run * item // 64, after)
+            take_lines(plane, start + offsets[k], block, first, in_run, in_run.shape[0], after)
 
 
 @njit(**_options)
@@ -221,14 +238,18 @@ def _sweep_range(
     lane_bits = 4 if re.itemsize == 4 else 3
     lines, low = _last_lines(ops, tables, bits, lane_bits), max(low_bits - lane_bits, 0)
     in_run, steps = xor_table(lines[:low]), counting_steps(lines[low:])
+    arranging = _arranging_row(ops)
+    lines = lines_of(ops, arranging, tables) if arranging >= 0 else 1 << np.arange(max(bits - lane_bits, 0))
+    in_run_before, to_run = xor_table(lines[:low]), xor_table(lines[low:])
     spread = _spread_of(ops, tables, coefficients, offsets.shape[0])
     planes = (re, im, other_re, other_im)
     count = 4 if len(other_re) else 2
     for number in range(first, last):
         start = _block_start(number, outer)
+        line = shift_of(ops, arranging, tables, rank_index | start) >> lane_bits if arranging >= 0 else 0
         parts = (x, y, x[half:], y[half:])
         for k in range(count):
-            _gather(planes[k], start, offsets, run, before, spread, parts[k])
+            _gather(planes[k], start, offsets, run, before, spread, parts[k], in_run_before, to_run, line)
         x, y, z = _apply(x, y, z, room, bits, ops, coefficients, tables, rank_index | start, sums)
         line = _last_shift(ops, tables, rank_index | start, lane_bits)
         parts = (x, y, x[half:], y[half:])
