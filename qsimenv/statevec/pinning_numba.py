@@ -15,6 +15,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -45,13 +46,20 @@ def pin_helpers(threads: int) -> None:
         _done.cores = ()
         return
     if cores != pinned:
-        _pin(_no_masks(), _this_thread())  # starts the threads: which library they come from is known afterwards
-        if numba.threading_layer() != "omp":
+        if not _is_openmp():
             return
         _pin(_masks(cores), _this_thread())
         _done.cores = cores
-    os.sched_setaffinity(0, cores[:1])
-    os.sched_setaffinity(0, cores)
+    with suppress(OSError):  # where a system forbids it
+        os.sched_setaffinity(0, cores[:1])
+        os.sched_setaffinity(0, cores)
+
+
+@lru_cache(maxsize=1)
+def _is_openmp() -> bool:
+    """Whether the threads are OpenMP's, of which each does its own share of a loop; known once they were started."""
+    _pin(np.zeros((0, 1), dtype=np.uint64), _this_thread())
+    return bool(numba.threading_layer() == "omp")
 
 
 @lru_cache(maxsize=1)
@@ -62,10 +70,6 @@ def _getcpu() -> Any:
 def _core_of_this_thread() -> int:
     core: int = _getcpu()()
     return core
-
-
-def _no_masks() -> np.ndarray:
-    return np.zeros((0, 1), dtype=np.uint64)
 
 
 def _masks(cores: Sequence[int]) -> np.ndarray:
