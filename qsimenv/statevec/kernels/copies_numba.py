@@ -62,6 +62,22 @@ def take_lines(typing: Any, source: Any, start: Any, block: Any, line: Any, line
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def clear_lines(typing: Any, block: Any, line: Any, lines: Any, count: Any) -> Any:
+    """Zeros for ``count`` lines ``line ^ lines[k]`` of a block."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        line, count = arguments[1], arguments[3]
+        kind = kind_of(signature.args[0])
+        data, lines = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
+        with cgutils.for_range(builder, count) as loop:
+            to = builder.xor(line, builder.load(builder.gep(lines, [loop.index])))
+            store_at(builder, ir.Constant(kind, [0.0] * kind.count), data, line_place(builder, kind, to))
+        return context.get_dummy_value()
+
+    return types.void(block, line, lines, count), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def scale_lines(typing: Any, block: Any, line: Any, to: Any, lines: Any, count: Any, factor: Any) -> Any:
     """``factor`` times ``count`` lines ``line ^ lines[k]`` of a block to its lines ``to ^ lines[k]``."""
 

@@ -39,6 +39,7 @@ from qsimenv.statevec.encoding.rows import (
 from qsimenv.statevec.encoding.tables_numba import xor_table
 from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.kernels.copies_numba import (
+    clear_lines,
     finish_streaming,
     put_lines,
     put_lines_past_caches,
@@ -172,9 +173,7 @@ def _gather(plane, start, offsets, run, empty, spread, block, in_run, to_run, li
             continue
         first = line ^ to_run[k]
         if offsets[k] & empty & ~fresh:
-            for each in in_run:
-                to = place((first ^ each) * (64 // item), item)
-                block[to : to + 64 // item] = 0
+            clear_lines(block, first, in_run, in_run.shape[0])
         elif offsets[k] & fresh:
             scale_lines(block, line ^ to_run[k & ~fresh_runs], first, in_run, in_run.shape[0], factors[k])
         else:
