@@ -24,7 +24,7 @@ from qsimenv.statevec.encoding import rows as form
 from qsimenv.statevec.encoding.encode import encode
 from qsimenv.statevec.kernels.sweep_numba import block_bits
 from qsimenv.statevec.planning.plan import Plan
-from qsimenv.statevec.planning.planner import plan_from_zero
+from qsimenv.statevec.planning.planner import forget_plans, plan_from_zero
 from qsimenv.task import Precision
 
 EXCHANGES = {"ghz": 1, "qft": 1, "wstate": 1, "graphstate": 1, "ae": 2, "qpeexact": 2, "su2random": 4}
@@ -60,6 +60,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
 
 
 def plan_of(circuit: Circuit, num_local: int, precision: Precision) -> Plan:
+    """Made anew."""
+    forget_plans()
     return plan_from_zero(gates_of(circuit), circuit.num_qubits, num_local, block_bits(num_local, THREADS))
 
 
