@@ -25,6 +25,7 @@ from qsimenv.errors import InvalidArgumentError, QSimEnvError
 
 _HUGE = 2 << 20
 _LARGE = 256 << 10
+"""Smaller arrays come from NumPy; of these, fresh memory would cost a page fault every 4 KiB in each run."""
 _MOST_KEPT = 2
 _MOST_KEPT_BYTES = 40 << 20
 """In so little memory more are kept: a gradient has four planes."""

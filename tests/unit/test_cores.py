@@ -63,7 +63,9 @@ print(len(os.sched_getaffinity(0)), sorted(min(cores) for cores in others if len
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are told by this system to no process")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="this system binds no thread to a core (sched_setaffinity)"
+)
 @pytest.mark.parametrize(
     ("environment", "are_pinned"), [({}, True), ({"OMP_PROC_BIND": "false"}, False), ({"OMP_NUM_THREADS": "1"}, False)]
 )
