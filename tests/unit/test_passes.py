@@ -142,6 +142,36 @@ def test_phases_that_turn_bits_of_the_rotations_that_follow(precision: Precision
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("block_bits", [BITS, BITS - 2])
+def test_phases_turn_bits_of_the_rotations_before_and_after(precision: Precision, block_bits: int) -> None:
+    """Layers of rotations of any bits with phases between them: what phases turn before and after is no row."""
+    random, seen, lanes, rotations = np.random.default_rng(8), set(), set(), [0, 0]
+    everything = [(a, b) for b in range(BITS) for a in range(b)]
+    for _ in range(60):
+        circuit = start()
+        for _ in range(4):
+            some = random.choice(len(everything), int(random.integers(2, 20)), replace=False)
+            turned = np.sort(
+                random.choice(np.arange(int(random.integers(0, 5)), BITS), int(random.integers(1, 9)), False)
+            )
+            circuit += product_terms([everything[k] for k in some], random)
+            circuit += [gate("ry", int(q), params=[float(random.uniform(0.2, 1.3))]) for q in turned]
+        sweeps = check(circuit, precision, block_bits)
+        for row in rows(sweeps, columns.QUADRATIC):
+            if row[columns.NUM_TARGETS] == columns.TURNED_WITH_PHASES:
+                before = int(row[columns.TURNED_BEFORE])
+                seen.add((before, int(row[columns.NUM_TURNS]) > before))
+        lanes |= {int(row[columns.HAS_LANES]) for row in rows(sweeps, columns.ROTATE)}
+        plan = make_plan(circuit, identity(BITS, BITS), block_bits)
+        for k, form in enumerate((columns.VECTORS, columns.VECTORS._replace(turns_in_phases=False))):
+            rotations[k] += len(rows(list(encode(plan, (), precision, form)[0]), columns.ROTATE))
+    most = 3 if block_bits == BITS else 2
+    assert {(before, True) for before in range(most + 1)} | {(1, False), (2, False), (3, False)} <= seen
+    assert lanes == {0, 1}
+    assert rotations[0] < rotations[1] * 0.7
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("block_bits", [8, BITS - 2, BITS])
 def test_bits_that_are_turned_one_by_one_share_a_pass(precision: Precision, block_bits: int) -> None:
     """Each after its phases with all others, in and outside of the block, with X; but for later ones."""

@@ -181,7 +181,7 @@ def _pass(row: list[int], sweep: EncodedSweep) -> tuple[str, float, float]:
         return "rotate", 1.0, 4.0 * (targets + lanes)
     if kind == form.QUADRATIC:
         part = 0.5 if row[form.BASE] else 1.0  # all terms share a bit: where it is 0 nothing is multiplied
-        return "phases", part, 6.0 * part + 4.0 * targets
+        return "phases", part, 6.0 * part + 4.0 * row[form.NUM_TURNS]
     if kind == form.BUTTERFLIES:
         return "phases", 0.5 * targets, (3.0 + 4.0) * targets
     if kind == form.PERMUTE:

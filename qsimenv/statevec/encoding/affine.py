@@ -74,6 +74,14 @@ def inverse_columns(masks: Sequence[int]) -> list[int]:
     return columns
 
 
+def transposed(masks: Sequence[int]) -> list[int]:
+    """The columns of the square matrix over GF(2) whose row k is ``masks[k]``."""
+    from qsimenv.statevec.encoding import tables_numba as tables  # as above
+
+    columns: list[int] = tables.transposed(np.array(masks, dtype=np.int64)).tolist()
+    return columns
+
+
 def compressed(masks: Sequence[int], bits: Sequence[int]) -> list[int]:
     """Each mask with bit ``bits[k]`` put to position k; it has no others."""
     from qsimenv.statevec.encoding import tables_numba as tables  # as above

@@ -79,8 +79,10 @@ class Quadratic:
         self.constant += other.constant
         for bit, angle in other.linear.items():
             self.add(angle, bit)
-        for (first, second), angle in other.product.items():
-            self.add_product(angle, first, second)
+        for first, partners in other._partners.items():
+            for second, angle in partners.items():
+                if first < second:
+                    self.add_product(angle, first, second)
 
     def flip(self, bit: int) -> None:
         """Put ``1 - x`` for the bit."""
@@ -95,9 +97,14 @@ class Quadratic:
 
     def is_about(self, bit: int) -> bool:
         """Whether every term has the bit."""
-        only = {bit}
-        others = (partners.keys() for other, partners in self._partners.items() if other != bit)
-        return self.linear.keys() <= only and all(each <= only for each in others)
+        mine = 2 * len(self._partners.get(bit, ()))  # each pair is kept twice
+        return len(self.linear) == (bit in self.linear) and sum(map(len, self._partners.values())) == mine
+
+    def a_term(self) -> tuple[int, ...]:
+        """The bits of one of its terms, whichever comes first."""
+        for bit in self.linear:
+            return (bit,)
+        return next(((bit, other) for bit, partners in self._partners.items() for other in partners), ())
 
     def partners(self, bit: int) -> Mapping[int, float]:
         """The angles that the bit has with others."""
@@ -256,15 +263,17 @@ class Compiler:
                 self._unset &= ~sum(1 << bit for bit in op.bits)
 
     def _phase(self, op: Op, phase: Phase) -> None:
-        form = self._phases
+        form, unset = self._phases, self._unset
         bits = (*op.bits, *_bits_of(op.control_mask)) if op.control_mask else op.bits
         form.constant += phase.constant
-        unset = [bit for bit in bits if self._unset >> bit & 1] if self._unset else []
-        for bit, angle in zip(bits, phase.linear, strict=True):
-            if angle and bit not in unset:
-                form.add(angle, bit)
-        if phase.product and not unset:
-            form.add_product(phase.product, *bits)
+        if any(phase.linear):
+            for bit, angle in zip(bits, phase.linear, strict=True):
+                if angle and not unset >> bit & 1:
+                    form.add(angle, bit)
+        if phase.product:
+            first, second = bits
+            if not (unset >> first | unset >> second) & 1:
+                form.add_product(phase.product, first, second)
 
     def _turn(self, bit: int, turn: Turn) -> None:
         if turn.flip:

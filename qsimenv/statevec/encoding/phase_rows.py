@@ -40,12 +40,13 @@ def phase_rows(
     lane_bits: int,
     has_gaps: bool,
     wanted: Sequence[int] = (),
+    needed: int = 0,
     count: int = 0,
 ) -> PhaseRows:
     """Lay out the form with these angles for bits and pairs of bits; ``position`` has those of the block.
 
     Unless all terms share a bit, each row has first, after its lanes, ``count`` of the positions ``wanted``, which are
-    above the lanes.
+    above the lanes: the first ``needed`` ones, then others.
     """
     # Not on top: a controller reads plans' costs and needs no compiler.
     from qsimenv.statevec.encoding.tables_numba import lay_out_phases
@@ -70,7 +71,7 @@ def phase_rows(
     laid = lay_out_phases(
         np.array(terms, dtype=np.int64).reshape(-1, 2), np.array(angles, dtype=np.float64),
         np.array(outside, dtype=np.int64).reshape(-1, 2), np.array(outside_angles, dtype=np.float64),
-        len(position), lane_bits, ROW_BITS, has_gaps, np.array(wanted, dtype=np.int64), count,
+        len(position), lane_bits, ROW_BITS, has_gaps, np.array(wanted, dtype=np.int64), needed, count,
     )  # fmt: skip
     tile_bits, inner_bits, outer_bits, base, tables, coefficients, first = laid
     return PhaseRows(tile_bits, inner_bits, outer_bits, base, len(outside), tables, coefficients, first.tolist())

@@ -35,8 +35,10 @@ from qsimenv.task import Precision
     INNER_BITS,
     OUTER_BITS,
     BASE,
-) = range(16)
-TARGETS = 16
+    TURNED_BEFORE,
+    NUM_TURNS,
+) = range(18)
+TARGETS = 18
 FIXED = TARGETS + gates.MAX_UNITARY_TARGETS
 """First column of the sorted block positions that a pass holds fixed: its targets and its controls inside the block."""
 ROW = 64
@@ -68,7 +70,9 @@ lines before all others."""
 #              the 2**OUTER_BITS groups of such rows. coefficients from OFFSET: the angles of the terms; cos and sin of
 #              a row (2**(lane bits + TILE_BITS) each), the same for each outer bit, and of each row's own factor.
 #              Where NUM_TARGETS is 1, the slope of the target, which all terms share: it is turned after the phases.
-#              Where it is TURNED_WITH_PHASES, the slopes of these targets, the first bits of a row above its lanes.
+#              Where it is TURNED_WITH_PHASES, the slopes of these targets, the first bits of a row above its lanes,
+#              after the phases (all 0: none) and before them, where only the first TURNED_BEFORE have one. NUM_TURNS is
+#              the number of slopes that are not 0.
 #   PERMUTE    tables from TABLE: what a target of 0 comes from; (mask, column) of each of NUM_ENTRIES outer terms; the
 #              length of the part for lines with this number; the part for lines: RANK target steps, RANK source steps,
 #              2**RANK patterns, 2**NEAR_BITS near targets, as many near sources, the far targets and sources

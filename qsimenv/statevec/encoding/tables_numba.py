@@ -17,13 +17,14 @@ _options = {"nogil": True, "error_model": "numpy"}
 
 
 @njit(**_options)
-def lay_out_phases(terms, angles, outside, outside_angles, bits, lane_bits, row_bits, has_gaps, wanted, count):
+def lay_out_phases(terms, angles, outside, outside_angles, bits, lane_bits, row_bits, has_gaps, wanted, needed, count):
     """Bits above the lanes in a row, inner bits, outer bits, the place of the common bit or 0, tables, coefficients,
     and the positions that were wanted first and came first.
 
     ``terms`` and ``outside`` have two columns: positions, the second -1 where there is one; and a mask of bits outside
     the block, with a position or -1. Unless all terms share a bit, so many (``count``) of the positions
-    ``wanted`` come first in a row. ``rows`` has the layout of the tables and the coefficients.
+    ``wanted`` come first in a row, among them the first ``needed``, which come before others. ``rows`` has the layout
+    of the tables and the coefficients.
     """
     common = _common(terms, outside, bits, lane_bits)
     constant, single, pairs = 0.0, np.zeros(bits), np.zeros((bits, bits))
@@ -42,7 +43,7 @@ def lay_out_phases(terms, angles, outside, outside_angles, bits, lane_bits, row_
             pairs[a, b] = pairs[b, a] = angle
     positions = np.array([k for k in range(bits) if k != common], dtype=np.int64)
     first = count if common < 0 else 0
-    rows, inner, outer = choose_rows(partners, positions, lane_bits, row_bits, wanted, first)
+    rows, inner, outer = choose_rows(partners, positions, lane_bits, row_bits, wanted, needed, first)
     high = np.empty(inner.size + outer.size, dtype=np.int64)
     _put(high, _put(high, 0, inner), outer)
     slots = np.zeros(bits, dtype=np.int64)
@@ -105,18 +106,22 @@ def _places(positions, lane_bits):
 
 
 @njit(**_options)
-def choose_rows(partners, positions, lane_bits, row_bits, wanted, first):
-    """The lanes, and one by one the position that leaves the fewest outer bits, the first ones out of those wanted; the
-    rest, inner bits and outer bits."""
+def choose_rows(partners, positions, lane_bits, row_bits, wanted, needed, first):
+    """The lanes, and one by one the position that leaves the fewest outer bits, the first ones out of those needed and
+    then of those wanted; the rest, inner bits and outer bits."""
     chosen, rest = list(positions[:lane_bits]), list(positions[lane_bits:])
-    mask = preferred = 0
+    mask = preferred = required = 0
     for position in chosen:
         mask |= 1 << position
-    for position in wanted:
+    for k, position in enumerate(wanted):
         preferred |= 1 << position
+        if k < needed:
+            required |= 1 << position
     while len(rest) > 0 and len(chosen) < row_bits:
         best, fewest = 0, 1 << 30
-        allowed = preferred if len(chosen) < lane_bits + first else -1
+        allowed = preferred if len(chosen) < lane_bits + min(first, wanted.size) else -1
+        if len(chosen) < lane_bits + min(needed, first):
+            allowed = required
         for place, position in enumerate(rest):
             count = _new_outer_bits(position, mask, rest, partners)
             if allowed >> position & 1 and count < fewest:
@@ -165,6 +170,16 @@ def factors(positions, linear, product, constant):
 
 
 @njit(**_options)
+def transposed(masks):
+    """The columns of the square matrix over GF(2) whose row k is ``masks[k]``."""
+    columns = np.zeros_like(masks)
+    for row, mask in enumerate(masks):
+        for column in range(masks.shape[0]):
+            columns[column] |= (mask >> column & 1) << row
+    return columns
+
+
+@njit(**_options)
 def compressed(masks, bits):
     """Each mask with bit ``bits[k]`` put to position k."""
     found = np.zeros_like(masks)
@@ -209,8 +224,4 @@ def inverse_columns(masks):
         for k in range(size):
             if k != column and rows[k] >> column & 1:
                 rows[k] ^= rows[column]
-    columns = np.zeros(size, dtype=np.int64)
-    for column in range(size):
-        for k in range(size):
-            columns[column] |= (rows[k] >> (size + column) & 1) << k
-    return columns
+    return transposed(rows >> size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, reduce
 from operator import or_, xor
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qsimenv import gates
-from qsimenv.statevec.encoding.affine import compressed, inverse_columns, line_map, xor_table
+from qsimenv.statevec.encoding.affine import compressed, inverse_columns, line_map, transposed, xor_table
 from qsimenv.statevec.encoding.butterflies import butterfly_rows, find_butterflies
 from qsimenv.statevec.encoding.normalform import Affine, Factor, Pass, Phases, Plain, Rotations, Spread
 from qsimenv.statevec.encoding.phase_rows import phase_rows
@@ -32,6 +32,7 @@ from qsimenv.statevec.encoding.rows import (
     NUM_ENTRIES,
     NUM_FIXED,
     NUM_TARGETS,
+    NUM_TURNS,
     OFFSET,
     OUTER_BITS,
     OUTER_MASK,
@@ -49,6 +50,7 @@ from qsimenv.statevec.encoding.rows import (
     TABLE,
     TARGETS,
     TILE_BITS,
+    TURNED_BEFORE,
     TURNED_WITH_PHASES,
     TWO_TARGETS,
     EncodedSweep,
@@ -82,7 +84,7 @@ class Writer:
         self._num_coefficients = self._num_tables = 0
 
     def write(self, passes: Sequence[Pass], scale: complex) -> EncodedSweep:
-        turned, number = set[int](), 0
+        turned, waiting, number = set[int](), dict[int, float](), 0
         while number < len(passes):
             together = self._butterflies(passes[number:])
             if together:
@@ -95,11 +97,12 @@ class Writer:
                 case Rotations(slopes=slopes):
                     left, turned = [pair for pair in slopes if pair[0] not in turned], set()
                     if left and not self._turns_as_well(left):
-                        self._rotations(left)
+                        waiting = self._waiting(left, passes[number : number + 2])
+                        self._rotations([pair for pair in left if pair[0] not in waiting])
                 case Spread(slopes=slopes):
                     self._spread(dict(slopes))
                 case Phases():
-                    turned = self._phases(each, passes[number : number + 1])
+                    turned, waiting = self._phases(each, waiting, passes[number : number + 2]), {}
                 case Affine():
                     self._affine(each, is_last=number == len(passes))
                 case Factor(value=value):
@@ -213,34 +216,73 @@ class Writer:
         self._add_table([sum(1 << bit for bit in slopes), runs])
         self._add_coefficients(factors)
 
-    def _phases(self, phases: Phases, following: Sequence[Pass]) -> set[int]:
-        """A row, which may turn bits of the rotations that follow: those that it turns."""
-        form, row, slopes = phases.form, self._row(QUADRATIC, [], []), self._to_turn(following)
-        count = TURNED_WITH_PHASES if slopes else 0
-        laid = phase_rows(
-            form.linear, form.product, self._position, self._lane_bits, self._form.has_gaps, list(slopes), count
-        )
-        row[NUM_ENTRIES], row[TILE_BITS], row[BASE] = laid.num_outside, laid.tile_bits, laid.base
-        row[INNER_BITS], row[OUTER_BITS] = laid.inner_bits, laid.outer_bits
-        row[NUM_TARGETS], row[TARGETS : TARGETS + len(laid.first)] = len(laid.first), laid.first
-        self._add_table(laid.tables)
-        self._add_coefficients(laid.coefficients)
-        self._add_coefficients([slopes[position] for position in laid.first])
-        return {self._block[position] for position in laid.first}
-
-    def _to_turn(self, following: Sequence[Pass]) -> dict[int, float]:
-        """Slopes by position, some of which phases turn in their pass; none where that would spare no pass.
+    def _phases(self, phases: Phases, before: Mapping[int, float], following: Sequence[Pass]) -> set[int]:
+        """A row, which first turns the bits ``before``, and may turn bits of the rotations that follow: which.
 
         Phases are bound by what the registers do, and rotations of few bits by the cache: together they cost less.
         """
-        if not self._form.turns_in_phases or not following or not isinstance(following[0], Rotations):
+        form, row = phases.form, self._row(QUADRATIC, [], [])
+        first = {self._position[bit]: slope for bit, slope in before.items()}
+        then = self._to_turn(first, following) if self._can_turn(phases) else {}
+        wanted = [*first, *(then.keys() - first.keys())]
+        laid = phase_rows(
+            form.linear, form.product, self._position, self._lane_bits, self._form.has_gaps,
+            wanted, len(first), TURNED_WITH_PHASES if wanted else 0,
+        )  # fmt: skip
+        row[NUM_ENTRIES], row[TILE_BITS], row[BASE] = laid.num_outside, laid.tile_bits, laid.base
+        row[INNER_BITS], row[OUTER_BITS] = laid.inner_bits, laid.outer_bits
+        row[NUM_TARGETS], row[TARGETS : TARGETS + len(laid.first)] = len(laid.first), laid.first
+        slopes = [then.get(position, 0.0) for position in laid.first]
+        slopes += [first.get(position, 0.0) for position in laid.first]
+        row[TURNED_BEFORE], row[NUM_TURNS] = len(first), sum(map(bool, slopes))
+        self._add_table(laid.tables)
+        self._add_coefficients(laid.coefficients)
+        self._add_coefficients(slopes)
+        return {self._block[position] for position in laid.first if position in then}
+
+    def _can_turn(self, phases: Phases) -> bool:
+        """Whether the row of some phases can turn bits of its own: not where all terms have one in common."""
+        bits = phases.form.a_term() if self._form.turns_in_phases else ()
+        shared = any(self._position.get(bit, -1) >= self._lane_bits and phases.form.is_about(bit) for bit in bits)
+        return self._form.turns_in_phases and not shared
+
+    def _to_turn(self, first: Collection[int], following: Sequence[Pass]) -> dict[int, float]:
+        """Slopes by position, some of which phases turn in their pass; none where that would spare no pass.
+
+        ``first``: the positions that it turns before, which are the first ones of its tiles already.
+        """
+        if not following or not isinstance(following[0], Rotations):
             return {}
-        slopes = {self._position[bit]: slope for bit, slope in following[0].slopes}
-        pairs = {position: slope for position, slope in slopes.items() if position >= self._lane_bits}
-        left, has_lanes = len(pairs) - TURNED_WITH_PHASES, len(pairs) < len(slopes)
-        if left < 0 or self._num_rows(left, has_lanes) == self._num_rows(len(pairs), has_lanes):
-            return {}
-        return pairs
+        pairs, has_lanes = self._pairs(following[0].slopes)
+        same = len(pairs.keys() & first)
+        turned = same + min(TURNED_WITH_PHASES - len(first), len(pairs) - same)
+        left, all_left = (self._left(count, has_lanes, following[1:]) for count in (len(pairs) - turned, len(pairs)))
+        return pairs if left < all_left else {}
+
+    def _waiting(self, slopes: Sequence[tuple[int, float]], following: Sequence[Pass]) -> dict[int, float]:
+        """The rotations that the phases that follow turn in their pass, where that spares one; best those of bits that
+        are turned again after it."""
+        pairs, has_lanes = self._pairs(slopes)
+        _, count = self._left(len(pairs), has_lanes, following)
+        match following:
+            case [Phases(), Rotations(slopes=others)]:
+                again = self._pairs(others)[0]
+            case _:
+                again = {}
+        chosen = sorted(pairs, key=lambda position: (position not in again, position))[:count]
+        return {self._block[position]: pairs[position] for position in chosen}
+
+    def _pairs(self, slopes: Iterable[tuple[int, float]]) -> tuple[dict[int, float], bool]:
+        """Those of bits above the lanes, by position; and whether there are others."""
+        placed = {self._position[bit]: slope for bit, slope in slopes}
+        pairs = {position: slope for position, slope in placed.items() if position >= self._lane_bits}
+        return pairs, len(pairs) < len(placed)
+
+    def _left(self, num_pairs: int, has_lanes: bool, following: Sequence[Pass]) -> tuple[int, int]:
+        """How many rows of rotations so many bits need, and how many bits are left to phases that follow."""
+        can_wait = bool(following) and isinstance(following[0], Phases) and self._can_turn(following[0])
+        rows = self._num_rows(max(num_pairs - TURNED_WITH_PHASES, 0) if can_wait else num_pairs, has_lanes)
+        return rows, max(num_pairs - self._form.pair_bits * rows, 0)
 
     def _num_rows(self, num_pairs: int, has_lanes: bool) -> int:
         """How many rows of rotations turn so many bits above the lanes, and the lanes."""
@@ -253,7 +295,7 @@ class Writer:
             return False
         if row[NUM_TARGETS] or row[BASE] != self._place(self._position[bit]):
             return False
-        row[NUM_TARGETS], row[TARGETS] = 1, self._position[bit]
+        row[NUM_TARGETS], row[TARGETS], row[NUM_TURNS] = 1, self._position[bit], 1
         self._add_coefficients([slope])
         return True
 
@@ -295,10 +337,9 @@ class Writer:
         if by_lines and not (is_last and has_lines):
             row = self._mover(has_lines)
             if row:
-                goes = [sum((mask >> k & 1) << target for target, mask in enumerate(masks)) for k in range(len(masks))]
                 row[TABLE] = self._num_tables
                 self._shifts(row, sum(1 << k for k in flipped), [(mask, 1 << k) for mask, k in outside])
-                self._lines(row, goes)
+                self._lines(row, transposed(masks))
                 return
         columns, row = inverse_columns(masks), self._row(PERMUTE, [], [])
         shift = reduce(xor, (columns[k] for k in flipped), 0)

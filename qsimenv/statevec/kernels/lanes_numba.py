@@ -15,6 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from qsimenv.statevec.encoding.rows import TURNED_WITH_PHASES
 from qsimenv.statevec.kernels.llvm_numba import (
     INDEX,
     data_of,
@@ -227,34 +228,41 @@ def multiply_and_turn_row(
 @intrinsic  # type: ignore[untyped-decorator]
 def multiply_and_turn_tiles(
     typing: Any, re: Any, im: Any, base: Any, offsets: Any, at: Any, width: Any, factors: Any, row: Any, half: Any,
-    c: Any, s: Any, slopes: Any,
+    c: Any, s: Any, before: Any, after: Any,
 ) -> Any:  # fmt: skip
-    """As ``multiply_row``; then each ``2**len(slopes)`` vectors in a row are turned on the bits of their numbers."""
+    """As ``multiply_row``; each ``2**TURNED_WITH_PHASES`` vectors in a row are turned on the bits of their numbers.
+
+    ``before`` and ``after`` the multiplication; both are tuples of slopes of the first bits.
+    """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-        base, at, width, row, half, c, s, slopes = (arguments[k] for k in (2, 4, 5, 7, 8, 9, 10, 11))
-        kind, turned = kind_of(signature.args[0]), len(signature.args[11])
+        base, at, width, row, half, c, s = (arguments[k] for k in (2, 4, 5, 7, 8, 9, 10))
+        kind, bits = kind_of(signature.args[0]), ir.Constant(INDEX, TURNED_WITH_PHASES)
         planes = [data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 1)]
         offsets, factors = (data_of(context, builder, signature.args[k], arguments[k]) for k in (3, 6))
         factor = _Factor(builder, splat(builder, kind, c), splat(builder, kind, s))
-        with cgutils.for_range(builder, builder.lshr(width, ir.Constant(INDEX, turned))) as loop:
-            first, places, tile = builder.shl(loop.index, ir.Constant(INDEX, turned)), [], []
-            for k in range(1 << turned):
-                number = builder.add(first, ir.Constant(INDEX, k))
-                places.append(builder.add(base, builder.load(builder.gep(offsets, [builder.add(at, number)]))))
+
+        def turned(vectors: list[Any], argument: int) -> list[Any]:
+            for bit in range(len(signature.args[argument])):
+                slope = builder.extract_value(arguments[argument], bit)
+                vectors = _turn_pairs(builder, kind, vectors, bit, slope)
+            return vectors
+
+        with cgutils.for_range(builder, builder.lshr(width, bits)) as loop:
+            first = builder.shl(loop.index, bits)
+            numbers = [builder.add(first, ir.Constant(INDEX, k)) for k in range(1 << TURNED_WITH_PHASES)]
+            places = [builder.add(base, builder.load(builder.gep(offsets, [builder.add(at, k)]))) for k in numbers]
+            tile = [turned([load_at(builder, kind, plane, place) for place in places], 11) for plane in planes]
+            for k, number in enumerate(numbers):
                 entry = builder.add(row, builder.mul(number, ir.Constant(INDEX, kind.count)))
                 parts = [load_at(builder, kind, factors, part) for part in (entry, builder.add(entry, half))]
-                numbers = [load_at(builder, kind, plane, places[-1]) for plane in planes]
-                tile.append(_Factor(builder, *factor.times(*parts)).times(*numbers))
-            for plane, vectors in zip(planes, zip(*tile, strict=True), strict=True):
-                turning = list(vectors)
-                for bit in range(turned):
-                    turning = _turn_pairs(builder, kind, turning, bit, builder.extract_value(slopes, bit))
-                for place, x in zip(places, turning, strict=True):
+                tile[0][k], tile[1][k] = _Factor(builder, *factor.times(*parts)).times(tile[0][k], tile[1][k])
+            for plane, vectors in zip(planes, tile, strict=True):
+                for place, x in zip(places, turned(vectors, 12), strict=True):
                     store_at(builder, x, plane, place)
         return context.get_dummy_value()
 
-    return types.void(re, im, base, offsets, at, width, factors, row, half, c, s, slopes), generate
+    return types.void(re, im, base, offsets, at, width, factors, row, half, c, s, before, after), generate
 
 
 def butterflies(count: int) -> Callable[..., Any]:

@@ -25,6 +25,7 @@ from qsimenv.statevec.encoding.rows import (
     TABLE,
     TARGETS,
     TILE_BITS,
+    TURNED_BEFORE,
     TURNED_WITH_PHASES,
 )
 from qsimenv.statevec.kernel_cache import njit
@@ -312,7 +313,8 @@ def table_room(bits):
 def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
     """Multiply by ``exp(i q(x))``, row by row; ``phase_rows`` has the method, ``rows`` the layout.
 
-    Targets, the bit that all terms share or the first ones of a row, are turned as well: one pass instead of two.
+    Targets are turned as well: the bit that all terms share, after the phases; or the first ones of a row, before and
+    after them, so that one pass does the work of up to three.
     """
     lane_bits = 4 if re.itemsize == 4 else 3
     tile_bits, inner, outer = ops[row, TILE_BITS], ops[row, INNER_BITS], ops[row, OUTER_BITS]
@@ -339,20 +341,61 @@ def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
             multiply_tables(
                 room, 2 * width * table, 2 * width * parent, coefficients, outer_at + 2 * width * bit, width
             )
-        for k in range(1 << inner):
-            base = ops[row, BASE] + tables[starts_at + number] + tables[inner_at + k]
-            c, s = factors[number << inner | k], factors[high + (number << inner | k)]
-            at = 2 * width * table
-            if ops[row, NUM_TARGETS] == TURNED_WITH_PHASES:
-                slopes = (coefficients[slopes_at], coefficients[slopes_at + 1], coefficients[slopes_at + 2])
-                multiply_and_turn_tiles(re, im, base, tables, vectors_at, 1 << tile_bits, room, at, width, c, s, slopes)
-            elif ops[row, NUM_TARGETS]:
-                slope = coefficients[slopes_at]
-                multiply_and_turn_row(
-                    re, im, base, ops[row, BASE], tables, vectors_at, 1 << tile_bits, room, at, width, c, s, slope
-                )
-            else:
-                multiply_row(re, im, base, tables, vectors_at, 1 << tile_bits, room, at, width, c, s)
+        start, first, last = ops[row, BASE] + tables[starts_at + number], number << inner, number + 1 << inner
+        places = (start, tables, inner_at, vectors_at, 1 << tile_bits)
+        numbers = (room, 2 * width * table, width, factors[first:last], factors[high + first : high + last])
+        if ops[row, NUM_TARGETS] == TURNED_WITH_PHASES:
+            _turned_tiles(re, im, places, numbers, coefficients[slopes_at : slopes_at + 6], ops[row, TURNED_BEFORE])
+        elif ops[row, NUM_TARGETS]:
+            _turned_rows(re, im, places, numbers, ops[row, BASE], coefficients[slopes_at])
+        else:
+            _rows(re, im, places, numbers)
+
+
+@njit(**_options)
+def _rows(re, im, places, numbers):
+    """Multiply rows that share a table: ``places`` has where they lie, ``numbers`` what they are multiplied by."""
+    start, tables, rows_at, vectors_at, vectors = places
+    room, at, width, c, s = numbers
+    for k in range(c.shape[0]):
+        multiply_row(re, im, start + tables[rows_at + k], tables, vectors_at, vectors, room, at, width, c[k], s[k])
+
+
+@njit(**_options)
+def _turned_rows(re, im, places, numbers, distance, slope):
+    """The same for rows that all have one bit; this is turned on ``slope`` afterwards."""
+    start, tables, rows_at, vectors_at, vectors = places
+    room, at, width, c, s = numbers
+    for k in range(c.shape[0]):
+        base = start + tables[rows_at + k]
+        multiply_and_turn_row(re, im, base, distance, tables, vectors_at, vectors, room, at, width, c[k], s[k], slope)
+
+
+@njit(**_options)
+def _turned_tiles(re, im, places, numbers, slopes, before):
+    """The same for rows whose first bits are turned: ``before`` of them on the last slopes, then all on the first."""
+    a0, a1, a2, b0, b1, b2 = slopes[0], slopes[1], slopes[2], slopes[3], slopes[4], slopes[5]
+    after = (a0, a1, a2)
+    if before == 0:
+        _tiles(re, im, places, numbers, (), after)
+    elif a0 == 0 and a1 == 0 and a2 == 0:
+        _tiles(re, im, places, numbers, (b0, b1, b2), ())
+    elif before == 1:
+        _tiles(re, im, places, numbers, (b0,), after)
+    elif before == 2:
+        _tiles(re, im, places, numbers, (b0, b1), after)
+    else:
+        _tiles(re, im, places, numbers, (b0, b1, b2), after)
+
+
+@njit(**_options)
+def _tiles(re, im, places, numbers, before, after):
+    """The same; as many of their first bits as there are slopes, before and after they are multiplied."""
+    start, tables, rows_at, vectors_at, vectors = places
+    room, at, width, c, s = numbers
+    for k in range(c.shape[0]):
+        base = start + tables[rows_at + k]
+        multiply_and_turn_tiles(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], before, after)
 
 
 @njit(**_options)
