@@ -27,6 +27,8 @@ from qsimenv.statevec.planning.plan import Op
 
 SMALLEST_SCALE = 2.0**-30
 """A scale of one sweep below this is multiplied in."""
+_SMALL_SCALE = 2.0**-10
+"""One below this is multiplied in by phases, for which that is no more work."""
 
 
 class Quadratic:
@@ -100,11 +102,11 @@ class Quadratic:
         mine = 2 * len(self._partners.get(bit, ()))  # each pair is kept twice
         return len(self.linear) == (bit in self.linear) and sum(map(len, self._partners.values())) == mine
 
-    def a_term(self) -> tuple[int, ...]:
-        """The bits of one of its terms, whichever comes first."""
-        for bit in self.linear:
-            return (bit,)
-        return next(((bit, other) for bit, partners in self._partners.items() for other in partners), ())
+    def shared_bits(self) -> list[int]:
+        """The bits that every term has."""
+        pairs = ((bit, other) for bit, partners in self._partners.items() for other in partners)
+        one_term = next(((bit,) for bit in self.linear), None) or next(pairs, ())
+        return [bit for bit in one_term if self.is_about(bit)]
 
     def partners(self, bit: int) -> Mapping[int, float]:
         """The angles that the bit has with others."""
@@ -159,7 +161,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Phases:
+    """``exp(i q(x))``, and times ``factor``; this is 1 where all terms of q share a bit."""
+
     form: Quadratic
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -299,7 +304,6 @@ class Compiler:
         self.scale *= factor
         self._held_factor *= factor
         if abs(self.scale) < SMALLEST_SCALE:
-            self._emit()
             self._passes.append(Factor(abs(self.scale)))
             self.scale /= abs(self.scale)
 
@@ -378,7 +382,10 @@ class Compiler:
     def _emit_phases(self, form: Quadratic) -> None:
         self.scale *= cmath.exp(1j * form.constant)
         if form:
-            self._passes.append(Phases(form))
+            size = abs(self.scale)
+            factor = size if size < _SMALL_SCALE and not form.shared_bits() else 1.0
+            self.scale /= factor
+            self._passes.append(Phases(form, factor))
 
 
 def spread_first(passes: Sequence[Pass], unset: int) -> list[Pass]:

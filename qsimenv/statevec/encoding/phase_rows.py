@@ -36,6 +36,7 @@ class PhaseRows(NamedTuple):
 def phase_rows(
     linear: Mapping[int, float],
     product: Mapping[tuple[int, int], float],
+    factor: float,
     position: Mapping[int, int],
     lane_bits: int,
     has_gaps: bool,
@@ -43,7 +44,8 @@ def phase_rows(
     needed: int = 0,
     count: int = 0,
 ) -> PhaseRows:
-    """Lay out the form with these angles for bits and pairs of bits; ``position`` has those of the block.
+    """Lay out the form with these angles for bits and pairs of bits, and a factor that all numbers have; ``position``
+    has the bits of the block.
 
     Unless all terms share a bit, each row has first, after its lanes, ``count`` of the positions ``wanted``, which are
     above the lanes: the first ``needed`` ones, then others.
@@ -74,4 +76,6 @@ def phase_rows(
         len(position), lane_bits, ROW_BITS, has_gaps, np.array(wanted, dtype=np.int64), needed, count,
     )  # fmt: skip
     tile_bits, inner_bits, outer_bits, base, tables, coefficients, first = laid
+    if factor != 1:
+        coefficients[-(2 << (inner_bits + outer_bits)) :] *= factor  # those of each row's own
     return PhaseRows(tile_bits, inner_bits, outer_bits, base, len(outside), tables, coefficients, first.tolist())

@@ -226,7 +226,7 @@ class Writer:
         then = self._to_turn(first, following) if self._can_turn(phases) else {}
         wanted = [*first, *(then.keys() - first.keys())]
         laid = phase_rows(
-            form.linear, form.product, self._position, self._lane_bits, self._form.has_gaps,
+            form.linear, form.product, phases.factor, self._position, self._lane_bits, self._form.has_gaps,
             wanted, len(first), TURNED_WITH_PHASES if wanted else 0,
         )  # fmt: skip
         row[NUM_ENTRIES], row[TILE_BITS], row[BASE] = laid.num_outside, laid.tile_bits, laid.base
@@ -242,9 +242,9 @@ class Writer:
 
     def _can_turn(self, phases: Phases) -> bool:
         """Whether the row of some phases can turn bits of its own: not where all terms have one in common."""
-        bits = phases.form.a_term() if self._form.turns_in_phases else ()
-        shared = any(self._position.get(bit, -1) >= self._lane_bits and phases.form.is_about(bit) for bit in bits)
-        return self._form.turns_in_phases and not shared
+        if not self._form.turns_in_phases:
+            return False
+        return all(self._position.get(bit, -1) < self._lane_bits for bit in phases.form.shared_bits())
 
     def _to_turn(self, first: Collection[int], following: Sequence[Pass]) -> dict[int, float]:
         """Slopes by position, some of which phases turn in their pass; none where that would spare no pass.
