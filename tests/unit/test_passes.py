@@ -195,6 +195,21 @@ def test_bits_that_are_turned_one_by_one_share_a_pass(precision: Precision, bloc
     assert rotations[0] < rotations[1]
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_phases_multiply_in_what_rotations_leave_to_the_scale(precision: Precision) -> None:
+    """Many layers shrink it by more than 2**-30 over and over; only without phases does that take rows of its own."""
+    random = np.random.default_rng(9)
+    for with_phases in (True, False):
+        circuit = list[Gate]()
+        for _ in range(40):
+            circuit += [gate("ry", q, params=[float(random.uniform(0.2, 1.4))]) for q in range(BITS)]
+            circuit += [gate("cz" if with_phases else "cx", q, q + 1) for q in range(BITS - 1)]
+        sweeps = check(circuit, precision)
+        numbers = len(rows(sweeps, columns.PHASE))
+        assert (numbers == 0) if with_phases else (0 < numbers < 12)
+        assert len(rows(sweeps, columns.QUADRATIC)) == 40 * with_phases
+
+
 # --- what is done before the state has grown ---
 
 
@@ -342,6 +357,32 @@ def test_lines_that_change_places_behind_rotations_of_zeros_are_made_there(preci
         firsts = [[int(row[columns.KIND]) for row in sweep.ops[:2]] for sweep in encoded[0]]
         seen += firsts.count([columns.SPREAD, columns.ARRANGE])
     assert seen
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("block_bits", [BITS - 2, BITS - 1, BITS])
+def test_rotations_load_lines_that_have_changed_places(block_bits: int, precision: Precision) -> None:
+    """Behind phases that cannot follow a network: all numbers of bits, with and without lanes, under bits outside of
+    the block, with X."""
+    low, seen, lanes = 4, set(), set()
+    for seed in range(32):
+        random, count = np.random.default_rng(seed), 1 + seed % 6
+        turned = [int(q) for q in random.choice(np.arange(low, BITS - 1), count, replace=False)]
+        turned += [int(random.integers(3))] if seed % 3 == 0 else []
+        layer = [gate("ry", q, params=[float(random.uniform(0.2, 1))]) for q in turned]
+        chain = random.permutation(np.arange(low, BITS - 1))[:5].tolist()
+        terms = [gate("cp", int(a), int(b), params=[0.7]) for a in chain[:-1] for b in chain if a < b]
+        network = [gate("cx", int(a), int(b)) for a, b in zip(chain[1:], chain, strict=False)]
+        network += [gate("cx", BITS - 1, int(chain[-1])), gate("x", int(chain[0]))]
+        sweeps = check([*start(), *layer, *terms, *network, *layer, *terms, *network, *layer], precision, block_bits)
+        for sweep in sweeps:
+            for row, after in zip(sweep.ops, [*sweep.ops[1:], sweep.ops[-1]], strict=True):
+                if row[columns.KIND] == columns.ROTATE and row[columns.RANK] and row[columns.GATHERS]:
+                    seen.add((int(row[columns.NUM_TARGETS]), bool(row[columns.NUM_ENTRIES])))
+                    lanes.add(bool(after[columns.KIND] == columns.ROTATE and after[columns.HAS_LANES]))
+    assert {count for count, _ in seen} == {1, 2, 3, 4}
+    assert (block_bits < BITS) in {outside for _, outside in seen}
+    assert lanes == {False, True}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -18,6 +18,7 @@ from qsimenv.statevec.planning.plan import Plan
 from qsimenv.statevec.planning.planner import make_plan, plan_from_zero
 from qsimenv.statevec.planning.steps import mixed_qubits
 from qsimenv.statevec.state import State
+from qsimenv.task import Precision
 from tests.oracle import dense
 
 SWEEPS = {"ghz": 1.1, "qft": 1.1, "hea": 1.2, "tfim": 1.2, "qaoa": 2.2, "qv": 4.5}
@@ -98,6 +99,39 @@ def test_sweeps_are_over_little_as_long_as_they_can_be(name: str, most: float) -
     can would be over half of the state."""
     plan = plan_from_zero(gates_of(circuits.FAMILIES[name](28)), 28, 28, 17)
     assert sum(parts_of_the_state(plan)) <= most
+
+
+def ladder(n: int, layers: int, *, from_the_last: bool) -> list[Gate]:
+    """Layers of RY and RZ, and after each a chain of CX, the first one on the first two qubits, or on the last two."""
+    gates = list[Gate]()
+    for _ in range(layers):
+        gates += [gate(name, q, params=[0.3 + 0.1 * q]) for q in range(n) for name in ("ry", "rz")]
+        pairs = range(n - 1)
+        gates += [gate("cx", q, q + 1) for q in (reversed(pairs) if from_the_last else pairs)]
+    return gates
+
+
+@pytest.mark.parametrize("layers", [3, 12])
+def test_a_chain_may_begin_at_either_end(layers: int) -> None:
+    """The rotations before it come in the order of the qubits; a chain from the last one on is not worse for it."""
+    plans = [plan_from_zero(ladder(24, layers, from_the_last=end), 24, 24, 17) for end in (False, True)]
+    first, last = (sum(parts_of_the_state(plan)) for plan in plans)
+    assert last <= first * 1.1 <= 1.4
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_a_chain_from_the_last_qubit_on_is_one_permutation_a_layer(precision: Precision) -> None:
+    """Its phases are not torn apart, lines change places as rotations load them, and no lanes change in the last sweep,
+    which is over the whole state."""
+    layers = 4
+    sweeps = encode(plan_from_zero(ladder(24, layers, from_the_last=True), 24, 24, 17), (), precision, from_zero=True)
+    for sweep in sweeps[0]:
+        kinds = [int(row[form.KIND]) for row in sweep.ops]
+        assert kinds.count(form.QUADRATIC) <= layers
+        assert kinds.count(form.PERMUTE) <= layers
+    last = sweeps[0][-1].ops
+    assert sum(row[form.KIND] == form.ROTATE and bool(row[form.GATHERS]) for row in last) >= layers - 2
+    assert sum(row[form.KIND] == form.PERMUTE for row in last) <= 2
 
 
 @pytest.mark.parametrize("name", ["ghz", "qft", "hea", "tfim", "qaoa"])

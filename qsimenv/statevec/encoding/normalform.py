@@ -31,6 +31,10 @@ _SMALL_SCALE = 2.0**-10
 """One below this is multiplied in by phases, for which that is no more work."""
 
 
+ControlledFlip = tuple[int, int, int]
+"""The bit that is flipped, and where: the bit that controls it, and the value that this must have."""
+
+
 class Quadratic:
     """``constant + sum_a linear[a] x_a + sum_{a<b} product[a, b] x_a x_b`` radians, over bits of the stored index."""
 
@@ -122,6 +126,22 @@ class Quadratic:
         """Whether ``x_target -> x_target xor x_control`` leaves it quadratic."""
         return self._partners.get(target, {}).keys() <= {control}
 
+    def stays_quadratic(self, flips: Iterable[ControlledFlip]) -> bool:
+        """Whether it is that still after some controlled flips, one after the other. Looks at which terms there are."""
+        linear = sum(1 << bit for bit in self.linear)
+        partners = {bit: sum(1 << other for other in others) for bit, others in self._partners.items()}
+        for target, control, value in flips:
+            mine = partners.get(target, 0)
+            if mine & ~(1 << control):
+                return False
+            if mine or linear >> target & 1:
+                linear |= 1 << control
+                partners[target] = 1 << control
+                partners[control] = partners.get(control, 0) | 1 << target
+            if not value:
+                linear |= partners.get(target, 0)
+        return True
+
     def add_control(self, target: int, control: int) -> None:
         """Put ``x_target xor x_control`` for the target: ``t + c - 2 t c``, and ``t c -> c - t c``."""
         shared = self._pop_partners(target).get(control, 0.0)
@@ -211,30 +231,36 @@ class Compiler:
         self._slopes: dict[int, float] = {}
         self._phases = Quadratic()
         self._waiting = Waiting()
+        self._network: list[ControlledFlip] = []
+        """Those that came last, one after the other, and are not taken yet."""
         self._held_factor = 1.0
         """What the rotations that are held back have put in the scale already."""
 
     def take(self, op: Op, piece: Piece) -> None:
         """The next op, and what it is."""
+        if isinstance(piece, Flip):
+            control = op.control_mask.bit_length() - 1
+            self._network.append((op.bits[0], control, op.control_value >> control & 1))
+            return
+        self._take_network()
         match piece:
             case Turn():
                 self._turn(op.bits[0], piece)
             case Phase():
                 self._phase(op, piece)
-            case Flip():
-                control = op.control_mask.bit_length() - 1
-                self._controlled_flip(op.bits[0], control, op.control_value >> control & 1)
             case Dense(matrix=matrix):
                 self._plain(op, matrix)
 
     def finish_sweep(self) -> list[Pass]:
         """The passes since the last sweep; permutation and rotations are emitted, phases are held back."""
+        self._take_network()
         self._emit_moves()
         passes, self._passes = self._passes, []
         return passes
 
     def finish(self) -> list[Pass]:
         """As above, with the phases."""
+        self._take_network()
         self._emit()
         self._emit_readings(self._waiting.take_signs())
         return self.finish_sweep()
@@ -245,6 +271,7 @@ class Compiler:
         A string of Z is held back like a phase, and one that flips one bit like a rotation: it needs no pass to be
         emitted before its time. Any other string does.
         """
+        self._take_network()
         for each in readings:
             if not each.x_mask:
                 self._waiting.signs.append(each)
@@ -336,6 +363,15 @@ class Compiler:
             assert moved is not None  # noqa: S101 - nothing had to stay
         self._waiting.turn(bit, moved.linear.get(bit, 0.0))
         self._before.add_form(moved)
+
+    def _take_network(self) -> None:
+        """The controlled flips that came last. Phases that cannot follow all of them are not torn apart from the
+        rotations before: a network in one piece is one permutation."""
+        flips, self._network = self._network, []
+        if flips and not self._phases.stays_quadratic(flips):
+            self._emit()
+        for target, control, value in flips:
+            self._controlled_flip(target, control, value)
 
     def _controlled_flip(self, target: int, control: int, value: int) -> None:
         if value and self._unset >> control & 1:

@@ -38,6 +38,8 @@ from qsimenv.task import Precision
     TURNED_BEFORE,
     NUM_TURNS,
 ) = range(18)
+GATHERS = NEAR_BITS
+"""Of rotations."""
 TARGETS = 18
 FIXED = TARGETS + gates.MAX_UNITARY_TARGETS
 """First column of the sorted block positions that a pass holds fixed: its targets and its controls inside the block."""
@@ -80,8 +82,9 @@ lines before all others."""
 #              Where HAS_LANES is 0, which is only so in the last row, it is left to the sweep's stores: after the outer
 #              terms come the lines from which the lines of RANK single bits come.
 #   ROTATE     coefficients from OFFSET: four slopes of the targets, four of the lanes. Where RANK is not 0 the lines
-#              change places on the way. tables from TABLE: where number 0 goes; (mask, column) of each of NUM_ENTRIES
-#              outer terms; where the lines of RANK single bits go.
+#              change places on the way: as they are stored, or where GATHERS is 1 as they are loaded. tables from
+#              TABLE: where number 0 goes (comes from); (mask, column) of each of NUM_ENTRIES outer terms; where the
+#              lines of RANK single bits go (come from).
 #   BUTTERFLIES  tables from TABLE: (mask, number of the target) of each of NUM_ENTRIES terms with bits outside the
 #              block; places of the 2**TILE_BITS vectors of a row, and of the 2**INNER_BITS rows. coefficients from
 #              OFFSET: the angles of the terms; for each target its slope, cos and sin of what it has with each target

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, reduce
 from operator import or_, xor
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from qsimenv.statevec.encoding.rows import (
     CONTROL_VALUE,
     FIXED,
     FLIP,
+    GATHERS,
     GENERAL,
     HAS_LANES,
     INNER_BITS,
@@ -85,6 +87,7 @@ class Writer:
 
     def write(self, passes: Sequence[Pass], scale: complex) -> EncodedSweep:
         turned, waiting, number = set[int](), dict[int, float](), 0
+        loads: _Lines | None = None
         while number < len(passes):
             together = self._butterflies(passes[number:])
             if together:
@@ -96,15 +99,16 @@ class Writer:
                     self._plain(op, matrix)
                 case Rotations(slopes=slopes):
                     left, turned = [pair for pair in slopes if pair[0] not in turned], set()
-                    if left and not self._turns_as_well(left):
-                        waiting = self._waiting(left, passes[number : number + 2])
-                        self._rotations([pair for pair in left if pair[0] not in waiting])
+                    if left and (loads or not self._turns_as_well(left)):
+                        waiting = self._waiting(left, passes[number : number + 2], int(loads is not None))
+                        self._rotations([pair for pair in left if pair[0] not in waiting], loads)
+                    loads = None
                 case Spread(slopes=slopes):
                     self._spread(dict(slopes))
                 case Phases():
                     turned, waiting = self._phases(each, waiting, passes[number : number + 2]), {}
                 case Affine():
-                    self._affine(each, is_last=number == len(passes))
+                    loads = self._affine(each, passes[number : number + 1])
                 case Factor(value=value):
                     self._controlled_row(PHASE, [], 0, 0)
                     self._add_coefficients([value, 0.0])
@@ -189,23 +193,29 @@ class Writer:
 
     # --- passes of the normal form ---
 
-    def _rotations(self, slopes: Sequence[tuple[int, float]]) -> None:
+    def _rotations(self, slopes: Sequence[tuple[int, float]], loads: _Lines | None) -> None:
         """As few rows as the form allows, as even as can be, the lanes with the first: a pass has to read and write the
-        block, for which it can turn two or three bits; those above that cost as much as in a row of their own."""
-        lanes, pairs = [0.0] * _ROOM_FOR_SLOPES, list[tuple[int, float]]()
+        block, for which it can turn two or three bits; those above that cost as much as in a row of their own.
+
+        ``loads``: as the first row, which then has no lanes, loads lines, these change places.
+        """
+        pairs, has_lanes = self._pairs(slopes)
+        lanes = [0.0] * _ROOM_FOR_SLOPES
         for bit, slope in slopes:
-            position = self._position[bit]
-            if position < self._lane_bits:
-                lanes[position] = slope
-            else:
-                pairs.append((position, slope))
-        has_lanes = any(lanes)
-        count = self._num_rows(len(pairs), has_lanes)
-        groups = [pairs[len(pairs) * k // count : len(pairs) * (k + 1) // count] for k in range(count)]
-        for number, group in enumerate(groups):
+            if self._position[bit] not in pairs:
+                lanes[self._position[bit]] = slope
+        count, ordered = self._num_rows(len(pairs), has_lanes), list(pairs.items())
+        if loads:
+            count = max(count, 1 + has_lanes)
+        groups = [ordered[len(pairs) * k // count : len(pairs) * (k + 1) // count] for k in range(count)]
+        for number, group in enumerate(groups[::-1] if loads else groups):  # the last one has most
             targets = [position for position, _ in group]
-            self._row(ROTATE, targets, targets)[HAS_LANES] = int(number == 0 and has_lanes)
+            row = self._row(ROTATE, targets, targets)
+            row[HAS_LANES] = int(has_lanes and number == bool(loads))
             self._add_coefficients([*(slope for _, slope in group), *[0.0] * (_ROOM_FOR_SLOPES - len(group)), *lanes])
+            if loads and number == 0:
+                self._lines(row, loads)
+                row[GATHERS] = 1
 
     def _spread(self, slopes: Mapping[int, float]) -> None:
         self._row(SPREAD, [], [])
@@ -259,11 +269,11 @@ class Writer:
         left, all_left = (self._left(count, has_lanes, following[1:]) for count in (len(pairs) - turned, len(pairs)))
         return pairs if left < all_left else {}
 
-    def _waiting(self, slopes: Sequence[tuple[int, float]], following: Sequence[Pass]) -> dict[int, float]:
-        """The rotations that the phases that follow turn in their pass, where that spares one; best those of bits that
-        are turned again after it."""
+    def _waiting(self, slopes: Sequence[tuple[int, float]], following: Sequence[Pass], least: int) -> dict[int, float]:
+        """The rotations that the phases that follow turn in their pass, where that spares one, but for ``least`` rows;
+        best those of bits that are turned again after it."""
         pairs, has_lanes = self._pairs(slopes)
-        _, count = self._left(len(pairs), has_lanes, following)
+        _, count = self._left(len(pairs), has_lanes, following, least)
         match following:
             case [Phases(), Rotations(slopes=others)]:
                 again = self._pairs(others)[0]
@@ -278,10 +288,11 @@ class Writer:
         pairs = {position: slope for position, slope in placed.items() if position >= self._lane_bits}
         return pairs, len(pairs) < len(placed)
 
-    def _left(self, num_pairs: int, has_lanes: bool, following: Sequence[Pass]) -> tuple[int, int]:
+    def _left(self, num_pairs: int, has_lanes: bool, following: Sequence[Pass], least: int = 0) -> tuple[int, int]:
         """How many rows of rotations so many bits need, and how many bits are left to phases that follow."""
         can_wait = bool(following) and isinstance(following[0], Phases) and self._can_turn(following[0])
         rows = self._num_rows(max(num_pairs - TURNED_WITH_PHASES, 0) if can_wait else num_pairs, has_lanes)
+        rows = max(rows, least)
         return rows, max(num_pairs - self._form.pair_bits * rows, 0)
 
     def _num_rows(self, num_pairs: int, has_lanes: bool) -> int:
@@ -327,27 +338,31 @@ class Writer:
         gaps = 1 << position >> (self._lane_bits + 6) << self._lane_bits if self._form.has_gaps else 0
         return (1 << position) + gaps
 
-    def _affine(self, affine: Affine, is_last: bool) -> None:
-        """A row; or where whole lines change places, what the loads of the sweep do, rotations before it or its
-        stores."""
+    def _affine(self, affine: Affine, following: Sequence[Pass]) -> _Lines | None:
+        """A row; or where whole lines change places, what the loads of the sweep do, rotations before it or its stores,
+        or rotations that follow, to which it is returned then."""
         masks, outside = self._inside_and_out(affine)
         flipped = [self._position[bit] for bit in self._block if affine.flips >> bit & 1]
         by_lines = self._form.moves_on_the_way and self._keeps_lanes(masks, [*flipped, *(k for _, k in outside)])
         has_lines = self._low_bits >= self._lane_bits
-        if by_lines and not (is_last and has_lines):
-            row = self._mover(has_lines)
-            if row:
-                row[TABLE] = self._num_tables
-                self._shifts(row, sum(1 << k for k in flipped), [(mask, 1 << k) for mask, k in outside])
-                self._lines(row, transposed(masks))
-                return
-        columns, row = inverse_columns(masks), self._row(PERMUTE, [], [])
+        by_stores = by_lines and has_lines and not following
+        row = self._mover(has_lines) if by_lines and not by_stores else []
+        if row:
+            goes = _Lines(sum(1 << k for k in flipped), [(mask, 1 << k) for mask, k in outside], transposed(masks))
+            self._lines(row, goes)
+            return None
+        columns = inverse_columns(masks)
         shift = reduce(xor, (columns[k] for k in flipped), 0)
-        self._shifts(row, shift, [(mask, columns[k]) for mask, k in outside])
-        if by_lines and is_last and has_lines:
-            self._lines(row, columns)
+        comes = _Lines(shift, [(mask, columns[k]) for mask, k in outside], columns)
+        if by_lines and following and isinstance(following[0], Rotations) and self._pairs(following[0].slopes)[0]:
+            return comes
+        row = self._row(PERMUTE, [], [])
+        if by_stores:
+            self._lines(row, comes)
         else:
+            self._shifts(row, comes)
             self._numbers(row, columns)
+        return None
 
     def _mover(self, has_lines: bool) -> list[int]:
         """The row that takes lines elsewhere on the way, if there is one: a new one where nothing is done before."""
@@ -374,14 +389,15 @@ class Writer:
         stays = all(mask == 1 << k for k, mask in enumerate(lanes)) and all(k >= self._lane_bits for k in moved)
         return stays and not any(mask & (1 << self._lane_bits) - 1 for mask in above)
 
-    def _shifts(self, row: list[int], shift: int, outside: Sequence[tuple[int, int]]) -> None:
-        row[NUM_ENTRIES] = len(outside)
-        self._add_table([shift, *(number for entry in outside for number in entry)])
+    def _shifts(self, row: list[int], numbers: _Lines) -> None:
+        row[TABLE], row[NUM_ENTRIES] = self._num_tables, len(numbers.outside)
+        self._add_table([numbers.shift, *(number for entry in numbers.outside for number in entry)])
 
-    def _lines(self, row: list[int], columns: Sequence[int]) -> None:
+    def _lines(self, row: list[int], lines: _Lines) -> None:
         """Tables of whole lines that change places."""
-        row[RANK] = len(columns) - self._lane_bits
-        self._add_table([column >> self._lane_bits for column in columns[self._lane_bits :]])
+        self._shifts(row, lines)
+        row[RANK] = len(lines.columns) - self._lane_bits
+        self._add_table([column >> self._lane_bits for column in lines.columns[self._lane_bits :]])
 
     def _numbers(self, row: list[int], columns: Sequence[int]) -> None:
         """Tables of numbers that change places."""
@@ -393,6 +409,15 @@ class Writer:
         self._add_table([1 + sum(len(table) for table in by_lines)])
         for table in (*by_lines, xor_table(columns[:8]), xor_table(columns[8:])):
             self._add_table(table)
+
+
+class _Lines(NamedTuple):
+    """Numbers that change places: where number 0 goes or comes from, what a mask of bits outside the block adds to that
+    if it picks an odd number of them, and where the numbers of single bits go or come from."""
+
+    shift: int
+    outside: list[tuple[int, int]]
+    columns: list[int]
 
 
 def _can_move_lines(row: Sequence[int]) -> bool:

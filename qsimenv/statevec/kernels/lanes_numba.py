@@ -87,24 +87,34 @@ def rotation(pair_bits: int, with_lanes: bool) -> Callable[..., Any]:
     return turn  # type: ignore[no-any-return]
 
 
-def rotation_elsewhere(pair_bits: int) -> Callable[..., Any]:
-    """An intrinsic ``turn(plane, start, distances, slopes, target, line, steps)``: the same without lanes, to lines of
-    another plane: ``line``, and for each bit of a vector's number exclusively-or-ed with its item of ``steps``.
+def rotation_by_lines(gathers: bool) -> Callable[..., Any]:
+    """An intrinsic ``turn(tiles, start, distances, slopes, plane, line, steps)``: the same, without lanes, from a plane
+    into another, in which lines change places. As many bits are turned as there are slopes.
+
+    The one with tiles, the target if it ``gathers`` and the source if not, has the tile at ``start``. The other has its
+    vectors at ``line``, for each bit of a vector's number exclusively-or-ed with its item of ``steps``.
     """
 
     @intrinsic  # type: ignore[untyped-decorator]
     def turn(
-        typing: Any, plane: Any, start: Any, distances: Any, slopes: Any, target: Any, line: Any, steps: Any
+        typing: Any, tiles: Any, start: Any, distances: Any, slopes: Any, plane: Any, line: Any, steps: Any
     ) -> Any:
-        signature = types.void(plane, start, distances, slopes, target, line, steps)
+        signature = types.void(tiles, start, distances, slopes, plane, line, steps)
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-            plane, start, distances, slopes, target, line, steps = arguments
-            kind, tile, _ = _load(context, builder, signature.args[0], plane, start, distances, pair_bits)
-            data = data_of(context, builder, signature.args[4], target)
-            lines = _cosets(builder, line, [builder.extract_value(steps, bit) for bit in range(pair_bits)])
-            for to, x in zip(lines, _turn_all(builder, kind, tile, slopes), strict=True):
-                store_at(builder, x, data, line_place(builder, kind, to))
+            start, distances, slopes, line, steps = (arguments[k] for k in (1, 2, 3, 5, 6))
+            kind, bits = kind_of(signature.args[0]), range(len(signature.args[3]))
+            data = [data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 4)]
+            in_tile = [start]
+            for bit in bits:
+                distance = builder.extract_value(distances, bit)
+                in_tile += [builder.add(place, distance) for place in in_tile]
+            lines = _cosets(builder, line, [builder.extract_value(steps, bit) for bit in bits])
+            places = [in_tile, [line_place(builder, kind, each) for each in lines]]
+            source, target = (1, 0) if gathers else (0, 1)
+            tile = [load_at(builder, kind, data[source], place) for place in places[source]]
+            for place, x in zip(places[target], _turn_all(builder, kind, tile, slopes), strict=True):
+                store_at(builder, x, data[target], place)
             return context.get_dummy_value()
 
         return signature, generate

@@ -14,6 +14,7 @@ import numpy as np
 from qsimenv.statevec.encoding.rows import (
     BASE,
     FIXED,
+    GATHERS,
     HAS_LANES,
     INNER_BITS,
     NEAR_BITS,
@@ -39,7 +40,7 @@ from qsimenv.statevec.kernels.lanes_numba import (
     multiply_tables,
     permutation,
     rotation,
-    rotation_elsewhere,
+    rotation_by_lines,
 )
 from qsimenv.statevec.kernels.llvm_numba import trailing_zeros
 
@@ -47,7 +48,7 @@ _options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz
 
 _lanes_only, _lanes_1, _lanes_2, _lanes_3, _lanes_4 = (rotation(k, with_lanes=True) for k in range(5))
 _pairs_1, _pairs_2, _pairs_3, _pairs_4 = (rotation(k, with_lanes=False) for k in range(1, 5))
-_to_lines_1, _to_lines_2, _to_lines_3, _to_lines_4 = (rotation_elsewhere(k) for k in range(1, 5))
+_turn_to_lines, _turn_from_lines = rotation_by_lines(gathers=False), rotation_by_lines(gathers=True)
 
 
 _dense_pairs = dense((), 2)
@@ -130,10 +131,11 @@ def rotate(plane, bits, ops, row, coefficients):
 
 
 @njit(**_options)
-def rotate_to_lines(source, target, bits, ops, row, coefficients, tables, shift):
+def rotate_by_lines(source, target, bits, ops, row, coefficients, tables, shift):
     """Turn up to four bits above the lanes in one pass from a plane into another, in which the lines change places.
 
-    ``shift``: where number 0 goes.
+    They do so as they are stored, and ``shift`` is where number 0 goes; or as they are loaded, and it is where that
+    comes from. ``rows`` has the tables' layout.
     """
     lane_bits, item = 4 if source.itemsize == 4 else 3, source.itemsize
     count, at, first = ops[row, NUM_TARGETS], ops[row, OFFSET], ops[row, TARGETS]
@@ -154,25 +156,28 @@ def rotate_to_lines(source, target, bits, ops, row, coefficients, tables, shift)
     steps, line = counting_steps(lines[is_other]), shift >> lane_bits
     tiles = 1 << (bits - count - lane_bits)
     if count == 1:
-        for tile in range(tiles):
-            start = _tile_start(tile << lane_bits, ops, row, 1, item)
-            _to_lines_1(source, start, (d0,), (s0,), target, line, (t0,))
-            line ^= steps[trailing_zeros(tile + 1)]
+        _turn_by_lines(source, target, tiles, ops, row, (d0,), (s0,), line, (t0,), steps)
     elif count == 2:
-        for tile in range(tiles):
-            start = _tile_start(tile << lane_bits, ops, row, 2, item)
-            _to_lines_2(source, start, (d0, d1), (s0, s1), target, line, (t0, t1))
-            line ^= steps[trailing_zeros(tile + 1)]
+        _turn_by_lines(source, target, tiles, ops, row, (d0, d1), (s0, s1), line, (t0, t1), steps)
     elif count == 3:
-        for tile in range(tiles):
-            start = _tile_start(tile << lane_bits, ops, row, 3, item)
-            _to_lines_3(source, start, (d0, d1, d2), (s0, s1, s2), target, line, (t0, t1, t2))
-            line ^= steps[trailing_zeros(tile + 1)]
+        _turn_by_lines(source, target, tiles, ops, row, (d0, d1, d2), (s0, s1, s2), line, (t0, t1, t2), steps)
     else:
-        for tile in range(tiles):
-            start = _tile_start(tile << lane_bits, ops, row, 4, item)
-            _to_lines_4(source, start, (d0, d1, d2, d3), (s0, s1, s2, s3), target, line, (t0, t1, t2, t3))
-            line ^= steps[trailing_zeros(tile + 1)]
+        _turn_by_lines(
+            source, target, tiles, ops, row, (d0, d1, d2, d3), (s0, s1, s2, s3), line, (t0, t1, t2, t3), steps
+        )
+
+
+@njit(**_options)
+def _turn_by_lines(source, target, tiles, ops, row, distances, slopes, line, partners, steps):
+    """All tiles; ``partners`` are the lines of the targets, ``steps`` lead from a tile's line to the next one's."""
+    lane_bits, gathers = 4 if source.itemsize == 4 else 3, ops[row, GATHERS]
+    for tile in range(tiles):
+        start = _tile_start(tile << lane_bits, ops, row, len(distances), source.itemsize)
+        if gathers:
+            _turn_from_lines(target, start, distances, slopes, source, line, partners)
+        else:
+            _turn_to_lines(source, start, distances, slopes, target, line, partners)
+        line ^= steps[trailing_zeros(tile + 1)]
 
 
 @njit(**_options)

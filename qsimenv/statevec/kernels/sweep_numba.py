@@ -54,7 +54,7 @@ from qsimenv.statevec.kernels.passes_numba import (
     permute,
     place,
     rotate,
-    rotate_to_lines,
+    rotate_by_lines,
     shift_of,
     table_room,
     turn_in_a_row,
@@ -90,8 +90,8 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums):
         kind = ops[row, KIND]
         if kind == ROTATE and ops[row, RANK]:
             shift = shift_of(ops, row, tables, index)
-            rotate_to_lines(x, z, bits, ops, row, coefficients, tables, shift)
-            rotate_to_lines(y, x, bits, ops, row, coefficients, tables, shift)
+            rotate_by_lines(x, z, bits, ops, row, coefficients, tables, shift)
+            rotate_by_lines(y, x, bits, ops, row, coefficients, tables, shift)
             x, y, z = z, x, y
         elif kind == ROTATE:
             rotate(x, bits, ops, row, coefficients)

@@ -183,6 +183,38 @@ def _few_fresh(
 
 
 @njit(**_options)
+def _best_window(
+    mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh, most_fresh,
+    fewest,
+):  # fmt: skip
+    """The next set, or wires that follow one another if the row is better with them.
+
+    A chain of gates may begin at the last wire, and a layer of rotations before it at the first.
+    """
+    room, taken = np.empty(count, np.int32), np.empty(count, np.int32)
+    best, _ = _score(
+        mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh,
+        most_fresh, room, taken,
+    )  # fmt: skip
+    wires = [wire for wire in range(63) if (allowed & everything & ~base) >> wire & 1]
+    width = size - _size(base)
+    if best < fewest * _SET or width <= 0:
+        return chosen
+    for first in range(len(wires) - width + 1):
+        other = base
+        for wire in wires[first : first + width]:
+            other |= np.int64(1) << wire
+        if _size(other & fresh) <= most_fresh:
+            score, _ = _score(
+                mixed, used, todo, count, other, before, allowed, base, size, everything, count_moves, turned, fresh,
+                most_fresh, room, taken,
+            )  # fmt: skip
+            if score < best:
+                best, chosen = score, other
+    return chosen
+
+
+@njit(**_options)
 def _improve(
     mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh, most_fresh,
     visits, fewest,
@@ -249,6 +281,10 @@ def _cover(mixed, used, members, allowed, base, size, start, count_moves, visits
                 mixed, used, todo, near, base, allowed, size, everything, fresh, most_fresh, scratch, taken
             )
             fewest = 1 if grows and number == 0 else 2 if grows or count_moves else 3
+            chosen = _best_window(
+                mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, turned, fresh,
+                most_fresh, fewest,
+            )  # fmt: skip
             chosen = _improve(
                 mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, turned, fresh,
                 most_fresh, visits, fewest,

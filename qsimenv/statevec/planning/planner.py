@@ -156,7 +156,7 @@ class _Planner:
             parts = _joined(blocks.sets[::-1], self._num_local, 0)[::-1]
         stages = [slice(*edges) for edges in pairwise(accumulate(parts, initial=0))]
         sets = self._completed([reduce(or_, blocks.sets[stage], 0) for stage in stages], start)
-        first = start or self._first_layout(sets, low, blocks.sets[0] if blocks.sets else 0)
+        first = start or self._first_layout(sets, low, blocks.sets[0] if blocks.sets else 0, blocks.members[-1:])
         return _drafted(first, sets, lambda number, _: blocks.part(stages[number]))
 
     def _by_stages(self, start: Layout | None) -> _Draft:
@@ -173,7 +173,7 @@ class _Planner:
 
     def _with_blocks(self, stages: Cover, start: Layout | None) -> _Draft:
         sets = self._completed(stages.sets, start)
-        first = start or self._first_layout(sets, *self._low_for(sets, stages.members))
+        first = start or self._first_layout(sets, *self._low_for(sets, stages.members), stages.members[-1:])
 
         def blocks(number: int, layout: Layout) -> Cover:
             low, local = _mask(layout.qubits[: self._num_low]), _mask(layout.local_qubits)
@@ -222,14 +222,27 @@ class _Planner:
             before = wires
         return completed
 
-    def _first_layout(self, sets: Sequence[int], low: int, block: int) -> Layout:
-        """Lowest what each block has, then what suits the first one, highest in the rank what leaves it first."""
+    def _first_layout(self, sets: Sequence[int], low: int, block: int, last: Sequence[Members]) -> Layout:
+        """Lowest what each block has, then what suits the first one, highest in the rank what leaves it first.
+
+        Of what each block has, lowest, where the lanes are, is what the CX of the ``last`` steps use least: they are
+        over the whole state, and lines that change places cost less than their lanes.
+        """
         if not sets:
             return identity(self._num_qubits, self._num_local)
+        moved = [self._steps.used[members][self._steps.affine[members]] for members in last]
+        uses = {wire: sum(int((used >> wire & 1).sum()) for used in moved) for wire in _members(low)}
         leaves = [next((k for k, wires in enumerate(sets) if not wires >> w & 1), len(sets)) for w in self._wires()]
         order = sorted(
             self._wires(),
-            key=lambda w: (not sets[0] >> w & 1, not low >> w & 1, -leaves[w], not block >> w & 1, w),
+            key=lambda w: (
+                not sets[0] >> w & 1,
+                not low >> w & 1,
+                -leaves[w],
+                not block >> w & 1,
+                uses.get(w, 0),
+                w,
+            ),
         )
         bits = [0] * self._num_qubits
         for bit, wire in enumerate(order):
