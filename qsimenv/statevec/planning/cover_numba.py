@@ -281,10 +281,11 @@ def _cover(mixed, used, members, allowed, base, size, start, count_moves, visits
                 mixed, used, todo, near, base, allowed, size, everything, fresh, most_fresh, scratch, taken
             )
             fewest = 1 if grows and number == 0 else 2 if grows or count_moves else 3
-            chosen = _best_window(
-                mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, turned, fresh,
-                most_fresh, fewest,
-            )  # fmt: skip
+            if number == 0 or fresh:
+                chosen = _best_window(
+                    mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, turned,
+                    fresh, most_fresh, fewest,
+                )  # fmt: skip
             chosen = _improve(
                 mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, turned, fresh,
                 most_fresh, visits, fewest,
