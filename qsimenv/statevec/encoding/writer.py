@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, reduce
 from operator import or_, xor
 from typing import NamedTuple
@@ -58,6 +58,7 @@ from qsimenv.statevec.encoding.rows import (
     EncodedSweep,
     Form,
 )  # fmt: skip
+from qsimenv.statevec.encoding.sharing import Sharing
 from qsimenv.statevec.planning.plan import Op, Sweep
 
 _CHOOSING_BIT = 62
@@ -77,6 +78,7 @@ class Writer:
         self._position = {bit: k for k, bit in enumerate(self._block)}
         self._block_mask = sum(1 << bit for bit in self._block)
         self._lane_bits = form.lane_bits(real_type)
+        self._sharing = Sharing(form, self._position, self._lane_bits)
         self._low_bits = min(
             next((k for k, bit in enumerate(sweep.block) if bit != k), len(sweep.block)), MOST_RUN_BITS
         )
@@ -100,7 +102,7 @@ class Writer:
                 case Rotations(slopes=slopes):
                     left, turned = [pair for pair in slopes if pair[0] not in turned], set()
                     if left and (loads or not self._turns_as_well(left)):
-                        waiting = self._waiting(left, passes[number : number + 2], int(loads is not None))
+                        waiting = self._sharing.before(left, passes[number : number + 2], int(loads is not None))
                         self._rotations([pair for pair in left if pair[0] not in waiting], loads)
                     loads = None
                 case Spread(slopes=slopes):
@@ -199,12 +201,12 @@ class Writer:
 
         ``loads``: as the first row, which then has no lanes, loads lines, these change places.
         """
-        pairs, has_lanes = self._pairs(slopes)
+        pairs, has_lanes = self._sharing.pairs(slopes)
         lanes = [0.0] * _ROOM_FOR_SLOPES
         for bit, slope in slopes:
             if self._position[bit] not in pairs:
                 lanes[self._position[bit]] = slope
-        count, ordered = self._num_rows(len(pairs), has_lanes), list(pairs.items())
+        count, ordered = self._sharing.num_rows(len(pairs), has_lanes), list(pairs.items())
         if loads:
             count = max(count, 1 + has_lanes)
         groups = [ordered[len(pairs) * k // count : len(pairs) * (k + 1) // count] for k in range(count)]
@@ -233,7 +235,7 @@ class Writer:
         """
         form, row = phases.form, self._row(QUADRATIC, [], [])
         first = {self._position[bit]: slope for bit, slope in before.items()}
-        then = self._to_turn(first, following) if self._can_turn(phases) else {}
+        then = self._sharing.after(phases, first, following)
         wanted = [*first, *(then.keys() - first.keys())]
         laid = phase_rows(
             form.linear, form.product, phases.factor, self._position, self._lane_bits, self._form.has_gaps,
@@ -249,55 +251,6 @@ class Writer:
         self._add_coefficients(laid.coefficients)
         self._add_coefficients(slopes)
         return {self._block[position] for position in laid.first if position in then}
-
-    def _can_turn(self, phases: Phases) -> bool:
-        """Whether the row of some phases can turn bits of its own: not where all terms have one in common."""
-        if not self._form.turns_in_phases:
-            return False
-        return all(self._position.get(bit, -1) < self._lane_bits for bit in phases.form.shared_bits())
-
-    def _to_turn(self, first: Collection[int], following: Sequence[Pass]) -> dict[int, float]:
-        """Slopes by position, some of which phases turn in their pass; none where that would spare no pass.
-
-        ``first``: the positions that it turns before, which are the first ones of its tiles already.
-        """
-        if not following or not isinstance(following[0], Rotations):
-            return {}
-        pairs, has_lanes = self._pairs(following[0].slopes)
-        same = len(pairs.keys() & first)
-        turned = same + min(TURNED_WITH_PHASES - len(first), len(pairs) - same)
-        left, all_left = (self._left(count, has_lanes, following[1:]) for count in (len(pairs) - turned, len(pairs)))
-        return pairs if left < all_left else {}
-
-    def _waiting(self, slopes: Sequence[tuple[int, float]], following: Sequence[Pass], least: int) -> dict[int, float]:
-        """The rotations that the phases that follow turn in their pass, where that spares one, but for ``least`` rows;
-        best those of bits that are turned again after it."""
-        pairs, has_lanes = self._pairs(slopes)
-        _, count = self._left(len(pairs), has_lanes, following, least)
-        match following:
-            case [Phases(), Rotations(slopes=others)]:
-                again = self._pairs(others)[0]
-            case _:
-                again = {}
-        chosen = sorted(pairs, key=lambda position: (position not in again, position))[:count]
-        return {self._block[position]: pairs[position] for position in chosen}
-
-    def _pairs(self, slopes: Iterable[tuple[int, float]]) -> tuple[dict[int, float], bool]:
-        """Those of bits above the lanes, by position; and whether there are others."""
-        placed = {self._position[bit]: slope for bit, slope in slopes}
-        pairs = {position: slope for position, slope in placed.items() if position >= self._lane_bits}
-        return pairs, len(pairs) < len(placed)
-
-    def _left(self, num_pairs: int, has_lanes: bool, following: Sequence[Pass], least: int = 0) -> tuple[int, int]:
-        """How many rows of rotations so many bits need, and how many bits are left to phases that follow."""
-        can_wait = bool(following) and isinstance(following[0], Phases) and self._can_turn(following[0])
-        rows = self._num_rows(max(num_pairs - TURNED_WITH_PHASES, 0) if can_wait else num_pairs, has_lanes)
-        rows = max(rows, least)
-        return rows, max(num_pairs - self._form.pair_bits * rows, 0)
-
-    def _num_rows(self, num_pairs: int, has_lanes: bool) -> int:
-        """How many rows of rotations turn so many bits above the lanes, and the lanes."""
-        return max(-(-num_pairs // self._form.pair_bits), int(has_lanes))
 
     def _turns_as_well(self, slopes: Sequence[tuple[int, float]]) -> bool:
         """Whether the row before, phases that share the only bit to be turned, turns it in its pass from now on."""
@@ -354,7 +307,12 @@ class Writer:
         columns = inverse_columns(masks)
         shift = reduce(xor, (columns[k] for k in flipped), 0)
         comes = _Lines(shift, [(mask, columns[k]) for mask, k in outside], columns)
-        if by_lines and following and isinstance(following[0], Rotations) and self._pairs(following[0].slopes)[0]:
+        if (
+            by_lines
+            and following
+            and isinstance(following[0], Rotations)
+            and self._sharing.pairs(following[0].slopes)[0]
+        ):
             return comes
         row = self._row(PERMUTE, [], [])
         if by_stores:
