@@ -111,6 +111,13 @@ def ladder(n: int, layers: int, *, from_the_last: bool) -> list[Gate]:
     return gates
 
 
+@pytest.mark.parametrize(("name", "n", "most"), [("qaoa", 26, 1.4), ("qaoa", 28, 1.95), ("qv", 28, 4.7)])
+def test_the_wires_of_the_lowest_bits_are_searched_for_where_sweeps_are_long(name: str, n: int, most: float) -> None:
+    """Those that come together first make 2.06, 2.13 and 5.31."""
+    plan = plan_from_zero(gates_of(circuits.FAMILIES[name](n)), n, n, 17)
+    assert sum(parts_of_the_state(plan)) <= most
+
+
 @pytest.mark.parametrize("layers", [3, 12])
 def test_a_chain_may_begin_at_either_end(layers: int) -> None:
     """The rotations before it come in the order of the qubits; a chain from the last one on is not worse for it."""

@@ -21,9 +21,9 @@ _WINDOW = 1024
 """So many steps are looked at to judge a choice; a longer circuit is covered piece by piece."""
 _HORIZON = 4
 """So many sets: a choice that pays later than that is not seen, one that pays earlier stands out more."""
-_SET, _MOVED = 1 << 44, 1 << 24
+SET, _MOVED = 1 << 44, 1 << 24
 """What one more set and one more new wire weigh in a score, against one step that waits for one set."""
-_TURNED = _SET // 40
+_TURNED = SET // 40
 """What one wire that a step turns weighs against moving the state and the other passes of a sweep."""
 _LEAST_BITS = 20
 """A sweep costs at least what one over so many bits does, however small the state is still."""
@@ -131,8 +131,8 @@ def _turns(turned, steps, count):
 @njit(**_options)
 def _weight(fresh, everything, turns):
     """What a set weighs after which nothing has mixed the wires ``fresh`` yet."""
-    least = _SET >> max(0, _size(everything) - _LEAST_BITS)
-    return max((_SET + turns) >> _size(fresh), least)
+    least = SET >> max(0, _size(everything) - _LEAST_BITS)
+    return max((SET + turns) >> _size(fresh), least)
 
 
 @njit(**_options)
@@ -198,7 +198,7 @@ def _best_window(
     )  # fmt: skip
     wires = [wire for wire in range(63) if (allowed & everything & ~base) >> wire & 1]
     width = size - _size(base)
-    if best < fewest * _SET or width <= 0:
+    if best < fewest * SET or width <= 0:
         return chosen
     for first in range(len(wires) - width + 1):
         other = base
@@ -227,7 +227,7 @@ def _improve(
     )  # fmt: skip
     visits -= spent
     improved = True
-    while improved and visits > 0 and best >= fewest * _SET:
+    while improved and visits > 0 and best >= fewest * SET:
         improved = False
         for out in range(63):
             if not (chosen & ~base) >> out & 1:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from qsimenv.circuit import Gate
 from qsimenv.errors import OutOfRangeError
-from qsimenv.statevec.planning.cover_numba import Cover, by_layer, cover
+from qsimenv.statevec.planning.cover_numba import SET, Cover, by_layer, cover
 from qsimenv.statevec.planning.layout import Layout, identity
 from qsimenv.statevec.planning.plan import Op, Plan, Stage, Sweep
 from qsimenv.statevec.planning.steps import Step, Steps, steps_of
@@ -33,6 +33,10 @@ _MOST_VISITS = 1 << 20
 """Steps looked at to choose one block, at about 2 ns each; a small state gets less, in proportion to its sweeps."""
 _THOROUGH_BITS = 25
 """From so many local bits on a single sweep takes longer than all that the planner can try."""
+_SEARCHED_BITS = 26
+"""From so many on it takes longer than to try all wires for the lowest bits."""
+_FEW_SETS = 5 * SET // 2
+"""What takes no more than that is not worth it: the second last sweep is over a part of the state."""
 _MOST_QUBITS = 62
 """Masks of wires and indices of amplitudes are signed numbers of 64 bits."""
 _MOST_KEPT_GATES = 4096
@@ -150,6 +154,9 @@ class _Planner:
         everything, members = (1 << self._num_qubits) - 1, np.arange(len(self._steps.steps), dtype=np.int32)
         low = _mask(start.qubits[: self._num_low]) if start else self._best_low(everything, everything, members)[0]
         blocks = self._blocks(members, everything, low, start is None)
+        if start is None and self._num_local >= _SEARCHED_BITS and blocks.score > _FEW_SETS:
+            low = self._searched_low(low, everything, members)
+            blocks = self._blocks(members, everything, low, True)
         if start:
             parts = _joined(blocks.sets, self._num_local, _mask(start.local_qubits))
         else:  # what is exchanged early is a state that is still small
@@ -276,6 +283,13 @@ class _Planner:
                 best = made.score, low, made.sets[0] if made.sets else low
         assert best is not None  # noqa: S101 - there are at least as many wires as low bits
         return best[1], best[2]
+
+    def _searched_low(self, low: int, local: int, members: Members) -> int:
+        """The same for a state of which every sweep takes long: what is best when blocks are searched for with each."""
+        members = members[:_FIRST_STEPS]
+        order = self._by_first_use(local, members)
+        lows = (_mask(order[offset : offset + self._num_low]) for offset in range(len(order) - self._num_low + 1))
+        return min([low, *lows], key=lambda each: self._blocks(members, local, each, True).score)
 
     def _by_first_use(self, wires: int, members: Members) -> list[int]:
         """Wires in the order in which the steps mix them, those that none does last."""
