@@ -111,7 +111,7 @@ def ladder(n: int, layers: int, *, from_the_last: bool) -> list[Gate]:
     return gates
 
 
-@pytest.mark.parametrize(("name", "n", "most"), [("qaoa", 26, 1.4), ("qaoa", 28, 1.95), ("qv", 28, 4.7)])
+@pytest.mark.parametrize(("name", "n", "most"), [("qaoa", 26, 1.4), ("qaoa", 28, 1.5), ("qv", 28, 4.7)])
 def test_the_wires_of_the_lowest_bits_are_searched_for_where_sweeps_are_long(name: str, n: int, most: float) -> None:
     """Those that come together first make 2.06, 2.13 and 5.31."""
     plan = plan_from_zero(gates_of(circuits.FAMILIES[name](n)), n, n, 17)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from operator import and_, is_, or_
 from typing import Any
 
@@ -34,7 +34,9 @@ _MOST_VISITS = 1 << 20
 _THOROUGH_BITS = 25
 """From so many local bits on a single sweep takes longer than all that the planner can try."""
 _SEARCHED_BITS = 26
-"""From so many on it takes longer than to try all wires for the lowest bits."""
+_TRIES = 20
+"""From so many local bits on it takes longer than to try so many sets of wires for the lowest bits; with each two bits
+more, than to try twice as many."""
 _FEW_SETS = 5 * SET // 2
 """What takes no more than that is not worth it: the second last sweep is over a part of the state."""
 _MOST_QUBITS = 62
@@ -287,9 +289,22 @@ class _Planner:
     def _searched_low(self, low: int, local: int, members: Members) -> int:
         """The same for a state of which every sweep takes long: what is best when blocks are searched for with each."""
         members = members[:_FIRST_STEPS]
-        order = self._by_first_use(local, members)
-        lows = (_mask(order[offset : offset + self._num_low]) for offset in range(len(order) - self._num_low + 1))
-        return min([low, *lows], key=lambda each: self._blocks(members, local, each, True).score)
+        lows = (
+            _mask(order[offset : offset + self._num_low])
+            for order in self._orders(local, members)
+            for offset in range(len(order) - self._num_low + 1)
+        )
+        tries = int(_TRIES * 2.0 ** ((self._num_local - _SEARCHED_BITS) / 2))
+        return min([low, *islice(lows, tries)], key=lambda each: self._blocks(members, local, each, True).score)
+
+    def _orders(self, wires: int, members: Members) -> Iterator[list[int]]:
+        """Wires in the order in which steps mix them, then those first that few steps use, then in any order."""
+        yield self._by_first_use(wires, members)
+        uses = [int((self._steps.used[members] >> wire & 1).sum()) for wire in self._wires()]
+        yield sorted(_members(wires), key=lambda wire: uses[wire])
+        random = np.random.default_rng(0)  # all ranks make the same plan
+        while True:
+            yield random.permutation(_members(wires)).tolist()
 
     def _by_first_use(self, wires: int, members: Members) -> list[int]:
         """Wires in the order in which the steps mix them, those that none does last."""
