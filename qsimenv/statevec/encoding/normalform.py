@@ -403,6 +403,9 @@ class Compiler:
         masks = tuple((bit, mask) for bit, mask in sorted(self._rows.items()) if mask != 1 << bit)
         if masks or self._flips:
             self._passes.append(Affine(masks, self._flips))
+        # A constant that piles up over a deep circuit loses the digits of each angle.
+        self._before.constant += self._phases.constant
+        self._phases.constant = 0.0
         self._emit_phases(self._before)
         self._emit_readings(self._waiting.take(self._slopes))
         self._held_factor = 1.0
