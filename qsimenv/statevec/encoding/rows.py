@@ -113,8 +113,8 @@ class Form(NamedTuple):
     """What the kernels of a machine want: the bytes of a vector whose lanes they rearrange in registers (0: none), the
     most bits above the lanes of one row of rotations, whether a block lies with gaps (``passes_numba.place``), whether
     a row of phases can turn bits in the same pass (the one that all terms share, or some of its own), whether lines
-    that change places do so on the way: as the sweep loads them, as rotations store them, or as the sweep does, whether
-    bits that are 0 so far are turned by the loads, and whether rows can read two states."""
+    that change places do so on the way (as the sweep loads or stores them, or as rotations do), whether bits that are 0
+    so far are turned by the loads, and whether rows can read two states."""
 
     vector_bytes: int
     pair_bits: int

@@ -229,10 +229,7 @@ class Writer:
         self._add_coefficients(factors)
 
     def _phases(self, phases: Phases, before: Mapping[int, float], following: Sequence[Pass]) -> set[int]:
-        """A row, which first turns the bits ``before``, and may turn bits of the rotations that follow: which.
-
-        Phases are bound by what the registers do, and rotations of few bits by the cache: together they cost less.
-        """
+        """A row, which first turns the bits ``before``, and may turn bits of the rotations that follow: which."""
         form, row = phases.form, self._row(QUADRATIC, [], [])
         first = {self._position[bit]: slope for bit, slope in before.items()}
         then = self._sharing.after(phases, first, following)

@@ -246,8 +246,8 @@ def shift_of(ops, row, tables, index):
 
 @njit(inline="always", **_options)
 def lines_of(ops, row, tables):
-    """The columns of a permutation of whole lines: where the one comes from (of rotations: goes to) that has the number
-    of a single bit.
+    """The columns of a permutation of whole lines: where the one comes from that has the number of a single bit; of
+    rotations that do not gather: where it goes.
     """
     at = ops[row, TABLE] + 1 + 2 * ops[row, NUM_ENTRIES]
     return tables[at : at + ops[row, RANK]]
