@@ -56,6 +56,14 @@ def kernel_modules() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in found if module.name.endswith("_numba")))
 
 
+def address_of(kernel: Any, signature: tuple[Any, ...]) -> int:
+    """Where the code of a kernel is for arguments of these types; it is loaded, or compiled. See
+    ``llvm_numba.caller_of``."""
+    kernel.compile(signature)
+    compiled = kernel.overloads[signature]
+    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+
+
 def is_kept(kernel: Any) -> bool:
     """Whether a kernel was compiled, here or before. One that is always inlined has no code of its own."""
     if kernel.targetoptions.get("inline") == "always" or kernel.overloads:

@@ -8,9 +8,10 @@ ones serve states too small for that. Nothing here allocates anything that grows
 from __future__ import annotations
 
 import threading
+from functools import lru_cache
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import from_dtype, get_num_threads, prange, types
 
 from qsimenv import arrays
 from qsimenv.statevec.encoding.rows import (
@@ -37,7 +38,7 @@ from qsimenv.statevec.encoding.rows import (
     TWO_TARGETS,
 )
 from qsimenv.statevec.encoding.tables_numba import xor_table
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import address_of, njit
 from qsimenv.statevec.kernels.copies_numba import (
     clear_lines,
     finish_streaming,
@@ -46,7 +47,7 @@ from qsimenv.statevec.kernels.copies_numba import (
     scale_lines,
     take_lines,
 )
-from qsimenv.statevec.kernels.llvm_numba import trailing_zeros
+from qsimenv.statevec.kernels.llvm_numba import caller_of, trailing_zeros
 from qsimenv.statevec.kernels.passes_numba import (
     apply_phases,
     counting_steps,
@@ -258,18 +259,40 @@ def _sweep_range(
         finish_streaming()
 
 
+def _range_types(real):
+    """What ``_sweep_range`` is compiled for, for planes of these numbers."""
+    plane, numbers, number = real[::1], types.int64[::1], types.int64
+    coded = (types.int64[:, ::1], plane, numbers)
+    return (
+        *[plane] * 4,
+        *[number] * 4,
+        numbers,
+        numbers,
+        *coded,
+        *[number] * 3,
+        types.boolean,
+        plane,
+        types.float64[::1],
+    )
+
+
+_call_range = caller_of(_range_types)
+
+
 @njit(parallel=True, **_options)
 def _sweep_parallel(
-    re, im, other_re, other_im, blocks, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index,
-    before, after, streaming, scratch, sums,
+    sweep_range, re, im, other_re, other_im, blocks, bits, low_bits, offsets, outer, ops, coefficients, tables,
+    rank_index, before, after, streaming, scratch, sums,
 ):  # fmt: skip
+    """``sweep_range``: the address of ``_sweep_range``, which takes the compiler as long as all it calls."""
     threads = scratch.shape[0]
     for thread in prange(threads):
         first, last = blocks * thread // threads, blocks * (thread + 1) // threads
-        _sweep_range(
+        arguments = (
             re, im, other_re, other_im, first, last, bits, low_bits, offsets, outer, ops, coefficients, tables,
             rank_index, before, after, streaming, scratch[thread], sums[thread],
         )  # fmt: skip
+        _call_range(sweep_range, arguments)
 
 
 def _is_streamed(plane, before):
@@ -295,6 +318,11 @@ def block_bits(num_local, threads, real_type=None):
 def num_threads() -> int:
     """Among how many threads a sweep is divided."""
     return int(get_num_threads())
+
+
+@lru_cache
+def _range_address(real_type):
+    return address_of(_sweep_range, _range_types(from_dtype(real_type)))
 
 
 _kept = threading.local()
@@ -343,7 +371,8 @@ def _sweep(
         _sweep_range(re, im, other_re, other_im, 0, blocks, *arguments, scratch[0], sums[0])
     else:
         pin_helpers(len(scratch))
-        _sweep_parallel(re, im, other_re, other_im, blocks, *arguments, scratch, sums)
+        sweep_range = _range_address(re.dtype)
+        _sweep_parallel(sweep_range, re, im, other_re, other_im, blocks, *arguments, scratch, sums)
     return sums
 
 
