@@ -78,21 +78,32 @@ def clear_lines(typing: Any, block: Any, line: Any, lines: Any, count: Any) -> A
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def scale_lines(typing: Any, block: Any, line: Any, to: Any, lines: Any, count: Any, factor: Any) -> Any:
-    """``factor`` times ``count`` lines ``line ^ lines[k]`` of a block to its lines ``to ^ lines[k]``."""
+def spread_lines(
+    typing: Any, source: Any, start: Any, block: Any, line: Any, lines: Any, count: Any, ahead: Any, steps: Any,
+    factors: Any,
+) -> Any:  # fmt: skip
+    """Copy as ``take_lines`` does, ``factors[j]`` times each vector to the line that is exclusively-or-ed with
+    ``steps[j]``, for all j."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-        line, to, count, factor = (arguments[k] for k in (1, 2, 4, 5))
+        start, line, count, ahead = (arguments[k] for k in (1, 3, 5, 6))
         kind = kind_of(signature.args[0])
-        data, lines = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 3))
-        factors = splat(builder, kind, factor)
+        read, block, lines, steps, factors = (
+            data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 4, 7, 8)
+        )
+        copies = context.make_array(signature.args[7])(context, builder, arguments[7]).nitems
         with cgutils.for_range(builder, count) as loop:
-            step = builder.load(builder.gep(lines, [loop.index]))
-            x = load_at(builder, kind, data, line_place(builder, kind, builder.xor(line, step)))
-            store_at(builder, builder.fmul(factors, x), data, line_place(builder, kind, builder.xor(to, step)))
+            step = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
+            _prefetch(builder, builder.gep(read, [builder.add(ahead, step)]), to_write=False)
+            first = builder.xor(line, builder.load(builder.gep(lines, [loop.index])))
+            x = load_at(builder, kind, read, builder.add(start, step))
+            with cgutils.for_range(builder, copies) as inner:
+                to = builder.xor(first, builder.load(builder.gep(steps, [inner.index])))
+                factor = splat(builder, kind, builder.load(builder.gep(factors, [inner.index])))
+                store_at(builder, builder.fmul(factor, x), block, line_place(builder, kind, to))
         return context.get_dummy_value()
 
-    return types.void(block, line, to, lines, count, factor), generate
+    return types.void(source, start, block, line, lines, count, ahead, steps, factors), generate
 
 
 def _put(past_caches: bool) -> Callable[..., Any]:

@@ -44,7 +44,7 @@ from qsimenv.statevec.kernels.copies_numba import (
     finish_streaming,
     put_lines,
     put_lines_past_caches,
-    scale_lines,
+    spread_lines,
     take_lines,
 )
 from qsimenv.statevec.kernels.llvm_numba import caller_of, trailing_zeros
@@ -70,6 +70,8 @@ PARALLEL_FROM = 1 << 15
 """Amplitudes from which starting threads pays."""
 _AHEAD_BYTES = 4096
 """How far ahead of a copy memory is fetched."""
+_SPREAD_AT_ONCE = 8
+"""Lines to which one is spread in a row: each of them is next to that of the row before, which the cache holds."""
 _PAD = 144
 """Numbers between the planes of a block: equal positions in two of them differ in the low address bits."""
 
@@ -134,12 +136,18 @@ def _block_start(number, outer):
 
 
 @njit(**_options)
-def _spread_of(ops, tables, coefficients, count):
-    """Of a first row that spreads: its bits in the index, and in the number of a run; a factor for each of the runs."""
-    if ops.shape[0] and ops[0, KIND] == SPREAD:
-        table, at = ops[0, TABLE], ops[0, OFFSET]
-        return tables[table], tables[table + 1], coefficients[at : at + count]
-    return 0, 0, coefficients[:0]
+def _spread_of(ops, tables, coefficients):
+    """Of a first row that spreads: its bits in the index; the numbers of the runs that are made from run 0, and what
+    it is multiplied by for each of them. Run 0 is the first of them, times 1."""
+    if not ops.shape[0] or ops[0, KIND] != SPREAD:
+        return 0, np.zeros(1, np.int64), np.ones(1, coefficients.dtype)
+    bits, runs, at = tables[ops[0, TABLE]], tables[ops[0, TABLE] + 1], ops[0, OFFSET]
+    numbers, number = [0], 0
+    while number != runs:
+        number = (number | ~runs) + 1 & runs
+        numbers.append(number)
+    made = np.array(numbers)
+    return bits, made, coefficients[at:][made]
 
 
 @njit(**_options)
@@ -158,28 +166,31 @@ def _gather(plane, start, offsets, run, empty, spread, block, in_run, to_run, li
     Those that a row spreads to are made from others, whatever there is in memory. Line i of run k goes to the line
     ``line ^ to_run[k] ^ in_run[i]`` of the block.
     """
-    fresh, fresh_runs, factors = spread
+    fresh, made, factors = spread
+    steps = to_run[made]
     count, item = offsets.shape[0], plane.itemsize
     ahead = max(1, _AHEAD_BYTES // (run * item))
     for k in range(count):
+        if offsets[k] & fresh:
+            continue
         if run * item < 64:
-            to, source = place(k * run, item), place((k & ~fresh_runs) * run, item)
-            for i in range(run):
-                if offsets[k] & empty & ~fresh:
-                    block[to + i] = 0
-                elif offsets[k] & fresh:
-                    block[to + i] = factors[k] * block[source + i]
-                else:
-                    block[to + i] = plane[start + offsets[k] + i]
+            for j in range(len(made)):
+                to = place((k | made[j]) * run, item)
+                for i in range(run):
+                    block[to + i] = 0 if offsets[k] & empty else factors[j] * plane[start + offsets[k] + i]
             continue
         first = line ^ to_run[k]
-        if offsets[k] & empty & ~fresh:
-            clear_lines(block, first, in_run, in_run.shape[0])
-        elif offsets[k] & fresh:
-            scale_lines(block, line ^ to_run[k & ~fresh_runs], first, in_run, in_run.shape[0], factors[k])
+        if offsets[k] & empty:
+            for step in steps:
+                clear_lines(block, first ^ step, in_run, in_run.shape[0])
         else:
             after = start + offsets[min(k + ahead, count - 1)]
-            take_lines(plane, start + offsets[k], block, first, in_run, in_run.shape[0], after)
+            if len(made) == 1:
+                take_lines(plane, start + offsets[k], block, first, in_run, in_run.shape[0], after)
+                continue
+            for j in range(0, len(made), _SPREAD_AT_ONCE):
+                to, by = steps[j : j + _SPREAD_AT_ONCE], factors[j : j + _SPREAD_AT_ONCE]
+                spread_lines(plane, start + offsets[k], block, first, in_run, in_run.shape[0], after, to, by)
 
 
 @njit(**_options)
@@ -241,7 +252,7 @@ def _sweep_range(
     arranging = _arranging_row(ops)
     lines = lines_of(ops, arranging, tables) if arranging >= 0 else 1 << np.arange(max(bits - lane_bits, 0))
     in_run_before, to_run = xor_table(lines[:low]), xor_table(lines[low:])
-    spread = _spread_of(ops, tables, coefficients, offsets.shape[0])
+    spread = _spread_of(ops, tables, coefficients)
     planes = (re, im, other_re, other_im)
     count = 4 if len(other_re) else 2
     for number in range(first, last):
