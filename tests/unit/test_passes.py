@@ -452,6 +452,88 @@ def test_zeros_that_nobody_wrote(precision: Precision) -> None:
             check(gates, precision, block_bits)
 
 
+def from_zero(gates: list[Gate], n: int, block_bits: int, precision: Precision) -> list[EncodedSweep]:
+    """The same as ``check`` for a state that is known to be |0…0>, in a layout of the planner's choice."""
+    plan = plan_from_zero(gates, n, n, block_bits)
+    encoded = encode(plan, (), precision, from_zero=True)
+    for is_filled in (False, True):  # that zeros are there makes no difference
+        state = State.zero(plan.start, Team(), precision)
+        if is_filled:
+            state.fill()
+        state.run(plan, encoded)
+        wanted = dense.final_state(Circuit(n, 0, tuple(gates)))
+        np.testing.assert_allclose(state.amplitudes(), wanted, atol=TOLERANCE[precision])
+    return [sweep for stage in encoded for sweep in stage]
+
+
+def layered(n: int, kind: str, random: np.random.Generator, layers: int = 2) -> list[Gate]:
+    """Rotations, phases, and for some kinds what moves numbers, or what a Fourier transform has."""
+    gates: list[Gate] = []
+    for _ in range(layers):
+        gates += [gate("ry", q, params=[float(random.uniform(0.2, 1))]) for q in range(n)]
+        if kind == "moved":
+            gates += [gate("x", int(random.integers(n))), *(gate("cx", q, q + 1) for q in range(n - 1))]
+        pairs = [random.choice(n, 2, replace=False).tolist() for _ in range(n)]
+        gates += product_terms(pairs, random)
+    if kind == "fourier":
+        for q in reversed(range(n)):
+            gates += [gate("h", q), *(gate("cp", other, q, params=[math.pi / (1 << q - other)]) for other in range(q))]
+    return gates
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", ["phases", "moved", "fourier"])
+def test_what_is_spread_is_loaded_by_the_first_phases(kind: str, precision: Precision) -> None:
+    """By rows of phases, with and without turns, and by butterflies; from where numbers are before they are moved."""
+    n, seen = 13, set()
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        gates = layered(n, kind, random)
+        if kind == "fourier":
+            gates = [gate("ry", q, params=[0.3 + 0.1 * q]) for q in range(n)] + gates[-n * (n + 1) // 2 :]
+        for block_bits in (9, 11):
+            for sweep in from_zero(gates, n, block_bits, precision):
+                kinds = sweep.ops[:, columns.KIND].tolist()
+                for number, row in enumerate(sweep.ops):
+                    if row[columns.KIND] in (columns.QUADRATIC, columns.BUTTERFLIES) and row[columns.FROM_MEMORY]:
+                        assert kinds[:number] in ([columns.SPREAD], [columns.SPREAD, columns.ARRANGE])
+                        turns, moved = bool(row[columns.NUM_TARGETS]), sweep.ops[number - 1]
+                        outside = moved[columns.KIND] == columns.ARRANGE and moved[columns.NUM_ENTRIES]
+                        seen.add((kinds[number], turns, number - 1, bool(outside)))
+    phases, butterflies = columns.QUADRATIC, columns.BUTTERFLIES
+    wanted = {
+        "phases": {(phases, False, 0, False), (phases, True, 0, False)},
+        "moved": {(phases, False, 1, False), (phases, False, 1, True)},
+        "fourier": {(butterflies, True, 0, False)},
+    }
+    assert wanted[kind] <= seen
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", ["phases", "moved", "fourier"])
+def test_what_phases_leave_is_stored_past_the_caches(
+    kind: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the last row of phases itself: with turns, without, and with the bit that all terms share."""
+    n, seen = 16, set()  # planes of as much as this are aligned
+    monkeypatch.setattr(sweep_numba, "STREAM_FROM_BYTES", 0)
+    for seed in range(2):
+        gates = layered(n, kind, np.random.default_rng(seed), 1 + seed)
+        for extra in ([], [gate("ry", q, params=[0.3]) for q in (5, 6, 7)]):
+            plan = plan_from_zero([*gates, *extra], n, n, 11)
+            encoded = encode(plan, (), precision, from_zero=True)
+            state = State.zero(plan.start, Team(), precision)
+            assert sweep_numba._is_streamed(state._re, state._unset)
+            state.run(plan, encoded)
+            wanted = dense.final_state(Circuit(n, 0, (*gates, *extra)))
+            np.testing.assert_allclose(state.amplitudes(), wanted, atol=TOLERANCE[precision])
+            for sweep in encoded[0]:
+                row = sweep.ops[-1]
+                if row[columns.KIND] == columns.QUADRATIC and row[columns.TO_MEMORY]:
+                    seen.add(int(row[columns.NUM_TARGETS]))
+    assert ({1} if kind == "fourier" else {0, 3}) <= seen
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_stores_past_the_caches(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state that is written past the caches is the one that is written through them, whatever was zero before."""

@@ -98,6 +98,14 @@ def xor_table(columns: Sequence[int]) -> Table:
     return table
 
 
+def xor_tables(columns: Sequence[int], first: int, second: int) -> Table:
+    """The same of so many columns, of so many after them, and of the rest, one after the other."""
+    from qsimenv.statevec.encoding import tables_numba as tables  # as above
+
+    found: Table = tables.xor_tables(np.array(columns, dtype=np.int64), first, second)
+    return found
+
+
 def _image(columns: Sequence[int], vector: int) -> int:
     image = 0
     for k, column in enumerate(columns):

@@ -35,6 +35,8 @@ class ButterflyRows(NamedTuple):
 
     tile_bits: int
     inner_bits: int
+    positions: list[int]
+    """Of those bits, in this order."""
     num_outside: int
     tables: npt.NDArray[np.int64]
     coefficients: npt.NDArray[np.float64]
@@ -78,6 +80,7 @@ def butterfly_rows(
     return ButterflyRows(
         len(tile),
         len(inner),
+        [position[bit] for bit in (*tile, *inner)],
         len(angles),
         np.concatenate([outside, *places]).astype(np.int64),
         np.concatenate([angles, *coefficients]),

@@ -20,17 +20,25 @@ ROW_BITS = 8
 
 class PhaseRows(NamedTuple):
     """How many bits above the lanes a row has, how many inner and outer bits there are, the place in the block of the
-    bit that all terms share (0: they share none), how many terms have bits outside the block; the row's numbers; and
-    the positions that were wanted first and came first."""
+    bit that all terms share (0: they share none) and its position, how many terms have bits outside the block; the
+    row's numbers; and the positions of those bits in this order, of which the first ``num_wanted`` were wanted first.
+    """
 
     tile_bits: int
     inner_bits: int
     outer_bits: int
     base: int
+    shared: list[int]
     num_outside: int
     tables: npt.NDArray[np.int64]
     coefficients: npt.NDArray[np.float64]
-    first: list[int]
+    positions: list[int]
+    num_wanted: int
+
+    @property
+    def first(self) -> list[int]:
+        """The positions that were wanted first and came first."""
+        return self.positions[: self.num_wanted]
 
 
 def phase_rows(
@@ -75,7 +83,11 @@ def phase_rows(
         np.array(outside, dtype=np.int64).reshape(-1, 2), np.array(outside_angles, dtype=np.float64),
         len(position), lane_bits, ROW_BITS, has_gaps, np.array(wanted, dtype=np.int64), needed, count,
     )  # fmt: skip
-    tile_bits, inner_bits, outer_bits, base, tables, coefficients, first = laid
+    tile_bits, inner_bits, outer_bits, base, common, tables, coefficients, positions = laid
     if factor != 1:
         coefficients[-(2 << (inner_bits + outer_bits)) :] *= factor  # those of each row's own
-    return PhaseRows(tile_bits, inner_bits, outer_bits, base, len(outside), tables, coefficients, first.tolist())
+    num_wanted = min(count, tile_bits) if common < 0 else 0
+    return PhaseRows(
+        tile_bits, inner_bits, outer_bits, base, [common] if common >= 0 else [], len(outside), tables, coefficients,
+        positions.tolist(), num_wanted,
+    )  # fmt: skip

@@ -40,6 +40,10 @@ from qsimenv.task import Precision
 ) = range(18)
 GATHERS = NEAR_BITS
 """Of rotations."""
+FROM_MEMORY, TO_MEMORY = NEAR_BITS, RANK
+"""Of phases, and the first one of butterflies."""
+CODE_BIT = 48
+"""In the tables of phases that load: an index in memory, and from this bit on the number of a factor."""
 TARGETS = 18
 FIXED = TARGETS + gates.MAX_UNITARY_TARGETS
 """First column of the sorted block positions that a pass holds fixed: its targets and its controls inside the block."""
@@ -75,6 +79,10 @@ lines before all others."""
 #              Where it is TURNED_WITH_PHASES, the slopes of these targets, the first bits of a row above its lanes,
 #              after the phases (all 0: none) and before them, where only the first TURNED_BEFORE have one. NUM_TURNS is
 #              the number of slopes that are not 0.
+#              Where FROM_MEMORY (TO_MEMORY) is not 0 the row can load (store) the block itself. Tables from there on:
+#              how many (mask, column) of bits outside the block there are; where number 0 is in memory; the bits that
+#              all terms share, three masks of which some may be 0; those pairs; then as above for vectors, rows and
+#              groups, to be exclusively or-ed. From CODE_BIT on they have the number of the run of SPREAD's factor.
 #   PERMUTE    tables from TABLE: what a target of 0 comes from; (mask, column) of each of NUM_ENTRIES outer terms; the
 #              length of the part for lines with this number; the part for lines: RANK target steps, RANK source steps,
 #              2**RANK patterns, 2**NEAR_BITS near targets, as many near sources, the far targets and sources
@@ -89,6 +97,7 @@ lines before all others."""
 #              block; places of the 2**TILE_BITS vectors of a row, and of the 2**INNER_BITS rows. coefficients from
 #              OFFSET: the angles of the terms; for each target its slope, cos and sin of what it has with each target
 #              before it, cos and sin of a row (2**(lane bits + TILE_BITS) each), and of each row's own factor.
+#              FROM_MEMORY as in QUADRATIC, the targets as what is shared.
 #   READ_FLIPS tables from TABLE: 0 for X, 1 for Y; FLIPS positions above the lines, sorted; the slots (-1: none) of the
 #              LINE_BITS positions of a line, which are read where HAS_LANES, and of the others.
 #   READ_STRINGS  tables from TABLE: the positions that the strings flip, as a mask, and whether the imaginary parts are

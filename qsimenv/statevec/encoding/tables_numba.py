@@ -18,8 +18,8 @@ _options = {"nogil": True, "error_model": "numpy"}
 
 @njit(**_options)
 def lay_out_phases(terms, angles, outside, outside_angles, bits, lane_bits, row_bits, has_gaps, wanted, needed, count):
-    """Bits above the lanes in a row, inner bits, outer bits, the place of the common bit or 0, tables, coefficients,
-    and the positions that were wanted first and came first.
+    """Bits above the lanes in a row, inner bits, outer bits, the place of the common bit or 0 and its position or -1,
+    tables, coefficients, and the positions of those bits in this order.
 
     ``terms`` and ``outside`` have two columns: positions, the second -1 where there is one; and a mask of bits outside
     the block, with a position or -1. Unless all terms share a bit, so many (``count``) of the positions
@@ -67,7 +67,7 @@ def lay_out_phases(terms, angles, outside, outside_angles, bits, lane_bits, row_
         at = _put(coefficients, at, factors(rows, pairs[position], nothing, 0.0).ravel())
     _put(coefficients, at, factors(high, single, pairs, constant).ravel())
     base = _places(np.array([common], dtype=np.int64), shift)[0] if common >= 0 else 0
-    return tiles.size, inner.size, outer.size, base, tables, coefficients, tiles[:first]
+    return tiles.size, inner.size, outer.size, base, common, tables, coefficients, np.concatenate((tiles, high))
 
 
 @njit(**_options)
@@ -197,6 +197,17 @@ def xor_table(columns):
         for number in range(1 << k):
             table[1 << k | number] = table[number] ^ column
     return table
+
+
+@njit(**_options)
+def xor_tables(columns, first, second):
+    """``xor_table`` of so many columns, of so many after them, and of the rest, one after the other."""
+    third = columns.size - first - second
+    tables, at, place = np.empty((1 << first) + (1 << second) + (1 << third), dtype=np.int64), 0, 0
+    for count in (first, second, third):
+        at = _put(tables, at, xor_table(columns[place : place + count]))
+        place += count
+    return tables
 
 
 @njit(**_options)

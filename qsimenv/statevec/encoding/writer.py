@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qsimenv import gates
-from qsimenv.statevec.encoding.affine import compressed, inverse_columns, line_map, transposed, xor_table
-from qsimenv.statevec.encoding.butterflies import butterfly_rows, find_butterflies
+from qsimenv.statevec.encoding.affine import compressed, inverse_columns, line_map, transposed, xor_table, xor_tables
+from qsimenv.statevec.encoding.butterflies import MOST_BUTTERFLIES, butterfly_rows, find_butterflies
 from qsimenv.statevec.encoding.normalform import Affine, Factor, Pass, Phases, Plain, Rotations, Spread
 from qsimenv.statevec.encoding.phase_rows import phase_rows
 from qsimenv.statevec.encoding.readings import Readings, SlotMaker, flip_groups, string_groups
@@ -20,9 +20,11 @@ from qsimenv.statevec.encoding.rows import (
     ARRANGE,
     BASE,
     BUTTERFLIES,
+    CODE_BIT,
     CONTROL_VALUE,
     FIXED,
     FLIP,
+    FROM_MEMORY,
     GATHERS,
     GENERAL,
     HAS_LANES,
@@ -52,6 +54,7 @@ from qsimenv.statevec.encoding.rows import (
     TABLE,
     TARGETS,
     TILE_BITS,
+    TO_MEMORY,
     TURNED_BEFORE,
     TURNED_WITH_PHASES,
     TWO_TARGETS,
@@ -82,6 +85,8 @@ class Writer:
         self._low_bits = min(
             next((k for k, bit in enumerate(sweep.block) if bit != k), len(sweep.block)), MOST_RUN_BITS
         )
+        self._arranged: tuple[list[int], list[int], list[tuple[int, int]]] | None = None
+        self._walks: dict[int, _Walk] = {}
         self._rows: list[list[int]] = []
         self._coefficients: list[npt.NDArray[np.float64]] = []
         self._tables: list[npt.NDArray[np.int64]] = []
@@ -116,6 +121,7 @@ class Writer:
                     self._add_coefficients([value, 0.0])
                 case Readings():
                     self._readings(self._slots.add(each))
+        self._reach_memory()
         return EncodedSweep(
             len(self._block),
             self._low_bits,
@@ -244,6 +250,7 @@ class Writer:
         slopes = [then.get(position, 0.0) for position in laid.first]
         slopes += [first.get(position, 0.0) for position in laid.first]
         row[TURNED_BEFORE], row[NUM_TURNS] = len(first), sum(map(bool, slopes))
+        self._walks[len(self._rows) - 1] = _Walk(laid.positions, laid.tile_bits, laid.inner_bits, laid.shared)
         self._add_table(laid.tables)
         self._add_coefficients(laid.coefficients)
         self._add_coefficients(slopes)
@@ -268,6 +275,8 @@ class Writer:
         row = self._row(BUTTERFLIES, [self._position[each.bit] for each in found], [])
         laid = butterfly_rows(found, self._block, self._lane_bits, self._place)
         row[NUM_ENTRIES], row[TILE_BITS], row[INNER_BITS] = laid.num_outside, laid.tile_bits, laid.inner_bits
+        targets = [self._position[each.bit] for each in found]
+        self._walks[len(self._rows) - 1] = _Walk(laid.positions, laid.tile_bits, laid.inner_bits, targets)
         self._add_table(laid.tables)
         self._add_coefficients(laid.coefficients)
         return 2 * len(found)
@@ -298,6 +307,8 @@ class Writer:
         by_stores = by_lines and has_lines and not following
         row = self._mover(has_lines) if by_lines and not by_stores else []
         if row:
+            if row[KIND] == ARRANGE:
+                self._arranged = (masks, flipped, outside)
             goes = _Lines(sum(1 << k for k in flipped), [(mask, 1 << k) for mask, k in outside], transposed(masks))
             self._lines(row, goes)
             return None
@@ -318,6 +329,45 @@ class Writer:
             self._shifts(row, comes)
             self._numbers(row, columns)
         return None
+
+    def _reach_memory(self) -> None:
+        """Tables for phases that come first, after others are spread, to load the block, and for such that come last to
+        store it: for that no pass of its own is needed then."""
+        if not self._form.moves_on_the_way or self._low_bits < self._lane_bits or self._block != self._stored:
+            return
+        first = next((k for k, row in enumerate(self._rows) if row[KIND] not in (SPREAD, ARRANGE)), 0)
+        last = len(self._rows) - 1
+        if first in self._walks and self._rows[0][KIND] == SPREAD:
+            row, (bits, runs) = self._rows[first], self._tables[0].tolist()
+            if not row[BASE] and not row[TURNED_BEFORE]:
+                self._far_tables(row, FROM_MEMORY, self._walks[first], bits, runs)
+        if last in self._walks and last != first:
+            row = self._rows[last]
+            if row[KIND] == QUADRATIC and (not row[BASE] or row[NUM_TARGETS]):
+                self._far_tables(row, TO_MEMORY, self._walks[last], 0, 0)
+
+    def _far_tables(self, row: list[int], column: int, walk: _Walk, spread: int, runs: int) -> None:
+        """See ``rows``. ``spread``: the bits that others are spread to; ``runs``: the same of a run's number."""
+
+        def in_memory(number: int) -> int:
+            place = (number >> self._low_bits & runs) << CODE_BIT
+            for k, bit in enumerate(self._stored):
+                if number >> k & 1 and not spread >> bit & 1:
+                    place |= 1 << bit
+            return place
+
+        columns, shift, outside = [1 << k for k in range(len(self._stored))], 0, list[tuple[int, int]]()
+        if column == FROM_MEMORY and self._arranged is not None:
+            masks, flipped, others = self._arranged
+            columns = inverse_columns(masks)
+            shift = reduce(xor, (columns[k] for k in flipped), 0)
+            outside = [(mask, columns[k]) for mask, k in others]
+        row[column] = self._num_tables
+        shared = [in_memory(columns[position]) for position in walk.shared]
+        pairs = [number for mask, source in outside for number in (mask, in_memory(source))]
+        self._add_table([len(outside), in_memory(shift), *shared, *[0] * (MOST_BUTTERFLIES - len(shared)), *pairs])
+        places = [in_memory(columns[position]) for position in walk.positions]
+        self._add_table(xor_tables(places, walk.tile_bits, walk.inner_bits))
 
     def _mover(self, has_lines: bool) -> list[int]:
         """The row that takes lines elsewhere on the way, if there is one: a new one where nothing is done before."""
@@ -364,6 +414,16 @@ class Writer:
         self._add_table([1 + sum(len(table) for table in by_lines)])
         for table in (*by_lines, xor_table(columns[:8]), xor_table(columns[8:])):
             self._add_table(table)
+
+
+class _Walk(NamedTuple):
+    """How a row goes through a block: the positions of the bits of a vector's number in a row above the lanes, those of
+    a row's number in a group, and of a group's number; and the ones that have their own way."""
+
+    positions: list[int]
+    tile_bits: int
+    inner_bits: int
+    shared: list[int]
 
 
 class _Lines(NamedTuple):

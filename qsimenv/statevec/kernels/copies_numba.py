@@ -17,15 +17,14 @@ from numba.extending import intrinsic
 from qsimenv.statevec.kernels.llvm_numba import (
     INDEX,
     data_of,
-    function,
     kind_of,
     line_place,
     load_at,
+    prefetch,
     splat,
     store_at,
+    stream_at,
 )
-
-_MASK = ir.IntType(32)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -52,7 +51,7 @@ def take_lines(typing: Any, source: Any, start: Any, block: Any, line: Any, line
         read, block, lines = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2, 4))
         with cgutils.for_range(builder, count) as loop:
             step = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
-            _prefetch(builder, builder.gep(read, [builder.add(ahead, step)]), to_write=False)
+            prefetch(builder, builder.gep(read, [builder.add(ahead, step)]), to_write=False)
             to = builder.xor(line, builder.load(builder.gep(lines, [loop.index])))
             x = load_at(builder, kind, read, builder.add(start, step))
             store_at(builder, x, block, line_place(builder, kind, to))
@@ -94,7 +93,7 @@ def spread_lines(
         copies = context.make_array(signature.args[7])(context, builder, arguments[7]).nitems
         with cgutils.for_range(builder, count) as loop:
             step = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
-            _prefetch(builder, builder.gep(read, [builder.add(ahead, step)]), to_write=False)
+            prefetch(builder, builder.gep(read, [builder.add(ahead, step)]), to_write=False)
             first = builder.xor(line, builder.load(builder.gep(lines, [loop.index])))
             x = load_at(builder, kind, read, builder.add(start, step))
             with cgutils.for_range(builder, copies) as inner:
@@ -118,9 +117,9 @@ def _put(past_caches: bool) -> Callable[..., Any]:
                 source = builder.xor(line, builder.load(builder.gep(lines, [loop.index])))
                 x = load_at(builder, kind, block, line_place(builder, kind, source))
                 if past_caches:
-                    _stream(builder, x, write, builder.add(to, step))
+                    stream_at(builder, x, write, builder.add(to, step))
                 else:
-                    _prefetch(builder, builder.gep(write, [builder.add(ahead, step)]), to_write=True)
+                    prefetch(builder, builder.gep(write, [builder.add(ahead, step)]), to_write=True)
                     store_at(builder, x, write, builder.add(to, step))
             return context.get_dummy_value()
 
@@ -150,7 +149,7 @@ def stream_lines(typing: Any, source: Any, start: Any, target: Any, to: Any, cou
         read, write = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 2))
         with cgutils.for_range(builder, count) as loop:
             step = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
-            _stream(builder, load_at(builder, kind, read, builder.add(start, step)), write, builder.add(to, step))
+            stream_at(builder, load_at(builder, kind, read, builder.add(start, step)), write, builder.add(to, step))
         return context.get_dummy_value()
 
     return types.void(source, start, target, to, count), generate
@@ -165,19 +164,3 @@ def finish_streaming(typing: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
-
-
-def _stream(builder: ir.IRBuilder, x: Any, data: Any, place: Any) -> None:
-    """Store a vector past the caches."""
-    store = builder.store(x, builder.bitcast(builder.gep(data, [place]), x.type.as_pointer()))
-    store.align = 64
-    store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_MASK, 1)]))
-
-
-def _prefetch(builder: ir.IRBuilder, pointer: Any, to_write: bool) -> None:
-    name, byte = "llvm.prefetch.p0", ir.IntType(8).as_pointer()
-    prefetch = function(builder, name, ir.VoidType(), [byte, _MASK, _MASK, _MASK])
-    nearest, data = 3, 1
-    builder.call(
-        prefetch, [builder.bitcast(pointer, byte), *(ir.Constant(_MASK, k) for k in (int(to_write), nearest, data))]
-    )

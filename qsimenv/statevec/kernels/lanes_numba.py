@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from qsimenv.statevec.encoding.rows import TURNED_WITH_PHASES
+from qsimenv.statevec.encoding.rows import CODE_BIT, TURNED_WITH_PHASES
 from qsimenv.statevec.kernels.llvm_numba import (
     INDEX,
     data_of,
@@ -28,6 +28,7 @@ from qsimenv.statevec.kernels.llvm_numba import (
     shuffled,
     splat,
     store_at,
+    stream_at,
 )
 
 LANE_BITS = {4: 4, 8: 3}
@@ -175,121 +176,190 @@ def dense(lanes: tuple[int, ...], pair_bits: int) -> Callable[..., Any]:
     return apply  # type: ignore[no-any-return]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def multiply_row(
-    typing: Any, re: Any, im: Any, base: Any, offsets: Any, at: Any, width: Any, factors: Any, row: Any, half: Any,
-    c: Any, s: Any,
-) -> Any:  # fmt: skip
-    """The vectors at ``base + offsets[at…]`` times ``(factors[row…] + i factors[row + half…]) (c + i s)``.
+class _Memory:
+    """The planes that a block comes from and goes to, as the first six items of a tuple: the planes, where a row begins
+    in them, where in the tables the places of its vectors are, what the caller wants, and factors."""
 
+    def __init__(self, context: Any, builder: ir.IRBuilder, types_: Any, values: Any, kind: ir.VectorType) -> None:
+        self._builder, self._kind = builder, kind
+        items = cgutils.unpack_tuple(builder, values)
+        self._planes = [data_of(context, builder, types_[k], items[k]) for k in (0, 1)]
+        self._base, self.at = items[2:4]
+        self._spread = data_of(context, builder, types_[5], items[5])
+
+    def place(self, offset: Any) -> Any:
+        """The place of a vector with this entry in the tables: see ``rows.CODE_BIT``."""
+        return self._builder.xor(self._base, offset)
+
+    def load(self, place: Any) -> list[Any]:
+        """Real and imaginary parts of what is there, or is spread to there."""
+        builder = self._builder
+        code = builder.lshr(place, ir.Constant(INDEX, CODE_BIT))
+        place = builder.and_(place, ir.Constant(INDEX, (1 << CODE_BIT) - 1))
+        factor = splat(builder, self._kind, builder.load(builder.gep(self._spread, [code])))
+        return [builder.fmul(factor, load_at(builder, self._kind, plane, place)) for plane in self._planes]
+
+    def store(self, place: Any, parts: Sequence[Any]) -> None:
+        """Put them there, past the caches."""
+        for x, plane in zip(parts, self._planes, strict=True):
+            stream_at(self._builder, x, plane, place)
+
+
+class _Row:
+    """Where vectors of a row of phases are, and what they are multiplied by; in the order of the arguments of
+    ``multiply_row``. With ``memory`` "from" or "to" they come from there or go there, else they stay in the block."""
+
+    def __init__(
+        self, context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any], memory: str
+    ) -> None:
+        self._builder, self._memory = builder, memory
+        self.kind = kind_of(signature.args[0])
+        self._planes = [data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 1)]
+        self._offsets, self._factors = (data_of(context, builder, signature.args[k], arguments[k]) for k in (3, 6))
+        self._base, self._at, self._row, self._half, c, s = (arguments[k] for k in (2, 4, 7, 8, 9, 10))
+        self._factor = _Factor(builder, splat(builder, self.kind, c), splat(builder, self.kind, s))
+        self._far = _Memory(context, builder, signature.args[11], arguments[11], self.kind)
+        self._common = builder.extract_value(arguments[11], 4)
+
+    def _offset(self, at: Any, number: Any) -> Any:
+        return self._builder.load(self._builder.gep(self._offsets, [self._builder.add(at, number)]))
+
+    def place(self, number: Any) -> Any:
+        """Where vector ``number`` is in the block."""
+        return self._builder.add(self._base, self._offset(self._at, number))
+
+    def load(self, number: Any, distance: Any = None) -> list[Any]:
+        """Real and imaginary parts; of the vector ``distance`` before it, if that is given."""
+        builder = self._builder
+        if self._memory != "from":
+            place = self.place(number)
+            place = builder.sub(place, distance) if distance is not None else place
+            return [load_at(builder, self.kind, plane, place) for plane in self._planes]
+        return self._far.load(self._far.place(self._offset(self._far.at, number)))
+
+    def store(self, number: Any, parts: Sequence[Any], distance: Any = None) -> None:
+        """Put them there."""
+        builder = self._builder
+        if self._memory != "to":
+            place = self.place(number)
+            place = builder.sub(place, distance) if distance is not None else place
+            for x, plane in zip(parts, self._planes, strict=True):
+                store_at(builder, x, plane, place)
+            return
+        place = self._far.place(self._offset(self._far.at, number))
+        self._far.store(builder.xor(place, self._common) if distance is not None else place, parts)
+
+    def multiplied(self, number: Any, parts: Sequence[Any]) -> tuple[Any, Any]:
+        """They times the factor of vector ``number`` and the one of all the row."""
+        entry = self._builder.add(self._row, self._builder.mul(number, ir.Constant(INDEX, self.kind.count)))
+        places = (entry, self._builder.add(entry, self._half))
+        factors = [load_at(self._builder, self.kind, self._factors, place) for place in places]
+        return _Factor(self._builder, *self._factor.times(*factors)).times(*parts)
+
+
+def multiply_row(memory: str) -> Callable[..., Any]:
+    """An intrinsic ``multiply(re, im, base, offsets, at, width, factors, row, half, c, s, far)``.
+
+    It multiplies the vectors at ``base + offsets[at…]`` by ``(factors[row…] + i factors[row + half…]) (c + i s)``.
     Three real products make a complex one (Gauss), for more additions, which have units of their own.
+
+    Where ``memory`` is "from" or "to", they come from or go to ``far[2] ^ offsets[far[3]…]`` of the planes ``far[:2]``,
+    past the caches. What comes is multiplied by an item of ``far[5]`` (see ``rows.CODE_BIT``).
     """
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-        base, at, width, row, half, c, s = (arguments[k] for k in (2, 4, 5, 7, 8, 9, 10))
-        kind = kind_of(signature.args[0])
-        re, im, offsets, factors = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 1, 3, 6))
-        factor = _Factor(builder, splat(builder, kind, c), splat(builder, kind, s))
-        with cgutils.for_range(builder, width) as loop:
-            offset = builder.load(builder.gep(offsets, [builder.add(at, loop.index)]))
-            place = builder.add(base, offset)
-            entry = builder.add(row, builder.mul(loop.index, ir.Constant(INDEX, kind.count)))
-            number = [load_at(builder, kind, factors, k) for k in (entry, builder.add(entry, half))]
-            u, v = factor.times(*number)
-            x, y = (load_at(builder, kind, plane, place) for plane in (re, im))
-            x, y = _Factor(builder, u, v).times(x, y)
-            store_at(builder, x, re, place)
-            store_at(builder, y, im, place)
-        return context.get_dummy_value()
+    @intrinsic  # type: ignore[untyped-decorator]
+    def multiply(
+        typing: Any, re: Any, im: Any, base: Any, offsets: Any, at: Any, width: Any, factors: Any, row: Any, half: Any,
+        c: Any, s: Any, far: Any,
+    ) -> Any:  # fmt: skip
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            vectors = _Row(context, builder, signature, arguments, memory)
+            with cgutils.for_range(builder, arguments[5]) as loop:
+                vectors.store(loop.index, vectors.multiplied(loop.index, vectors.load(loop.index)))
+            return context.get_dummy_value()
 
-    return types.void(re, im, base, offsets, at, width, factors, row, half, c, s), generate
+        return types.void(re, im, base, offsets, at, width, factors, row, half, c, s, far), generate
+
+    return multiply  # type: ignore[no-any-return]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def multiply_and_turn_row(
-    typing: Any, re: Any, im: Any, base: Any, distance: Any, offsets: Any, at: Any, width: Any, factors: Any, row: Any,
-    half: Any, c: Any, s: Any, slope: Any,
-) -> Any:  # fmt: skip
-    """As ``multiply_row``; then these vectors and those ``distance`` before them are turned by ``slope``."""
+def multiply_and_turn_row(memory: str) -> Callable[..., Any]:
+    """The same with two more arguments ``distance, slope``: then these vectors and those ``distance`` before them are
+    turned by ``slope``. In memory the latter are at the same places ``^ far[4]``."""
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-        base, distance, at, width, row, half, c, s, slope = (arguments[k] for k in (2, 3, 5, 6, 8, 9, 10, 11, 12))
-        kind = kind_of(signature.args[0])
-        planes = [data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 1)]
-        offsets, factors = (data_of(context, builder, signature.args[k], arguments[k]) for k in (4, 7))
-        factor = _Factor(builder, splat(builder, kind, c), splat(builder, kind, s))
-        with cgutils.for_range(builder, width) as loop:
-            offset = builder.load(builder.gep(offsets, [builder.add(at, loop.index)]))
-            place = builder.add(base, offset)
-            before = builder.sub(place, distance)
-            entry = builder.add(row, builder.mul(loop.index, ir.Constant(INDEX, kind.count)))
-            number = [load_at(builder, kind, factors, k) for k in (entry, builder.add(entry, half))]
-            high = [load_at(builder, kind, plane, place) for plane in planes]
-            high = list(_Factor(builder, *factor.times(*number)).times(*high))
-            for plane, x in zip(planes, high, strict=True):
-                pair = _turn_pairs(builder, kind, [load_at(builder, kind, plane, before), x], 0, slope)
-                for turned, to in zip(pair, (before, place), strict=True):
-                    store_at(builder, turned, plane, to)
-        return context.get_dummy_value()
+    @intrinsic  # type: ignore[untyped-decorator]
+    def multiply(
+        typing: Any, re: Any, im: Any, base: Any, offsets: Any, at: Any, width: Any, factors: Any, row: Any, half: Any,
+        c: Any, s: Any, far: Any, distance: Any, slope: Any,
+    ) -> Any:  # fmt: skip
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            vectors, (distance, slope) = _Row(context, builder, signature, arguments, memory), arguments[12:]
+            with cgutils.for_range(builder, arguments[5]) as loop:
+                high = vectors.multiplied(loop.index, vectors.load(loop.index))
+                low = vectors.load(loop.index, distance)
+                pairs = [
+                    _turn_pairs(builder, vectors.kind, list(pair), 0, slope) for pair in zip(low, high, strict=True)
+                ]
+                vectors.store(loop.index, [pair[0] for pair in pairs], distance)
+                vectors.store(loop.index, [pair[1] for pair in pairs])
+            return context.get_dummy_value()
 
-    return types.void(re, im, base, distance, offsets, at, width, factors, row, half, c, s, slope), generate
+        return types.void(re, im, base, offsets, at, width, factors, row, half, c, s, far, distance, slope), generate
+
+    return multiply  # type: ignore[no-any-return]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def multiply_and_turn_tiles(
-    typing: Any, re: Any, im: Any, base: Any, offsets: Any, at: Any, width: Any, factors: Any, row: Any, half: Any,
-    c: Any, s: Any, before: Any, after: Any,
-) -> Any:  # fmt: skip
-    """As ``multiply_row``; each ``2**TURNED_WITH_PHASES`` vectors in a row are turned on the bits of their numbers.
+def multiply_and_turn_tiles(memory: str) -> Callable[..., Any]:
+    """As ``multiply_row`` with two more arguments ``before, after``: each ``2**TURNED_WITH_PHASES`` vectors in a row
+    are turned on the bits of their numbers, before and after the multiplication. Both are tuples of slopes of the first
+    bits."""
 
-    ``before`` and ``after`` the multiplication; both are tuples of slopes of the first bits.
-    """
+    @intrinsic  # type: ignore[untyped-decorator]
+    def multiply(
+        typing: Any, re: Any, im: Any, base: Any, offsets: Any, at: Any, width: Any, factors: Any, row: Any, half: Any,
+        c: Any, s: Any, far: Any, before: Any, after: Any,
+    ) -> Any:  # fmt: skip
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            vectors, bits = _Row(context, builder, signature, arguments, memory), ir.Constant(INDEX, TURNED_WITH_PHASES)
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-        base, at, width, row, half, c, s = (arguments[k] for k in (2, 4, 5, 7, 8, 9, 10))
-        kind, bits = kind_of(signature.args[0]), ir.Constant(INDEX, TURNED_WITH_PHASES)
-        planes = [data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 1)]
-        offsets, factors = (data_of(context, builder, signature.args[k], arguments[k]) for k in (3, 6))
-        factor = _Factor(builder, splat(builder, kind, c), splat(builder, kind, s))
+            def turned(tile: list[Any], argument: int) -> list[Any]:
+                for bit in range(len(signature.args[argument])):
+                    slope = builder.extract_value(arguments[argument], bit)
+                    tile = _turn_pairs(builder, vectors.kind, tile, bit, slope)
+                return tile
 
-        def turned(vectors: list[Any], argument: int) -> list[Any]:
-            for bit in range(len(signature.args[argument])):
-                slope = builder.extract_value(arguments[argument], bit)
-                vectors = _turn_pairs(builder, kind, vectors, bit, slope)
-            return vectors
+            with cgutils.for_range(builder, builder.lshr(arguments[5], bits)) as loop:
+                first = builder.shl(loop.index, bits)
+                numbers = [builder.add(first, ir.Constant(INDEX, k)) for k in range(1 << TURNED_WITH_PHASES)]
+                tile = [turned(list(plane), 12) for plane in zip(*map(vectors.load, numbers), strict=True)]
+                multiplied = [vectors.multiplied(*each) for each in zip(numbers, zip(*tile, strict=True), strict=True)]
+                tile = [turned(list(plane), 13) for plane in zip(*multiplied, strict=True)]
+                for number, parts in zip(numbers, zip(*tile, strict=True), strict=True):
+                    vectors.store(number, parts)
+            return context.get_dummy_value()
 
-        with cgutils.for_range(builder, builder.lshr(width, bits)) as loop:
-            first = builder.shl(loop.index, bits)
-            numbers = [builder.add(first, ir.Constant(INDEX, k)) for k in range(1 << TURNED_WITH_PHASES)]
-            places = [builder.add(base, builder.load(builder.gep(offsets, [builder.add(at, k)]))) for k in numbers]
-            tile = [turned([load_at(builder, kind, plane, place) for place in places], 11) for plane in planes]
-            for k, number in enumerate(numbers):
-                entry = builder.add(row, builder.mul(number, ir.Constant(INDEX, kind.count)))
-                parts = [load_at(builder, kind, factors, part) for part in (entry, builder.add(entry, half))]
-                tile[0][k], tile[1][k] = _Factor(builder, *factor.times(*parts)).times(tile[0][k], tile[1][k])
-            for plane, vectors in zip(planes, tile, strict=True):
-                for place, x in zip(places, turned(vectors, 12), strict=True):
-                    store_at(builder, x, plane, place)
-        return context.get_dummy_value()
+        return types.void(re, im, base, offsets, at, width, factors, row, half, c, s, far, before, after), generate
 
-    return types.void(re, im, base, offsets, at, width, factors, row, half, c, s, before, after), generate
+    return multiply  # type: ignore[no-any-return]
 
 
-def butterflies(count: int) -> Callable[..., Any]:
-    """An intrinsic ``turn(re, im, base, distances, offsets, at, width, numbers, starts, half, own)`` for a row.
+def butterflies(count: int, from_memory: bool) -> Callable[..., Any]:
+    """An intrinsic ``turn(re, im, base, distances, offsets, at, width, numbers, starts, half, own, far)`` for a row.
 
     For each of ``width`` vectors at ``base + offsets[at…]`` it takes the tile of ``count`` bits, ``distances`` apart.
     Bit after bit, numbers are multiplied where it is 1, then it is turned. From ``starts`` on ``numbers`` hold a bit's
     slope, a factor for each bit before it (where that is 1, too), and factors of the row's vectors, ``half`` real parts
     before as many imaginary ones; ``own`` is a factor for each bit of all the row. Factors are cos and sin.
+
+    With ``from_memory`` the vectors come from there, see ``multiply_row``; ``far[4]`` are the bits' masks.
     """
 
     @intrinsic  # type: ignore[untyped-decorator]
     def turn(
         typing: Any, re: Any, im: Any, base: Any, distances: Any, offsets: Any, at: Any, width: Any, numbers: Any,
-        starts: Any, half: Any, own: Any,
+        starts: Any, half: Any, own: Any, far: Any,
     ) -> Any:  # fmt: skip
-        signature = types.void(re, im, base, distances, offsets, at, width, numbers, starts, half, own)
+        signature = types.void(re, im, base, distances, offsets, at, width, numbers, starts, half, own, far)
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
             base, distances, at, width, starts, half, own = (arguments[k] for k in (2, 3, 5, 6, 8, 9, 10))
@@ -308,11 +378,18 @@ def butterflies(count: int) -> Callable[..., Any]:
             shared = [
                 [factor(*(number(bit, 1 + 2 * other + k) for k in range(2))) for other in range(bit)] for bit in bits
             ]
+            memory = _Memory(context, builder, signature.args[11], arguments[11], kind)
+            masks = builder.extract_value(arguments[11], 4)
             with cgutils.for_range(builder, width) as loop:
                 places = [builder.add(base, builder.load(builder.gep(offsets, [builder.add(at, loop.index)])))]
                 for bit in bits:
                     places += [builder.add(place, builder.extract_value(distances, bit)) for place in places]
-                tile = [[load_at(builder, kind, plane, place) for place in places] for plane in planes]
+                if from_memory:
+                    far = memory.place(builder.load(builder.gep(offsets, [builder.add(memory.at, loop.index)])))
+                    found = _cosets(builder, far, [builder.extract_value(masks, bit) for bit in bits])
+                    tile = [list(plane) for plane in zip(*map(memory.load, found), strict=True)]
+                else:
+                    tile = [[load_at(builder, kind, plane, place) for place in places] for plane in planes]
                 entry = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
                 for bit in bits:
                     row = builder.add(

@@ -83,6 +83,23 @@ def store_at(builder: ir.IRBuilder, x: Any, data: Any, place: Any) -> None:
     builder.store(x, pointer).align = item_bytes(x.type)
 
 
+def stream_at(builder: ir.IRBuilder, x: Any, data: Any, place: Any) -> None:
+    """Put a vector there past the caches; it is the start of a line."""
+    store = builder.store(x, builder.bitcast(builder.gep(data, [place]), x.type.as_pointer()))
+    store.align = 64
+    store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_MASK, 1)]))
+
+
+def prefetch(builder: ir.IRBuilder, pointer: Any, to_write: bool) -> None:
+    """Ask for the line there, as near as can be."""
+    name, byte = "llvm.prefetch.p0", ir.IntType(8).as_pointer()
+    ask = function(builder, name, ir.VoidType(), [byte, _MASK, _MASK, _MASK])
+    nearest, data = 3, 1
+    builder.call(
+        ask, [builder.bitcast(pointer, byte), *(ir.Constant(_MASK, k) for k in (int(to_write), nearest, data))]
+    )
+
+
 def line_place(builder: ir.IRBuilder, kind: ir.VectorType, line: Any) -> Any:
     """Where a line lies in a scratch plane; see ``passes_numba.place``."""
     skipped = builder.lshr(line, ir.Constant(INDEX, _SKEW_LINE_BITS))

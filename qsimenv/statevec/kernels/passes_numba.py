@@ -14,6 +14,7 @@ import numpy as np
 from qsimenv.statevec.encoding.rows import (
     BASE,
     FIXED,
+    FROM_MEMORY,
     GATHERS,
     HAS_LANES,
     INNER_BITS,
@@ -57,7 +58,13 @@ _dense_01, _dense_02, _dense_12 = dense((0, 1), 0), dense((0, 2), 0), dense((1, 
 _dense_03, _dense_13, _dense_23 = dense((0, 3), 0), dense((1, 3), 0), dense((2, 3), 0)
 
 
-_butterflies_2, _butterflies_3 = butterflies(2), butterflies(3)
+_butterflies_2, _butterflies_3 = butterflies(2, from_memory=False), butterflies(3, from_memory=False)
+_butterflies_2_from, _butterflies_3_from = butterflies(2, from_memory=True), butterflies(3, from_memory=True)
+
+_multiply, _multiply_from, _multiply_to = multiply_row(""), multiply_row("from"), multiply_row("to")
+_turn_row, _turn_row_to = multiply_and_turn_row(""), multiply_and_turn_row("to")
+_turn_tiles, _turn_tiles_from = multiply_and_turn_tiles(""), multiply_and_turn_tiles("from")
+_turn_tiles_to = multiply_and_turn_tiles("to")
 
 _move_0, _move_1, _move_2, _move_3, _move_4 = (permutation(rank) for rank in range(5))
 
@@ -315,11 +322,13 @@ def table_room(bits):
 
 
 @njit(**_options)
-def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
+def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room, memory, far):
     """Multiply by ``exp(i q(x))``, row by row; ``phase_rows`` has the method, ``rows`` the layout.
 
     Targets are turned as well: the bit that all terms share, after the phases; or the first ones of a row, before and
-    after them, so that one pass does the work of up to three.
+    after them, so that one pass does the work of up to three. Where ``far`` is not 0, it is the column of the row's
+    tables for loading from memory, or storing there; ``memory`` has the planes, where the block starts in them, and the
+    factors of what is spread.
     """
     lane_bits = 4 if re.itemsize == 4 else 3
     tile_bits, inner, outer = ops[row, TILE_BITS], ops[row, INNER_BITS], ops[row, OUTER_BITS]
@@ -337,6 +346,10 @@ def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
     vectors_at = ops[row, TABLE] + 2 * entries
     inner_at = vectors_at + (1 << tile_bits)
     starts_at = inner_at + (1 << inner)
+    far_start, (common, _, _), far_at = _in_memory(ops, row, tables, index, memory[2], far)
+    far_start ^= common
+    far_inner_at = far_at + (1 << tile_bits) if far else inner_at
+    far_starts_at = far_inner_at + (1 << inner)
     for number in range(1 << outer):
         table = 0
         if number:
@@ -349,63 +362,105 @@ def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room):
         start, first, last = ops[row, BASE] + tables[starts_at + number], number << inner, number + 1 << inner
         places = (start, tables, inner_at, vectors_at, 1 << tile_bits)
         numbers = (room, 2 * width * table, width, factors[first:last], factors[high + first : high + last])
+        group = far_start ^ tables[far_starts_at + number] if far else 0
+        there = (memory[0], memory[1], group, far_inner_at, far_at, common, memory[3], far)
         if ops[row, NUM_TARGETS] == TURNED_WITH_PHASES:
-            _turned_tiles(re, im, places, numbers, coefficients[slopes_at : slopes_at + 6], ops[row, TURNED_BEFORE])
+            slopes = coefficients[slopes_at : slopes_at + 6]
+            _turned_tiles(re, im, places, numbers, there, slopes, ops[row, TURNED_BEFORE])
         elif ops[row, NUM_TARGETS]:
-            _turned_rows(re, im, places, numbers, ops[row, BASE], coefficients[slopes_at])
+            _turned_rows(re, im, places, numbers, there, ops[row, BASE], coefficients[slopes_at])
         else:
-            _rows(re, im, places, numbers)
+            _rows(re, im, places, numbers, there)
+
+
+@njit(inline="always", **_options)
+def _in_memory(ops, row, tables, index, start, far):
+    """Where the block's number 0 is in memory, the shared bits, and where the tables for vectors begin."""
+    if not far:
+        return 0, (0, 0, 0), 0
+    at = ops[row, far]
+    place = start ^ tables[at + 1]
+    for entry in range(tables[at]):
+        if _is_odd(index & tables[at + 5 + 2 * entry]):
+            place ^= tables[at + 6 + 2 * entry]
+    return place, (tables[at + 2], tables[at + 3], tables[at + 4]), at + 5 + 2 * tables[at]
 
 
 @njit(**_options)
-def _rows(re, im, places, numbers):
-    """Multiply rows that share a table: ``places`` has where they lie, ``numbers`` what they are multiplied by."""
+def _rows(re, im, places, numbers, there):
+    """Multiply rows that share a table: ``places`` has where they lie, ``numbers`` what they are multiplied by, and
+    ``there`` where they come from, or go, if that is memory."""
     start, tables, rows_at, vectors_at, vectors = places
     room, at, width, c, s = numbers
+    far_re, far_im, group, far_rows_at, far_at, common, spread, far = there
     for k in range(c.shape[0]):
-        multiply_row(re, im, start + tables[rows_at + k], tables, vectors_at, vectors, room, at, width, c[k], s[k])
+        base = start + tables[rows_at + k]
+        memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
+        if far == 0:
+            _multiply(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory)
+        elif far == FROM_MEMORY:
+            _multiply_from(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory)
+        else:
+            _multiply_to(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory)
 
 
 @njit(**_options)
-def _turned_rows(re, im, places, numbers, distance, slope):
+def _turned_rows(re, im, places, numbers, there, distance, slope):
     """The same for rows that all have one bit; this is turned on ``slope`` afterwards."""
     start, tables, rows_at, vectors_at, vectors = places
     room, at, width, c, s = numbers
+    far_re, far_im, group, far_rows_at, far_at, common, spread, far = there
     for k in range(c.shape[0]):
         base = start + tables[rows_at + k]
-        multiply_and_turn_row(re, im, base, distance, tables, vectors_at, vectors, room, at, width, c[k], s[k], slope)
+        memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
+        row = (re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, distance, slope)
+        if far:
+            _turn_row_to(*row)
+        else:
+            _turn_row(*row)
 
 
 @njit(**_options)
-def _turned_tiles(re, im, places, numbers, slopes, before):
+def _turned_tiles(re, im, places, numbers, there, slopes, before):
     """The same for rows whose first bits are turned: ``before`` of them on the last slopes, then all on the first."""
     a0, a1, a2, b0, b1, b2 = slopes[0], slopes[1], slopes[2], slopes[3], slopes[4], slopes[5]
     after = (a0, a1, a2)
     if before == 0:
-        _tiles(re, im, places, numbers, (), after)
+        _tiles(re, im, places, numbers, there, (), after)
     elif a0 == 0 and a1 == 0 and a2 == 0:
-        _tiles(re, im, places, numbers, (b0, b1, b2), ())
+        _tiles(re, im, places, numbers, there, (b0, b1, b2), ())
     elif before == 1:
-        _tiles(re, im, places, numbers, (b0,), after)
+        _tiles(re, im, places, numbers, there, (b0,), after)
     elif before == 2:
-        _tiles(re, im, places, numbers, (b0, b1), after)
+        _tiles(re, im, places, numbers, there, (b0, b1), after)
     else:
-        _tiles(re, im, places, numbers, (b0, b1, b2), after)
+        _tiles(re, im, places, numbers, there, (b0, b1, b2), after)
 
 
 @njit(**_options)
-def _tiles(re, im, places, numbers, before, after):
+def _tiles(re, im, places, numbers, there, before, after):
     """The same; as many of their first bits as there are slopes, before and after they are multiplied."""
     start, tables, rows_at, vectors_at, vectors = places
     room, at, width, c, s = numbers
+    far_re, far_im, group, far_rows_at, far_at, common, spread, far = there
     for k in range(c.shape[0]):
         base = start + tables[rows_at + k]
-        multiply_and_turn_tiles(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], before, after)
+        memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
+        row = (re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, before, after)
+        if far == 0:
+            _turn_tiles(*row)
+        elif far == FROM_MEMORY:
+            _turn_tiles_from(*row)
+        else:
+            _turn_tiles_to(*row)
 
 
 @njit(**_options)
-def turn_in_a_row(re, im, ops, row, coefficients, tables, index, room):
-    """Phases of one bit with others, then its rotation; so for two or three bits, one after the other, in one pass."""
+def turn_in_a_row(re, im, ops, row, coefficients, tables, index, room, memory, far):
+    """Phases of one bit with others, then its rotation; so for two or three bits, one after the other, in one pass.
+
+    ``memory`` and ``far`` as in ``apply_phases``.
+    """
     lane_bits = 4 if re.itemsize == 4 else 3
     count, tile_bits, entries = ops[row, NUM_TARGETS], ops[row, TILE_BITS], ops[row, NUM_ENTRIES]
     width, rows = 1 << (lane_bits + tile_bits), 1 << ops[row, INNER_BITS]
@@ -429,19 +484,23 @@ def turn_in_a_row(re, im, ops, row, coefficients, tables, index, room):
     item, own = re.itemsize, room
     d0, d1 = place(1 << ops[row, TARGETS], item), place(1 << ops[row, TARGETS + 1], item)
     d2 = place(1 << ops[row, TARGETS + 2], item)
+    far_start, masks, far_at = _in_memory(ops, row, tables, index, memory[2], far)
     for k in range(rows):
         base = tables[vectors_at + (1 << tile_bits) + k]
+        group = far_start ^ tables[far_at + (1 << tile_bits) + k] if far else 0
+        there = (memory[0], memory[1], group, far_at, masks, memory[3])
+        at = (tables, vectors_at, 1 << tile_bits, coefficients)
         first = (own[k], own[rows + k], own[2 * rows + k], own[3 * rows + k])
-        if count == 2:
-            _butterflies_2(
-                re, im, base, (d0, d1), tables, vectors_at, 1 << tile_bits, coefficients, (starts[0], starts[1]), width,
-                first,
-            )  # fmt: skip
+        if count == 2 and far:
+            _butterflies_2_from(re, im, base, (d0, d1), *at, (starts[0], starts[1]), width, first, there)
+        elif count == 2:
+            _butterflies_2(re, im, base, (d0, d1), *at, (starts[0], starts[1]), width, first, there)
         else:
-            _butterflies_3(
-                re, im, base, (d0, d1, d2), tables, vectors_at, 1 << tile_bits, coefficients,
-                (starts[0], starts[1], starts[2]), width, (*first, own[4 * rows + k], own[5 * rows + k]),
-            )  # fmt: skip
+            three, last = (starts[0], starts[1], starts[2]), (*first, own[4 * rows + k], own[5 * rows + k])
+            if far:
+                _butterflies_3_from(re, im, base, (d0, d1, d2), *at, three, width, last, there)
+            else:
+                _butterflies_3(re, im, base, (d0, d1, d2), *at, three, width, last, there)
 
 
 @njit(**_options)

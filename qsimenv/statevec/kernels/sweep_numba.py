@@ -18,6 +18,7 @@ from qsimenv.statevec.encoding.rows import (
     ARRANGE,
     BUTTERFLIES,
     FLIP,
+    FROM_MEMORY,
     GENERAL,
     HAS_LANES,
     KIND,
@@ -35,6 +36,7 @@ from qsimenv.statevec.encoding.rows import (
     ROTATE,
     SPREAD,
     TABLE,
+    TO_MEMORY,
     TWO_TARGETS,
 )
 from qsimenv.statevec.encoding.tables_numba import xor_table
@@ -80,12 +82,12 @@ _options = {"nogil": True, "error_model": "numpy", "fastmath": _FAST}
 
 
 @njit(**_options)
-def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums):
+def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums, memory, loading, storing):
     """All passes over one block whose first amplitude has the (global) index ``index``.
 
     The block lies in the planes ``x`` and ``y``, ``z`` is to spare; returns the planes in their roles at the end. What
     is read on the way is added to ``sums``. First rows that spread and arrange are left to ``_gather``, a last
-    permutation of whole lines to ``_scatter``.
+    permutation of whole lines to ``_scatter``. ``loading`` and ``storing`` are the rows that do either (or -1).
     """
     for row in range(ops.shape[0]):
         if (index & ops[row, OUTER_MASK]) != ops[row, OUTER_VALUE]:
@@ -100,9 +102,11 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums):
             rotate(x, bits, ops, row, coefficients)
             rotate(y, bits, ops, row, coefficients)
         elif kind == QUADRATIC:
-            apply_phases(x, y, bits, ops, row, coefficients, tables, index, room)
+            far = FROM_MEMORY if row == loading else TO_MEMORY if row == storing else 0
+            apply_phases(x, y, bits, ops, row, coefficients, tables, index, room, memory, far)
         elif kind == BUTTERFLIES:
-            turn_in_a_row(x, y, ops, row, coefficients, tables, index, room)
+            far = FROM_MEMORY if row == loading else 0
+            turn_in_a_row(x, y, ops, row, coefficients, tables, index, room, memory, far)
         elif kind == PERMUTE and ops[row, HAS_LANES]:
             shift = shift_of(ops, row, tables, index)
             permute(x, z, bits, ops, row, tables, shift)
@@ -138,16 +142,16 @@ def _block_start(number, outer):
 @njit(**_options)
 def _spread_of(ops, tables, coefficients):
     """Of a first row that spreads: its bits in the index; the numbers of the runs that are made from run 0, and what
-    it is multiplied by for each of them. Run 0 is the first of them, times 1."""
+    it is multiplied by for each of them. Run 0 is the first of them, times 1. And the factors of all runs."""
     if not ops.shape[0] or ops[0, KIND] != SPREAD:
-        return 0, np.zeros(1, np.int64), np.ones(1, coefficients.dtype)
+        return 0, np.zeros(1, np.int64), np.ones(1, coefficients.dtype), coefficients
     bits, runs, at = tables[ops[0, TABLE]], tables[ops[0, TABLE] + 1], ops[0, OFFSET]
     numbers, number = [0], 0
     while number != runs:
         number = (number | ~runs) + 1 & runs
         numbers.append(number)
     made = np.array(numbers)
-    return bits, made, coefficients[at:][made]
+    return bits, made, coefficients[at:][made], coefficients[at:]
 
 
 @njit(**_options)
@@ -160,13 +164,31 @@ def _arranging_row(ops):
 
 
 @njit(**_options)
+def _loading_row(ops):
+    """The row of phases that loads the block itself, after what is spread and arranged; -1 where it does not."""
+    first = 0
+    while first < ops.shape[0] and (ops[first, KIND] == SPREAD or ops[first, KIND] == ARRANGE):
+        first += 1
+    if first == ops.shape[0] or (ops[first, KIND] != QUADRATIC and ops[first, KIND] != BUTTERFLIES):
+        return -1
+    return first if ops[first, FROM_MEMORY] else -1
+
+
+@njit(**_options)
+def _storing_row(ops):
+    """The row of phases that can store the block; -1 where none can."""
+    last = ops.shape[0] - 1
+    return last if last >= 0 and ops[last, KIND] == QUADRATIC and ops[last, TO_MEMORY] else -1
+
+
+@njit(**_options)
 def _gather(plane, start, offsets, run, empty, spread, block, in_run, to_run, line):
     """Copy a block's runs from memory to scratch; those with a bit of ``empty`` hold nothing but zeros.
 
     Those that a row spreads to are made from others, whatever there is in memory. Line i of run k goes to the line
     ``line ^ to_run[k] ^ in_run[i]`` of the block.
     """
-    fresh, made, factors = spread
+    fresh, made, factors, _ = spread
     steps = to_run[made]
     count, item = offsets.shape[0], plane.itemsize
     ahead = max(1, _AHEAD_BYTES // (run * item))
@@ -255,16 +277,19 @@ def _sweep_range(
     spread = _spread_of(ops, tables, coefficients)
     planes = (re, im, other_re, other_im)
     count = 4 if len(other_re) else 2
+    loading = _loading_row(ops) if not offsets[-1] & before & ~spread[0] else -1
+    storing = _storing_row(ops) if streaming and not offsets[-1] & after else -1
     for number in range(first, last):
         start = _block_start(number, outer)
         line = shift_of(ops, arranging, tables, rank_index | start) >> lane_bits if arranging >= 0 else 0
         parts = (x, y, x[half:], y[half:])
-        for k in range(count):
+        for k in range(count if loading < 0 else 0):
             _gather(planes[k], start, offsets, run, before, spread, parts[k], in_run_before, to_run, line)
-        x, y, z = _apply(x, y, z, room, bits, ops, coefficients, tables, rank_index | start, sums)
+        memory, index = (re, im, start, spread[3]), rank_index | start
+        x, y, z = _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums, memory, loading, storing)
         line = _last_shift(ops, tables, rank_index | start, lane_bits)
         parts = (x, y, x[half:], y[half:])
-        for k in range(count):
+        for k in range(count if storing < 0 else 0):
             _scatter(parts[k], planes[k], start, offsets, run, after, streaming, in_run, steps, line)
     if streaming:
         finish_streaming()
