@@ -298,18 +298,8 @@ def _sweep_range(
 def _range_types(real):
     """What ``_sweep_range`` is compiled for, for planes of these numbers."""
     plane, numbers, number = real[::1], types.int64[::1], types.int64
-    coded = (types.int64[:, ::1], plane, numbers)
-    return (
-        *[plane] * 4,
-        *[number] * 4,
-        numbers,
-        numbers,
-        *coded,
-        *[number] * 3,
-        types.boolean,
-        plane,
-        types.float64[::1],
-    )
+    coded = (numbers, numbers, types.int64[:, ::1], plane, numbers)
+    return (*[plane] * 4, *[number] * 4, *coded, *[number] * 3, types.boolean, plane, types.float64[::1])
 
 
 _call_range = caller_of(_range_types)
