@@ -467,10 +467,13 @@ def from_zero(gates: list[Gate], n: int, block_bits: int, precision: Precision) 
 
 
 def layered(n: int, kind: str, random: np.random.Generator, layers: int = 2) -> list[Gate]:
-    """Rotations, phases, and for some kinds what moves numbers, or what a Fourier transform has."""
+    """Rotations, phases, and for some kinds what moves numbers, or what a Fourier transform has; or no phases."""
     gates: list[Gate] = []
     for _ in range(layers):
         gates += [gate("ry", q, params=[float(random.uniform(0.2, 1))]) for q in range(n)]
+        if kind == "real":
+            gates += [gate("cx", q, q + 1) for q in range(int(random.integers(n)), n - 1)]
+            continue
         if kind == "moved":
             gates += [gate("x", int(random.integers(n))), *(gate("cx", q, q + 1) for q in range(n - 1))]
         pairs = [random.choice(n, 2, replace=False).tolist() for _ in range(n)]
@@ -482,39 +485,41 @@ def layered(n: int, kind: str, random: np.random.Generator, layers: int = 2) -> 
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("kind", ["phases", "moved", "fourier"])
-def test_what_is_spread_is_loaded_by_the_first_phases(kind: str, precision: Precision) -> None:
-    """By rows of phases, with and without turns, and by butterflies; from where numbers are before they are moved."""
+@pytest.mark.parametrize("kind", ["phases", "moved", "fourier", "real"])
+def test_what_is_spread_is_loaded_by_the_row_that_follows(kind: str, precision: Precision) -> None:
+    """By phases, with and without turns, by butterflies and rotations; from where numbers are before they are moved."""
     n, seen = 13, set()
     for seed in range(12):
         random = np.random.default_rng(seed)
-        gates = layered(n, kind, random)
+        gates = layered(n, kind, random, 4 if kind == "real" else 2)
         if kind == "fourier":
             gates = [gate("ry", q, params=[0.3 + 0.1 * q]) for q in range(n)] + gates[-n * (n + 1) // 2 :]
         for block_bits in (9, 11):
             for sweep in from_zero(gates, n, block_bits, precision):
                 kinds = sweep.ops[:, columns.KIND].tolist()
                 for number, row in enumerate(sweep.ops):
-                    if row[columns.KIND] in (columns.QUADRATIC, columns.BUTTERFLIES) and row[columns.FROM_MEMORY]:
+                    if row[columns.FROM_MEMORY]:
                         assert kinds[:number] in ([columns.SPREAD], [columns.SPREAD, columns.ARRANGE])
-                        turns, moved = bool(row[columns.NUM_TARGETS]), sweep.ops[number - 1]
+                        turns = bool(row[columns.RANK if kind == "real" else columns.NUM_TARGETS])
+                        moved = sweep.ops[number - 1]
                         outside = moved[columns.KIND] == columns.ARRANGE and moved[columns.NUM_ENTRIES]
                         seen.add((kinds[number], turns, number - 1, bool(outside)))
-    phases, butterflies = columns.QUADRATIC, columns.BUTTERFLIES
+    phases, butterflies, rotations = columns.QUADRATIC, columns.BUTTERFLIES, columns.ROTATE
     wanted = {
         "phases": {(phases, False, 0, False), (phases, True, 0, False)},
         "moved": {(phases, False, 1, False), (phases, False, 1, True)},
         "fourier": {(butterflies, True, 0, False)},
+        "real": {(rotations, moves, arranged, False) for moves in (False, True) for arranged in (0, 1)},
     }
     assert wanted[kind] <= seen
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("kind", ["phases", "moved", "fourier"])
-def test_what_phases_leave_is_stored_past_the_caches(
+@pytest.mark.parametrize("kind", ["phases", "moved", "fourier", "real"])
+def test_what_the_last_row_leaves_is_stored_past_the_caches(
     kind: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the last row of phases itself: with turns, without, and with the bit that all terms share."""
+    """By the row itself: phases with turns, without, and with the bit that all terms share; rotations."""
     n, seen = 16, set()  # planes of as much as this are aligned
     monkeypatch.setattr(sweep_numba, "STREAM_FROM_BYTES", 0)
     for seed in range(2):
@@ -529,9 +534,11 @@ def test_what_phases_leave_is_stored_past_the_caches(
             np.testing.assert_allclose(state.amplitudes(), wanted, atol=TOLERANCE[precision])
             for sweep in encoded[0]:
                 row = sweep.ops[-1]
-                if row[columns.KIND] == columns.QUADRATIC and row[columns.TO_MEMORY]:
-                    seen.add(int(row[columns.NUM_TARGETS]))
-    assert ({1} if kind == "fourier" else {0, 3}) <= seen
+                if row[columns.TO_MEMORY]:
+                    seen.add((int(row[columns.KIND]), int(row[columns.NUM_TARGETS])))
+    phases, rotations = columns.QUADRATIC, columns.ROTATE
+    wanted = {"real": {(rotations, 3)}, "fourier": {(phases, 1)}}
+    assert wanted.get(kind, {(phases, 0), (phases, 3)}) <= seen
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -37,14 +37,14 @@ from qsimenv.task import Precision
     BASE,
     TURNED_BEFORE,
     NUM_TURNS,
-) = range(18)
+    FROM_MEMORY,
+    TO_MEMORY,
+) = range(20)
 GATHERS = NEAR_BITS
 """Of rotations."""
-FROM_MEMORY, TO_MEMORY = NEAR_BITS, RANK
-"""Of phases, and the first one of butterflies."""
 CODE_BIT = 48
-"""In the tables of phases that load: an index in memory, and from this bit on the number of a factor."""
-TARGETS = 18
+"""In the tables of rows that load: an index in memory, and from this bit on the number of a factor."""
+TARGETS = 20
 FIXED = TARGETS + gates.MAX_UNITARY_TARGETS
 """First column of the sorted block positions that a pass holds fixed: its targets and its controls inside the block."""
 ROW = 64
@@ -92,7 +92,8 @@ lines before all others."""
 #   ROTATE     coefficients from OFFSET: four slopes of the targets, four of the lanes. Where RANK is not 0 the lines
 #              change places on the way: as they are stored, or where GATHERS is 1 as they are loaded. tables from
 #              TABLE: where number 0 goes (comes from); (mask, column) of each of NUM_ENTRIES outer terms; where the
-#              lines of RANK single bits go (come from).
+#              lines of RANK single bits go (come from). FROM_MEMORY and TO_MEMORY as in QUADRATIC, nothing shared, and
+#              then the lines of single bits.
 #   BUTTERFLIES  tables from TABLE: (mask, number of the target) of each of NUM_ENTRIES terms with bits outside the
 #              block; places of the 2**TILE_BITS vectors of a row, and of the 2**INNER_BITS rows. coefficients from
 #              OFFSET: the angles of the terms; for each target its slope, cos and sin of what it has with each target

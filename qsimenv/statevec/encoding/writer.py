@@ -331,23 +331,21 @@ class Writer:
         return None
 
     def _reach_memory(self) -> None:
-        """Tables for phases that come first, after others are spread, to load the block, and for such that come last to
+        """Tables for a row that comes first, after others are spread, to load the block, and for one that comes last to
         store it: for that no pass of its own is needed then."""
         if not self._form.moves_on_the_way or self._low_bits < self._lane_bits or self._block != self._stored:
             return
         first = next((k for k, row in enumerate(self._rows) if row[KIND] not in (SPREAD, ARRANGE)), 0)
         last = len(self._rows) - 1
-        if first in self._walks and self._rows[0][KIND] == SPREAD:
-            row, (bits, runs) = self._rows[first], self._tables[0].tolist()
-            if not row[BASE] and not row[TURNED_BEFORE]:
-                self._far_tables(row, FROM_MEMORY, self._walks[first], bits, runs)
-        if last in self._walks and last != first:
-            row = self._rows[last]
-            if row[KIND] == QUADRATIC and (not row[BASE] or row[NUM_TARGETS]):
-                self._far_tables(row, TO_MEMORY, self._walks[last], 0, 0)
+        if self._rows and self._rows[0][KIND] == SPREAD and _can_load(self._rows[first]):
+            bits, runs = self._tables[0].tolist()
+            self._far_tables(first, FROM_MEMORY, bits, runs)
+        if last > first and _can_store(self._rows[last]):
+            self._far_tables(last, TO_MEMORY, 0, 0)
 
-    def _far_tables(self, row: list[int], column: int, walk: _Walk, spread: int, runs: int) -> None:
-        """See ``rows``. ``spread``: the bits that others are spread to; ``runs``: the same of a run's number."""
+    def _far_tables(self, number: int, column: int, spread: int, runs: int) -> None:
+        """Those of row ``number``, see ``rows``. ``spread``: the bits that others are spread to; ``runs``: the same of
+        a run's number."""
 
         def in_memory(number: int) -> int:
             place = (number >> self._low_bits & runs) << CODE_BIT
@@ -362,12 +360,16 @@ class Writer:
             columns = inverse_columns(masks)
             shift = reduce(xor, (columns[k] for k in flipped), 0)
             outside = [(mask, columns[k]) for mask, k in others]
-        row[column] = self._num_tables
+        self._rows[number][column] = self._num_tables
+        walk = self._walks.get(number, _Walk([], 0, 0, []))
         shared = [in_memory(columns[position]) for position in walk.shared]
         pairs = [number for mask, source in outside for number in (mask, in_memory(source))]
         self._add_table([len(outside), in_memory(shift), *shared, *[0] * (MOST_BUTTERFLIES - len(shared)), *pairs])
-        places = [in_memory(columns[position]) for position in walk.positions]
-        self._add_table(xor_tables(places, walk.tile_bits, walk.inner_bits))
+        if number in self._walks:
+            places = [in_memory(columns[position]) for position in walk.positions]
+            self._add_table(xor_tables(places, walk.tile_bits, walk.inner_bits))
+        else:
+            self._add_table([in_memory(source) for source in columns[self._lane_bits :]])
 
     def _mover(self, has_lines: bool) -> list[int]:
         """The row that takes lines elsewhere on the way, if there is one: a new one where nothing is done before."""
@@ -438,6 +440,20 @@ class _Lines(NamedTuple):
 def _can_move_lines(row: Sequence[int]) -> bool:
     """Whether a row can store its lines elsewhere, and does not yet."""
     return row[KIND] == ROTATE and not row[HAS_LANES] and not row[RANK]
+
+
+def _can_load(row: Sequence[int]) -> bool:
+    """Whether a row can load the block."""
+    if row[KIND] == ROTATE:
+        return not row[HAS_LANES] and not row[GATHERS]
+    return row[KIND] == BUTTERFLIES or (row[KIND] == QUADRATIC and not row[BASE] and not row[TURNED_BEFORE])
+
+
+def _can_store(row: Sequence[int]) -> bool:
+    """Whether a row can store the block."""
+    if row[KIND] == ROTATE:
+        return not row[HAS_LANES] and not row[RANK]
+    return row[KIND] == QUADRATIC and (not row[BASE] or bool(row[NUM_TARGETS]))
 
 
 @lru_cache

@@ -123,6 +123,51 @@ def rotation_by_lines(gathers: bool) -> Callable[..., Any]:
     return turn  # type: ignore[no-any-return]
 
 
+def rotation_in_memory(loads: bool, by_lines: bool) -> Callable[..., Any]:
+    """An intrinsic ``turn(plane, start, distances, slopes, line, steps, memory, place, masks, spread)``: the same from
+    a plane of the block to memory, past the caches, or if it ``loads`` the other way round.
+
+    In the block the tile is at ``start``, or ``by_lines`` where ``rotation_by_lines`` has it; in memory its vectors are
+    at ``place``, exclusively-or-ed with an item of ``masks`` for each bit. What comes from there is multiplied by an
+    item of ``spread`` (see ``rows.CODE_BIT``).
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def turn(
+        typing: Any, plane: Any, start: Any, distances: Any, slopes: Any, line: Any, steps: Any, memory: Any,
+        place: Any, masks: Any, spread: Any,
+    ) -> Any:  # fmt: skip
+        signature = types.void(plane, start, distances, slopes, line, steps, memory, place, masks, spread)
+
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+            kind, bits = kind_of(signature.args[0]), range(len(signature.args[3]))
+            data, far, spread = (data_of(context, builder, signature.args[k], arguments[k]) for k in (0, 6, 9))
+            memory = _Memory(builder, kind, [far], spread)
+            distances, steps, masks = ([builder.extract_value(arguments[k], bit) for bit in bits] for k in (2, 5, 8))
+            if by_lines:
+                near = [line_place(builder, kind, each) for each in _cosets(builder, arguments[4], steps)]
+            else:
+                near = [arguments[1]]
+                for distance in distances:
+                    near += [builder.add(place, distance) for place in near]
+            places = _cosets(builder, arguments[7], masks)
+            if loads:
+                tile = [memory.load(place)[0] for place in places]
+            else:
+                tile = [load_at(builder, kind, data, place) for place in near]
+            tile = _turn_all(builder, kind, tile, arguments[3])
+            for x, here, there in zip(tile, near, places, strict=True):
+                if loads:
+                    store_at(builder, x, data, here)
+                else:
+                    memory.store(there, [x])
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return turn  # type: ignore[no-any-return]
+
+
 def _turn_all(builder: ir.IRBuilder, kind: ir.VectorType, tile: list[Any], slopes: Any) -> list[Any]:
     """The tile, turned on every bit of the vectors' numbers."""
     for bit in range(len(tile).bit_length() - 1):
@@ -177,22 +222,13 @@ def dense(lanes: tuple[int, ...], pair_bits: int) -> Callable[..., Any]:
 
 
 class _Memory:
-    """The planes that a block comes from and goes to, as the first six items of a tuple: the planes, where a row begins
-    in them, where in the tables the places of its vectors are, what the caller wants, and factors."""
+    """The planes that a block comes from and goes to, and the factors of what is spread."""
 
-    def __init__(self, context: Any, builder: ir.IRBuilder, types_: Any, values: Any, kind: ir.VectorType) -> None:
-        self._builder, self._kind = builder, kind
-        items = cgutils.unpack_tuple(builder, values)
-        self._planes = [data_of(context, builder, types_[k], items[k]) for k in (0, 1)]
-        self._base, self.at = items[2:4]
-        self._spread = data_of(context, builder, types_[5], items[5])
-
-    def place(self, offset: Any) -> Any:
-        """The place of a vector with this entry in the tables: see ``rows.CODE_BIT``."""
-        return self._builder.xor(self._base, offset)
+    def __init__(self, builder: ir.IRBuilder, kind: ir.VectorType, planes: Sequence[Any], spread: Any) -> None:
+        self._builder, self._kind, self._planes, self._spread = builder, kind, planes, spread
 
     def load(self, place: Any) -> list[Any]:
-        """Real and imaginary parts of what is there, or is spread to there."""
+        """What is there in each plane, or is spread to there; see ``rows.CODE_BIT`` for the place."""
         builder = self._builder
         code = builder.lshr(place, ir.Constant(INDEX, CODE_BIT))
         place = builder.and_(place, ir.Constant(INDEX, (1 << CODE_BIT) - 1))
@@ -203,6 +239,16 @@ class _Memory:
         """Put them there, past the caches."""
         for x, plane in zip(parts, self._planes, strict=True):
             stream_at(self._builder, x, plane, place)
+
+
+def _memory_of(
+    context: Any, builder: ir.IRBuilder, kind: ir.VectorType, items: Any, values: Any
+) -> tuple[_Memory, Any, Any, Any]:
+    """Of a tuple with both planes, where a row begins in them, where in the tables its vectors are, what its bits are
+    there, and factors: the first two and the last in one, and the others."""
+    parts = cgutils.unpack_tuple(builder, values)
+    *planes, spread = (data_of(context, builder, items[k], parts[k]) for k in (0, 1, 5))
+    return _Memory(builder, kind, planes, spread), *parts[2:5]
 
 
 class _Row:
@@ -218,8 +264,9 @@ class _Row:
         self._offsets, self._factors = (data_of(context, builder, signature.args[k], arguments[k]) for k in (3, 6))
         self._base, self._at, self._row, self._half, c, s = (arguments[k] for k in (2, 4, 7, 8, 9, 10))
         self._factor = _Factor(builder, splat(builder, self.kind, c), splat(builder, self.kind, s))
-        self._far = _Memory(context, builder, signature.args[11], arguments[11], self.kind)
-        self._common = builder.extract_value(arguments[11], 4)
+        self._far, self._far_base, self._far_at, self._common = _memory_of(
+            context, builder, self.kind, signature.args[11], arguments[11]
+        )
 
     def _offset(self, at: Any, number: Any) -> Any:
         return self._builder.load(self._builder.gep(self._offsets, [self._builder.add(at, number)]))
@@ -228,6 +275,9 @@ class _Row:
         """Where vector ``number`` is in the block."""
         return self._builder.add(self._base, self._offset(self._at, number))
 
+    def _far_place(self, number: Any) -> Any:
+        return self._builder.xor(self._far_base, self._offset(self._far_at, number))
+
     def load(self, number: Any, distance: Any = None) -> list[Any]:
         """Real and imaginary parts; of the vector ``distance`` before it, if that is given."""
         builder = self._builder
@@ -235,7 +285,7 @@ class _Row:
             place = self.place(number)
             place = builder.sub(place, distance) if distance is not None else place
             return [load_at(builder, self.kind, plane, place) for plane in self._planes]
-        return self._far.load(self._far.place(self._offset(self._far.at, number)))
+        return self._far.load(self._far_place(number))
 
     def store(self, number: Any, parts: Sequence[Any], distance: Any = None) -> None:
         """Put them there."""
@@ -246,7 +296,7 @@ class _Row:
             for x, plane in zip(parts, self._planes, strict=True):
                 store_at(builder, x, plane, place)
             return
-        place = self._far.place(self._offset(self._far.at, number))
+        place = self._far_place(number)
         self._far.store(builder.xor(place, self._common) if distance is not None else place, parts)
 
     def multiplied(self, number: Any, parts: Sequence[Any]) -> tuple[Any, Any]:
@@ -378,14 +428,14 @@ def butterflies(count: int, from_memory: bool) -> Callable[..., Any]:
             shared = [
                 [factor(*(number(bit, 1 + 2 * other + k) for k in range(2))) for other in range(bit)] for bit in bits
             ]
-            memory = _Memory(context, builder, signature.args[11], arguments[11], kind)
-            masks = builder.extract_value(arguments[11], 4)
+            memory, far_base, far_at, masks = _memory_of(context, builder, kind, signature.args[11], arguments[11])
             with cgutils.for_range(builder, width) as loop:
                 places = [builder.add(base, builder.load(builder.gep(offsets, [builder.add(at, loop.index)])))]
                 for bit in bits:
                     places += [builder.add(place, builder.extract_value(distances, bit)) for place in places]
                 if from_memory:
-                    far = memory.place(builder.load(builder.gep(offsets, [builder.add(memory.at, loop.index)])))
+                    far = builder.load(builder.gep(offsets, [builder.add(far_at, loop.index)]))
+                    far = builder.xor(far_base, far)
                     found = _cosets(builder, far, [builder.extract_value(masks, bit) for bit in bits])
                     tile = [list(plane) for plane in zip(*map(memory.load, found), strict=True)]
                 else:

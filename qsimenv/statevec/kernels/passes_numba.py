@@ -27,6 +27,7 @@ from qsimenv.statevec.encoding.rows import (
     TABLE,
     TARGETS,
     TILE_BITS,
+    TO_MEMORY,
     TURNED_BEFORE,
     TURNED_WITH_PHASES,
 )
@@ -42,6 +43,7 @@ from qsimenv.statevec.kernels.lanes_numba import (
     permutation,
     rotation,
     rotation_by_lines,
+    rotation_in_memory,
 )
 from qsimenv.statevec.kernels.llvm_numba import trailing_zeros
 
@@ -50,6 +52,9 @@ _options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz
 _lanes_only, _lanes_1, _lanes_2, _lanes_3, _lanes_4 = (rotation(k, with_lanes=True) for k in range(5))
 _pairs_1, _pairs_2, _pairs_3, _pairs_4 = (rotation(k, with_lanes=False) for k in range(1, 5))
 _turn_to_lines, _turn_from_lines = rotation_by_lines(gathers=False), rotation_by_lines(gathers=True)
+_turn_from_memory = rotation_in_memory(loads=True, by_lines=False)
+_turn_memory_to_lines = rotation_in_memory(loads=True, by_lines=True)
+_turn_to_memory = rotation_in_memory(loads=False, by_lines=False)
 
 
 _dense_pairs = dense((), 2)
@@ -172,6 +177,67 @@ def rotate_by_lines(source, target, bits, ops, row, coefficients, tables, shift)
         _turn_by_lines(
             source, target, tiles, ops, row, (d0, d1, d2, d3), (s0, s1, s2, s3), line, (t0, t1, t2, t3), steps
         )
+
+
+@njit(**_options)
+def rotate_in_memory(plane, far, bits, ops, row, coefficients, tables, index, memory, column):
+    """Turn up to four bits above the lanes in one pass from memory (``far``) to a plane of the block, or the other way
+    round; ``column`` is that of the row's tables for it. In the block lines may change places as they are stored.
+
+    ``memory`` has where the block starts, and the factors of what is spread.
+    """
+    lane_bits, item = 4 if plane.itemsize == 4 else 3, plane.itemsize
+    count, at, first = ops[row, NUM_TARGETS], ops[row, OFFSET], ops[row, TARGETS]
+    # Where there are fewer targets, the first one stands for those that are not looked at.
+    second, third, fourth = [ops[row, TARGETS + k] if k < count else first for k in (1, 2, 3)]
+    d0, d1, d2, d3 = (
+        place(1 << first, item),
+        place(1 << second, item),
+        place(1 << third, item),
+        place(1 << fourth, item),
+    )
+    s0, s1, s2, s3 = coefficients[at], coefficients[at + 1], coefficients[at + 2], coefficients[at + 3]
+    start, _, masks_at = _in_memory(ops, row, tables, index, memory[2], column)
+    masks = tables[masks_at : masks_at + bits - lane_bits]
+    m0, m1 = masks[first - lane_bits], masks[second - lane_bits]
+    m2, m3 = masks[third - lane_bits], masks[fourth - lane_bits]
+    moves = ops[row, RANK] > 0
+    lines = lines_of(ops, row, tables) if moves else np.zeros(bits - lane_bits, np.int64)
+    line = shift_of(ops, row, tables, index) >> lane_bits if moves else 0
+    t0, t1 = lines[first - lane_bits], lines[second - lane_bits]
+    t2, t3 = lines[third - lane_bits], lines[fourth - lane_bits]
+    is_other = np.ones(len(masks), np.bool_)
+    is_other[ops[row, TARGETS : TARGETS + count] - lane_bits] = False
+    there, here = (start, counting_steps(masks[is_other])), (line, counting_steps(lines[is_other]))
+    walk = (plane, far, 1 << (bits - count - lane_bits), ops, row, here, there, memory[3], column)
+    if count == 1:
+        _turn_in_memory(*walk, (d0,), (s0,), (t0,), (m0,))
+    elif count == 2:
+        _turn_in_memory(*walk, (d0, d1), (s0, s1), (t0, t1), (m0, m1))
+    elif count == 3:
+        _turn_in_memory(*walk, (d0, d1, d2), (s0, s1, s2), (t0, t1, t2), (m0, m1, m2))
+    else:
+        _turn_in_memory(*walk, (d0, d1, d2, d3), (s0, s1, s2, s3), (t0, t1, t2, t3), (m0, m1, m2, m3))
+
+
+@njit(**_options)
+def _turn_in_memory(plane, far, tiles, ops, row, here, there, spread, column, distances, slopes, partners, masks):
+    """All tiles; ``here`` and ``there`` are a tile's line in the block and its place in memory, with the steps to the
+    next ones, ``partners`` and ``masks`` the targets' lines and places."""
+    lane_bits, moves = 4 if plane.itemsize == 4 else 3, ops[row, RANK] > 0
+    (line, line_steps), (number, steps) = here, there
+    for tile in range(tiles):
+        start = _tile_start(tile << lane_bits, ops, row, len(distances), plane.itemsize)
+        turn = (plane, start, distances, slopes, line, partners, far, number, masks, spread)
+        if column == TO_MEMORY:
+            _turn_to_memory(*turn)
+        elif moves:
+            _turn_memory_to_lines(*turn)
+        else:
+            _turn_from_memory(*turn)
+        step = trailing_zeros(tile + 1)
+        line ^= line_steps[step]
+        number ^= steps[step]
 
 
 @njit(**_options)

@@ -58,6 +58,7 @@ from qsimenv.statevec.kernels.passes_numba import (
     place,
     rotate,
     rotate_by_lines,
+    rotate_in_memory,
     shift_of,
     table_room,
     turn_in_a_row,
@@ -93,7 +94,15 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums, memory, 
         if (index & ops[row, OUTER_MASK]) != ops[row, OUTER_VALUE]:
             continue
         kind = ops[row, KIND]
-        if kind == ROTATE and ops[row, RANK]:
+        far = FROM_MEMORY if row == loading else TO_MEMORY if row == storing else 0
+        if kind == ROTATE and far and ops[row, RANK]:
+            rotate_in_memory(z, memory[0], bits, ops, row, coefficients, tables, index, memory, far)
+            rotate_in_memory(x, memory[1], bits, ops, row, coefficients, tables, index, memory, far)
+            x, y, z = z, x, y
+        elif kind == ROTATE and far:
+            rotate_in_memory(x, memory[0], bits, ops, row, coefficients, tables, index, memory, far)
+            rotate_in_memory(y, memory[1], bits, ops, row, coefficients, tables, index, memory, far)
+        elif kind == ROTATE and ops[row, RANK]:
             shift = shift_of(ops, row, tables, index)
             rotate_by_lines(x, z, bits, ops, row, coefficients, tables, shift)
             rotate_by_lines(y, x, bits, ops, row, coefficients, tables, shift)
@@ -102,10 +111,8 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums, memory, 
             rotate(x, bits, ops, row, coefficients)
             rotate(y, bits, ops, row, coefficients)
         elif kind == QUADRATIC:
-            far = FROM_MEMORY if row == loading else TO_MEMORY if row == storing else 0
             apply_phases(x, y, bits, ops, row, coefficients, tables, index, room, memory, far)
         elif kind == BUTTERFLIES:
-            far = FROM_MEMORY if row == loading else 0
             turn_in_a_row(x, y, ops, row, coefficients, tables, index, room, memory, far)
         elif kind == PERMUTE and ops[row, HAS_LANES]:
             shift = shift_of(ops, row, tables, index)
@@ -165,20 +172,18 @@ def _arranging_row(ops):
 
 @njit(**_options)
 def _loading_row(ops):
-    """The row of phases that loads the block itself, after what is spread and arranged; -1 where it does not."""
-    first = 0
-    while first < ops.shape[0] and (ops[first, KIND] == SPREAD or ops[first, KIND] == ARRANGE):
-        first += 1
-    if first == ops.shape[0] or (ops[first, KIND] != QUADRATIC and ops[first, KIND] != BUTTERFLIES):
-        return -1
-    return first if ops[first, FROM_MEMORY] else -1
+    """The row that loads the block itself, after what is spread and arranged; -1 where it does not."""
+    for row in range(min(ops.shape[0], 3)):
+        if ops[row, FROM_MEMORY]:
+            return row
+    return -1
 
 
 @njit(**_options)
 def _storing_row(ops):
-    """The row of phases that can store the block; -1 where none can."""
+    """The last row if it can store the block, else -1."""
     last = ops.shape[0] - 1
-    return last if last >= 0 and ops[last, KIND] == QUADRATIC and ops[last, TO_MEMORY] else -1
+    return last if last >= 0 and ops[last, TO_MEMORY] else -1
 
 
 @njit(**_options)
