@@ -40,7 +40,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """``numba.njit`` with our folders for compiled code, and one process at a time that compiles into them."""
 
     def compiled(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(**options)(function)
+        dispatcher = numba.njit(no_cfunc_wrapper=True, **options)(function)  # nobody calls it from C
         kernels.append(dispatcher)
         if folder(function.__module__) is not None:
             dispatcher._cache = _KernelCache(function)

@@ -67,6 +67,8 @@ from qsimenv.statevec.planning.plan import Op, Sweep
 _CHOOSING_BIT = 62
 """Stands above all bits of an index for the choice between two states that are swept together."""
 _ROOM_FOR_SLOPES = 4
+_LEAST_IN_MEMORY = 3
+"""Rotations of fewer bits have no kernels of their own that load or store a block: each takes its time to compile."""
 
 
 class Writer:
@@ -445,15 +447,19 @@ def _can_move_lines(row: Sequence[int]) -> bool:
 def _can_load(row: Sequence[int]) -> bool:
     """Whether a row can load the block."""
     if row[KIND] == ROTATE:
-        return not row[HAS_LANES] and not row[GATHERS]
+        return row[NUM_TARGETS] >= _LEAST_IN_MEMORY and not row[HAS_LANES] and not row[GATHERS]
     return row[KIND] == BUTTERFLIES or (row[KIND] == QUADRATIC and not row[BASE] and not row[TURNED_BEFORE])
 
 
 def _can_store(row: Sequence[int]) -> bool:
     """Whether a row can store the block."""
     if row[KIND] == ROTATE:
-        return not row[HAS_LANES] and not row[RANK]
-    return row[KIND] == QUADRATIC and (not row[BASE] or bool(row[NUM_TARGETS]))
+        return row[NUM_TARGETS] >= _LEAST_IN_MEMORY and not row[HAS_LANES] and not row[RANK]
+    if row[KIND] != QUADRATIC:
+        return False
+    if row[BASE]:
+        return bool(row[NUM_TARGETS])
+    return not row[TURNED_BEFORE] or row[NUM_TURNS] == row[TURNED_BEFORE]
 
 
 @lru_cache

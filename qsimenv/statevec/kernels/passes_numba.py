@@ -181,15 +181,15 @@ def rotate_by_lines(source, target, bits, ops, row, coefficients, tables, shift)
 
 @njit(**_options)
 def rotate_in_memory(plane, far, bits, ops, row, coefficients, tables, index, memory, column):
-    """Turn up to four bits above the lanes in one pass from memory (``far``) to a plane of the block, or the other way
-    round; ``column`` is that of the row's tables for it. In the block lines may change places as they are stored.
+    """Turn three or four bits above the lanes in one pass from memory (``far``) to a plane of the block, or the other
+    way round; ``column`` is that of the row's tables for it. In the block lines may change places as they are stored.
 
     ``memory`` has where the block starts, and the factors of what is spread.
     """
     lane_bits, item = 4 if plane.itemsize == 4 else 3, plane.itemsize
     count, at, first = ops[row, NUM_TARGETS], ops[row, OFFSET], ops[row, TARGETS]
-    # Where there are fewer targets, the first one stands for those that are not looked at.
-    second, third, fourth = [ops[row, TARGETS + k] if k < count else first for k in (1, 2, 3)]
+    second, third = ops[row, TARGETS + 1], ops[row, TARGETS + 2]
+    fourth = ops[row, TARGETS + 3] if count == 4 else first  # and then it is not looked at
     d0, d1, d2, d3 = (
         place(1 << first, item),
         place(1 << second, item),
@@ -210,11 +210,7 @@ def rotate_in_memory(plane, far, bits, ops, row, coefficients, tables, index, me
     is_other[ops[row, TARGETS : TARGETS + count] - lane_bits] = False
     there, here = (start, counting_steps(masks[is_other])), (line, counting_steps(lines[is_other]))
     walk = (plane, far, 1 << (bits - count - lane_bits), ops, row, here, there, memory[3], column)
-    if count == 1:
-        _turn_in_memory(*walk, (d0,), (s0,), (t0,), (m0,))
-    elif count == 2:
-        _turn_in_memory(*walk, (d0, d1), (s0, s1), (t0, t1), (m0, m1))
-    elif count == 3:
+    if count == 3:
         _turn_in_memory(*walk, (d0, d1, d2), (s0, s1, s2), (t0, t1, t2), (m0, m1, m2))
     else:
         _turn_in_memory(*walk, (d0, d1, d2, d3), (s0, s1, s2, s3), (t0, t1, t2, t3), (m0, m1, m2, m3))
@@ -429,14 +425,14 @@ def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room, memo
         places = (start, tables, inner_at, vectors_at, 1 << tile_bits)
         numbers = (room, 2 * width * table, width, factors[first:last], factors[high + first : high + last])
         group = far_start ^ tables[far_starts_at + number] if far else 0
-        there = (memory[0], memory[1], group, far_inner_at, far_at, common, memory[3], far)
+        there = (memory[0], memory[1], group, far_inner_at, far_at, common, memory[3])
         if ops[row, NUM_TARGETS] == TURNED_WITH_PHASES:
             slopes = coefficients[slopes_at : slopes_at + 6]
-            _turned_tiles(re, im, places, numbers, there, slopes, ops[row, TURNED_BEFORE])
+            _turned_tiles(re, im, places, numbers, there, far, slopes, ops[row, TURNED_BEFORE])
         elif ops[row, NUM_TARGETS]:
-            _turned_rows(re, im, places, numbers, there, ops[row, BASE], coefficients[slopes_at])
+            _turned_rows(re, im, places, numbers, there, far, ops[row, BASE], coefficients[slopes_at])
         else:
-            _rows(re, im, places, numbers, there)
+            _rows(re, im, places, numbers, there, far)
 
 
 @njit(inline="always", **_options)
@@ -453,12 +449,12 @@ def _in_memory(ops, row, tables, index, start, far):
 
 
 @njit(**_options)
-def _rows(re, im, places, numbers, there):
+def _rows(re, im, places, numbers, there, far):
     """Multiply rows that share a table: ``places`` has where they lie, ``numbers`` what they are multiplied by, and
-    ``there`` where they come from, or go, if that is memory."""
+    ``there`` where they come from, or go, if that is memory: ``far`` as in ``apply_phases``."""
     start, tables, rows_at, vectors_at, vectors = places
     room, at, width, c, s = numbers
-    far_re, far_im, group, far_rows_at, far_at, common, spread, far = there
+    far_re, far_im, group, far_rows_at, far_at, common, spread = there
     for k in range(c.shape[0]):
         base = start + tables[rows_at + k]
         memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
@@ -471,11 +467,11 @@ def _rows(re, im, places, numbers, there):
 
 
 @njit(**_options)
-def _turned_rows(re, im, places, numbers, there, distance, slope):
+def _turned_rows(re, im, places, numbers, there, far, distance, slope):
     """The same for rows that all have one bit; this is turned on ``slope`` afterwards."""
     start, tables, rows_at, vectors_at, vectors = places
     room, at, width, c, s = numbers
-    far_re, far_im, group, far_rows_at, far_at, common, spread, far = there
+    far_re, far_im, group, far_rows_at, far_at, common, spread = there
     for k in range(c.shape[0]):
         base = start + tables[rows_at + k]
         memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
@@ -487,11 +483,17 @@ def _turned_rows(re, im, places, numbers, there, distance, slope):
 
 
 @njit(**_options)
-def _turned_tiles(re, im, places, numbers, there, slopes, before):
+def _turned_tiles(re, im, places, numbers, there, far, slopes, before):
     """The same for rows whose first bits are turned: ``before`` of them on the last slopes, then all on the first."""
     a0, a1, a2, b0, b1, b2 = slopes[0], slopes[1], slopes[2], slopes[3], slopes[4], slopes[5]
     after = (a0, a1, a2)
-    if before == 0:
+    if far == FROM_MEMORY:
+        _tiles_from(re, im, places, numbers, there, (), after)
+    elif far and before == 0:
+        _tiles_to(re, im, places, numbers, there, (), after)
+    elif far:
+        _tiles_to(re, im, places, numbers, there, (b0, b1, b2), ())
+    elif before == 0:
         _tiles(re, im, places, numbers, there, (), after)
     elif a0 == 0 and a1 == 0 and a2 == 0:
         _tiles(re, im, places, numbers, there, (b0, b1, b2), ())
@@ -508,17 +510,35 @@ def _tiles(re, im, places, numbers, there, before, after):
     """The same; as many of their first bits as there are slopes, before and after they are multiplied."""
     start, tables, rows_at, vectors_at, vectors = places
     room, at, width, c, s = numbers
-    far_re, far_im, group, far_rows_at, far_at, common, spread, far = there
+    far_re, far_im, group, far_rows_at, far_at, common, spread = there
     for k in range(c.shape[0]):
         base = start + tables[rows_at + k]
         memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
-        row = (re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, before, after)
-        if far == 0:
-            _turn_tiles(*row)
-        elif far == FROM_MEMORY:
-            _turn_tiles_from(*row)
-        else:
-            _turn_tiles_to(*row)
+        _turn_tiles(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, before, after)
+
+
+@njit(**_options)
+def _tiles_from(re, im, places, numbers, there, before, after):
+    """The same, loading them from memory."""
+    start, tables, rows_at, vectors_at, vectors = places
+    room, at, width, c, s = numbers
+    far_re, far_im, group, far_rows_at, far_at, common, spread = there
+    for k in range(c.shape[0]):
+        base = start + tables[rows_at + k]
+        memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
+        _turn_tiles_from(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, before, after)
+
+
+@njit(**_options)
+def _tiles_to(re, im, places, numbers, there, before, after):
+    """The same, storing them in memory."""
+    start, tables, rows_at, vectors_at, vectors = places
+    room, at, width, c, s = numbers
+    far_re, far_im, group, far_rows_at, far_at, common, spread = there
+    for k in range(c.shape[0]):
+        base = start + tables[rows_at + k]
+        memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
+        _turn_tiles_to(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, before, after)
 
 
 @njit(**_options)

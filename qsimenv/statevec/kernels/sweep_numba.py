@@ -82,7 +82,7 @@ _FAST = {"contract", "nsz", "arcp"}
 _options = {"nogil": True, "error_model": "numpy", "fastmath": _FAST}
 
 
-@njit(**_options)
+@njit(inline="always", **_options)
 def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums, memory, loading, storing):
     """All passes over one block whose first amplitude has the (global) index ``index``.
 
