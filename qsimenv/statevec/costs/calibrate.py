@@ -122,11 +122,15 @@ def _probes(n: int) -> Sequence[Circuit]:
     def triples(count: int) -> list[Gate]:
         return [gate("unitary", 3 * k, 3 * k + 1, 3 * k + 2, matrix=_unitary(random, 8)) for k in range(count)]
 
+    def controlled(count: int) -> list[Gate]:
+        return [gate("cry", n - 1 - 2 * k, n - 2 - 2 * k, params=[0.3 + 0.01 * k]) for k in range(count)]
+
     lists = [
         phases(1), turns(4, 5), turns(8, 4), turns(12), turns(n), turns(12) + phases(10) + turns(12),
         phases(12) + turns(12) + phases(12) + turns(12) + phases(12), turns(12) + chain(11),
         turns(12) + chain(11) + turns(12) + chain(11), blocks(2), blocks(4), blocks(7), triples(1), triples(3),
-        turns(n) + phases(n) + turns(n), chain(n - 1), turns(n) + chain(n - 1) + turns(n) + blocks(3),
+        controlled(2), controlled(5), turns(n) + phases(n) + turns(n), chain(n - 1),
+        turns(n) + chain(n - 1) + turns(n) + blocks(3),
     ]  # fmt: skip
     return [Circuit(n, 0, tuple(gates), name=f"probe{number}") for number, gates in enumerate(lists)]
 

@@ -115,7 +115,7 @@ def rough_s(kinds: Mapping[tuple[int, bool], int], num_local: int, precision: Pr
     for (mixed, is_controlled), number in kinds.items():
         mixing += number * (mixed / _SHARED if is_controlled else mixed)
         if mixed > 1:
-            work += number * rates.seconds("dense") * 4.0 ** (mixed - 2)
+            work += number * rates.seconds("dense") * 2.0 ** (mixed - 2)
         elif mixed and is_controlled:
             work += number * rates.seconds("permute") / _SHARED**2
         else:
@@ -195,6 +195,9 @@ def _pass(row: list[int], sweep: EncodedSweep) -> tuple[str, float, float]:
         return "plain", 0.0, 2.0  # done by the loads of the sweep, a product a number
     if kind == form.TWO_TARGETS:
         return "dense", 1.0, 24.0  # three real products a complex one; the additions have units of their own
+    if kind == form.DENSE:
+        part = 0.5 ** (row[form.NUM_FIXED] - targets + row[form.HAS_LANES] + row[form.OUTER_MASK].bit_count())
+        return "dense", part * 2.0 ** (targets - 2), 6.0 * 2**targets * part
     controls = row[form.NUM_FIXED] - targets + row[form.OUTER_MASK].bit_count()
     part = 0.5**controls
     if kind == form.PHASE:

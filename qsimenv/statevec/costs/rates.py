@@ -68,8 +68,8 @@ ASSUMED = Rates(
     sweep_s=5e-5,
     exchange_bytes_per_s=5e9,
     exchange_s=5e-5,
-    single=PassRates(50e9, 4e-10, 4e-10, 1e-9, 8e-10, 2e-9),
-    double=PassRates(25e9, 8e-10, 8e-10, 2e-9, 1.6e-9, 4e-9),
+    single=PassRates(50e9, 4e-10, 4e-10, 1e-9, 8e-10, 8e-10),
+    double=PassRates(25e9, 8e-10, 8e-10, 2e-9, 1.6e-9, 1.6e-9),
 )
 
 

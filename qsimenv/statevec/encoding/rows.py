@@ -42,6 +42,8 @@ from qsimenv.task import Precision
 ) = range(20)
 GATHERS = NEAR_BITS
 """Of rotations."""
+BY_LANE = RANK
+"""Of dense matrices."""
 CODE_BIT = 48
 """In the tables of rows that load: an index in memory, and from this bit on the number of a factor."""
 TARGETS = 20
@@ -63,12 +65,13 @@ ROW = 64
     SPREAD,
     BUTTERFLIES,
     ARRANGE,
-) = range(13)
+    DENSE,
+) = range(14)
 """Kinds: dense complex matrix, real matrix on one target, X on one target, multiplication by one number; the passes of
 the normal form: rotations, quadratic phases, affine permutation; a dense matrix on two targets without controls;
 readings of two states, of which the top bit of the block chooses one; rotations of bits that are 0 so far; for two or
-three bits in turn the phases of one with others, then its rotation (a Fourier transform's); and a permutation of whole
-lines before all others."""
+three bits in turn the phases of one with others, then its rotation (a Fourier transform's); a permutation of whole
+lines before all others; and a dense matrix on up to five targets under controls, some of either in the lanes."""
 
 # Where the numbers of the normal form's rows lie, in this order.
 #   QUADRATIC  tables from TABLE: (mask, slot) of each of NUM_ENTRIES terms with bits outside the block; places
@@ -99,6 +102,10 @@ lines before all others."""
 #              OFFSET: the angles of the terms; for each target its slope, cos and sin of what it has with each target
 #              before it, cos and sin of a row (2**(lane bits + TILE_BITS) each), and of each row's own factor.
 #              FROM_MEMORY as in QUADRATIC, the targets as what is shared.
+#   DENSE      targets are sorted, HAS_LANES of them are lane bits; controls that are lane bits are not among those that
+#              are fixed, but in the numbers. coefficients from OFFSET: for each set of the targets above the lanes as
+#              output, each such set as input, and each set of those in the lanes that the input is shuffled by: real
+#              part, imaginary part and their sum of what it is multiplied by; a number each, or BY_LANE one a lane.
 #   READ_FLIPS tables from TABLE: 0 for X, 1 for Y; FLIPS positions above the lines, sorted; the slots (-1: none) of the
 #              LINE_BITS positions of a line, which are read where HAS_LANES, and of the others.
 #   READ_STRINGS  tables from TABLE: the positions that the strings flip, as a mask, and whether the imaginary parts are
@@ -109,6 +116,9 @@ lines before all others."""
 #              multiplied by.
 #   ARRANGE    comes first, or next to SPREAD, and is left to the loads. Has tables as ROTATE where RANK is not 0.
 
+TILES_TOGETHER = 4
+"""Tiles that share what a dense matrix is read for: so many leave registers for their sums and what is summed up. Fewer
+are multiplied one by one, for which the numbers have to be there for each lane."""
 NORMAL_FORM_BITS = 8
 """Blocks of fewer bits have a row for each op."""
 TURNED_WITH_PHASES = 3

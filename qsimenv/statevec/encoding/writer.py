@@ -20,8 +20,10 @@ from qsimenv.statevec.encoding.rows import (
     ARRANGE,
     BASE,
     BUTTERFLIES,
+    BY_LANE,
     CODE_BIT,
     CONTROL_VALUE,
+    DENSE,
     FIXED,
     FLIP,
     FROM_MEMORY,
@@ -54,12 +56,14 @@ from qsimenv.statevec.encoding.rows import (
     TABLE,
     TARGETS,
     TILE_BITS,
+    TILES_TOGETHER,
     TO_MEMORY,
     TURNED_BEFORE,
     TURNED_WITH_PHASES,
     TWO_TARGETS,
     EncodedSweep,
     Form,
+    deposit,
 )  # fmt: skip
 from qsimenv.statevec.encoding.sharing import Sharing
 from qsimenv.statevec.planning.plan import Op, Sweep
@@ -167,6 +171,9 @@ class Writer:
         if len(matrix) == 4 and not op.control_mask and len(self._block) >= NORMAL_FORM_BITS:
             self._two_targets([self._position[bit] for bit in op.bits], matrix)
             return
+        if self._is_by_vectors(op.bits, op.control_mask):
+            self._dense(op.bits, matrix, op.control_mask, op.control_value)
+            return
         kind = GENERAL
         if len(matrix) == 2 and not matrix.imag.any():
             kind = FLIP if np.array_equal(matrix, [[0, 1], [1, 0]]) else REAL
@@ -181,8 +188,7 @@ class Writer:
         lanes = tuple(position for position in targets if position < self._lane_bits)
         row = self._row(TWO_TARGETS, targets, targets[len(lanes) :])
         row[HAS_LANES] = len(lanes)
-        entries = matrix[_dense_entries(lanes, self._lane_bits)]
-        self._add_coefficients(np.stack([entries.real, entries.imag, entries.real + entries.imag], axis=2))
+        self._add_coefficients(_three_products(matrix[_two_bit_entries(lanes, self._lane_bits)]))
 
     def _number(self, op: Op, stored: int, factor: complex) -> None:
         """Multiply by ``factor`` where the op's bits have the value ``stored`` and its controls theirs."""
@@ -190,16 +196,52 @@ class Writer:
         for k, bit in enumerate(op.bits):
             mask |= 1 << bit
             value |= (stored >> k & 1) << bit
+        if self._is_by_vectors((), mask):
+            self._dense((), np.array([[factor]]), mask, value)
+            return
         self._controlled_row(PHASE, [], mask, value)
         self._add_coefficients([factor.real, factor.imag])
 
-    def _controlled_row(self, kind: int, targets: Sequence[int], mask: int, value: int) -> None:
-        """A row under controls over index bits; those of the block become fixed positions."""
+    def _is_by_vectors(self, bits: Sequence[int], mask: int) -> bool:
+        """Whether a row is of kind DENSE: other kinds are loops over numbers, which fixed lane bits tear apart."""
+        if not self._lane_bits or len(self._block) < NORMAL_FORM_BITS:
+            return False
+        return len(bits) > 1 or any(bit in bits or mask >> bit & 1 for bit in self._block[: self._lane_bits])
+
+    def _dense(self, bits: Sequence[int], matrix: gates.Matrix, mask: int, value: int) -> None:
+        """A dense matrix on these bits under controls; lanes in which those are not fulfilled stay what they are."""
+        order = sorted(range(len(bits)), key=lambda k: self._position[bits[k]])
+        targets = [self._position[bits[k]] for k in order]
+        if order != list(range(len(bits))):
+            numbers = deposit(np.arange(len(matrix)), order)
+            matrix = matrix[np.ix_(numbers, numbers)]
+        lanes = tuple(position for position in targets if position < self._lane_bits)
+        in_lanes = [bit if mask >> bit & 1 else -1 for bit in self._block[: self._lane_bits]]
+        beyond = mask & ~sum(1 << bit for bit in in_lanes if bit >= 0)
+        row = self._controlled_row(DENSE, targets, beyond, value & beyond, len(lanes))
+        num_tiles = 1 << len(self._block) - self._lane_bits - row[NUM_FIXED]
+        row[HAS_LANES], row[BY_LANE] = len(lanes), int(bool(lanes) or beyond != mask or num_tiles < TILES_TOGETHER)
+        rows, columns = _dense_entries(lanes, self._lane_bits, len(targets))
+        entries = matrix[rows, columns]
+        if beyond != mask:
+            fulfilled = [
+                all(bit < 0 or lane >> k & 1 == value >> bit & 1 for k, bit in enumerate(in_lanes))
+                for lane in range(1 << self._lane_bits)
+            ]
+            entries = np.where(fulfilled, entries, rows == columns)
+        if not row[BY_LANE]:
+            entries = entries[..., :1]
+        self._add_coefficients(_three_products(entries))
+
+    def _controlled_row(self, kind: int, targets: Sequence[int], mask: int, value: int, num_free: int = 0) -> list[int]:
+        """A row under controls over index bits; those of the block become fixed positions, as do the targets but for
+        the first ``num_free``."""
         inner = [bit for bit in self._block if mask >> bit & 1]
         outer_mask = mask & ~sum(1 << bit for bit in inner)
-        row = self._row(kind, targets, [*targets, *(self._position[bit] for bit in inner)])
+        row = self._row(kind, targets, [*targets[num_free:], *(self._position[bit] for bit in inner)])
         row[CONTROL_VALUE] = sum((value >> bit & 1) << self._position[bit] for bit in inner)
         row[OUTER_MASK], row[OUTER_VALUE] = outer_mask, value & outer_mask
+        return row
 
     # --- passes of the normal form ---
 
@@ -462,14 +504,31 @@ def _can_store(row: Sequence[int]) -> bool:
     return not row[TURNED_BEFORE] or row[NUM_TURNS] == row[TURNED_BEFORE]
 
 
+def _three_products(entries: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
+    """What real products take of entries by output, input and lane: real parts, imaginary parts, sums (Gauss)."""
+    return np.stack([entries.real, entries.imag, entries.real + entries.imag], axis=2)
+
+
+_Entries = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Rows and columns of a matrix."""
+
+
 @lru_cache
-def _dense_entries(lanes: tuple[int, ...], lane_bits: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Row and column of a two-target matrix's entries in the order of ``lanes_numba.dense``: output, pattern, lane."""
+def _two_bit_entries(lanes: tuple[int, ...], lane_bits: int) -> _Entries:
+    """A two-target matrix's entries in the order of the row of kind TWO_TARGETS: output, pattern, lane."""
+    rows, _ = _dense_entries(lanes, lane_bits, 2)
+    return rows, rows ^ np.arange(4)[:, None]
+
+
+@lru_cache
+def _dense_entries(lanes: tuple[int, ...], lane_bits: int, num_targets: int) -> _Entries:
+    """A matrix's entries in the order of a row of kind DENSE: output, input, lane."""
     index = np.arange(1 << lane_bits)
     lane_part = sum(((index >> lane & 1) << k for k, lane in enumerate(lanes)), start=np.zeros_like(index))
-    rows = lane_part | (np.arange(4 >> len(lanes)) << len(lanes))[:, None, None]
-    columns = rows ^ np.arange(4)[:, None]
-    return np.broadcast_to(rows, columns.shape), columns
+    outputs, inputs = np.arange(1 << num_targets - len(lanes)) << len(lanes), np.arange(1 << num_targets)
+    rows, columns = lane_part | outputs[:, None, None], lane_part ^ inputs[:, None]
+    shape = (len(outputs), *columns.shape)
+    return np.broadcast_to(rows, shape), np.broadcast_to(columns, shape)
 
 
 def mixes(passes: Sequence[Pass]) -> int:

@@ -73,7 +73,7 @@ def rotation(pair_bits: int, with_lanes: bool) -> Callable[..., Any]:
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
             plane, start, distances, slopes = arguments[:4]
-            kind, tile, pointers = _load(context, builder, signature.args[0], plane, start, distances, pair_bits)
+            kind, tile, pointers = load_tile(context, builder, signature.args[0], plane, start, distances, pair_bits)
             if with_lanes:
                 for bit in range(LANE_BITS[signature.args[0].dtype.bitwidth // 8]):
                     slope = builder.extract_value(arguments[4], bit)
@@ -173,52 +173,6 @@ def _turn_all(builder: ir.IRBuilder, kind: ir.VectorType, tile: list[Any], slope
     for bit in range(len(tile).bit_length() - 1):
         tile = _turn_pairs(builder, kind, tile, bit, builder.extract_value(slopes, bit))
     return tile
-
-
-def dense(lanes: tuple[int, ...], pair_bits: int) -> Callable[..., Any]:
-    """An intrinsic ``apply(re, im, starts, distances, coefficients, at)``: a dense complex matrix on two tiles.
-
-    Its targets are the lane bits ``lanes``, then ``pair_bits`` bits above them. For output vector v and every pattern
-    m over the targets, ``coefficients`` holds from ``at`` on a vector of real parts, one of imaginary parts and one of
-    their sums, lane by lane: what the input at ``index ^ m`` is multiplied by. Three real products make a complex one
-    (Gauss): a quarter fewer multiply-adds for more additions, which have units of their own.
-    """
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def apply(typing: Any, re: Any, im: Any, starts: Any, distances: Any, coefficients: Any, at: Any) -> Any:
-        signature = types.void(re, im, starts, distances, coefficients, at)
-
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
-            re_plane, im_plane, starts, distances, table, at = arguments
-            tiles = []
-            for number in range(2):
-                start = builder.extract_value(starts, number)
-                kind, reals, to_re = _load(context, builder, signature.args[0], re_plane, start, distances, pair_bits)
-                _, imags, to_im = _load(context, builder, signature.args[1], im_plane, start, distances, pair_bits)
-                tiles.append((reals, imags, to_re, to_im))
-            numbers = data_of(context, builder, signature.args[4], table)
-            place = at
-            for output in range(1 << pair_bits):
-                sums = [[ir.Constant(kind, [0.0] * kind.count)] * 3 for _ in tiles]
-                for pattern in range(1 << (len(lanes) + pair_bits)):
-                    lane_mask = sum((pattern >> k & 1) << lane for k, lane in enumerate(lanes))
-                    other = output ^ (pattern >> len(lanes))
-                    factors = []
-                    for _ in range(3):
-                        factor, place = _vector_at(builder, kind, numbers, place)
-                        factors.append(factor)
-                    for tile, (reals, imags, _, _) in enumerate(tiles):
-                        x, y = (shuffled(builder, plane[other], lane_mask) for plane in (reals, imags))
-                        inputs = (x, y, builder.fadd(x, y))
-                        sums[tile] = [fma(builder, *each) for each in zip(factors, inputs, sums[tile], strict=True)]
-                for (_, _, to_re, to_im), (p, q, r) in zip(tiles, sums, strict=True):
-                    for result, pointer in ((builder.fsub(p, q), to_re), (builder.fsub(r, builder.fadd(p, q)), to_im)):
-                        builder.store(result, pointer[output]).align = item_bytes(kind)
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return apply  # type: ignore[no-any-return]
 
 
 class _Memory:
@@ -569,7 +523,7 @@ def _picks(builder: ir.IRBuilder, kind: ir.VectorType, tables: Any, patterns: An
 def _gathered(builder: ir.IRBuilder, kind: ir.VectorType, partners: Sequence[Any], pick: Any) -> Any:
     """Lane by lane the number that ``pick`` names among the partners' lanes: two by two, then one half or the other."""
     found = [
-        _two_sources(builder, kind, partners[k], partners[min(k + 1, len(partners) - 1)], pick)
+        picked_of_two(builder, kind, partners[k], partners[min(k + 1, len(partners) - 1)], pick)
         for k in range(0, len(partners), 2)
     ]
     bit = 2 * kind.count
@@ -581,18 +535,13 @@ def _gathered(builder: ir.IRBuilder, kind: ir.VectorType, partners: Sequence[Any
     return found[0]
 
 
-def _two_sources(builder: ir.IRBuilder, kind: ir.VectorType, first: Any, second: Any, pick: Any) -> Any:
+def picked_of_two(builder: ir.IRBuilder, kind: ir.VectorType, first: Any, second: Any, pick: Any) -> Any:
     """VPERMI2PS or VPERMI2PD."""
     name = "llvm.x86.avx512.vpermi2var." + ("ps.512" if kind.count == 16 else "pd.512")
     return builder.call(function(builder, name, kind, [kind, pick.type, kind]), [first, pick, second])
 
 
-def _vector_at(builder: ir.IRBuilder, kind: ir.VectorType, numbers: Any, place: Any) -> tuple[Any, Any]:
-    """The vector at ``place`` of an array, and the place after it."""
-    return load_at(builder, kind, numbers, place), builder.add(place, ir.Constant(INDEX, kind.count))
-
-
-def _load(
+def load_tile(
     context: Any, builder: ir.IRBuilder, array: Any, plane: Any, start: Any, distances: Any, pair_bits: int
 ) -> tuple[ir.VectorType, list[Any], list[Any]]:
     """The kind of vector, the vectors of a tile, and where they came from."""

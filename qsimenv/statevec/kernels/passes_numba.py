@@ -35,7 +35,6 @@ from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.kernels.lanes_numba import (
     HAS_VECTORS,
     butterflies,
-    dense,
     multiply_and_turn_row,
     multiply_and_turn_tiles,
     multiply_row,
@@ -57,12 +56,6 @@ _turn_memory_to_lines = rotation_in_memory(loads=True, by_lines=True)
 _turn_to_memory = rotation_in_memory(loads=False, by_lines=False)
 
 
-_dense_pairs = dense((), 2)
-_dense_0, _dense_1, _dense_2, _dense_3 = (dense((lane,), 1) for lane in range(4))
-_dense_01, _dense_02, _dense_12 = dense((0, 1), 0), dense((0, 2), 0), dense((1, 2), 0)
-_dense_03, _dense_13, _dense_23 = dense((0, 3), 0), dense((1, 3), 0), dense((2, 3), 0)
-
-
 _butterflies_2, _butterflies_3 = butterflies(2, from_memory=False), butterflies(3, from_memory=False)
 _butterflies_2_from, _butterflies_3_from = butterflies(2, from_memory=True), butterflies(3, from_memory=True)
 
@@ -82,7 +75,7 @@ def place(number, itemsize):
 
 
 @njit(inline="always", **_options)
-def _tile_start(number, ops, row, count, itemsize):
+def tile_start(number, ops, row, count, itemsize):
     """Make room in a vector's number for the bits of the tile; where that lies in scratch order."""
     for k in range(count):
         position = ops[row, FIXED + k]
@@ -110,35 +103,35 @@ def rotate(plane, bits, ops, row, coefficients):
                 _lanes_only(plane, place(tile << lane_bits, plane.itemsize), (), (), lanes)
         elif count == 1:
             for tile in range(tiles):
-                start = _tile_start(tile << lane_bits, ops, row, 1, plane.itemsize)
+                start = tile_start(tile << lane_bits, ops, row, 1, plane.itemsize)
                 _lanes_1(plane, start, (d0,), (s0,), lanes)
         elif count == 2:
             for tile in range(tiles):
-                start = _tile_start(tile << lane_bits, ops, row, 2, plane.itemsize)
+                start = tile_start(tile << lane_bits, ops, row, 2, plane.itemsize)
                 _lanes_2(plane, start, (d0, d1), (s0, s1), lanes)
         elif count == 3:
             for tile in range(tiles):
-                start = _tile_start(tile << lane_bits, ops, row, 3, plane.itemsize)
+                start = tile_start(tile << lane_bits, ops, row, 3, plane.itemsize)
                 _lanes_3(plane, start, (d0, d1, d2), (s0, s1, s2), lanes)
         else:
             for tile in range(tiles):
-                start = _tile_start(tile << lane_bits, ops, row, 4, plane.itemsize)
+                start = tile_start(tile << lane_bits, ops, row, 4, plane.itemsize)
                 _lanes_4(plane, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
     elif count == 1:
         for tile in range(tiles):
-            start = _tile_start(tile << lane_bits, ops, row, 1, plane.itemsize)
+            start = tile_start(tile << lane_bits, ops, row, 1, plane.itemsize)
             _pairs_1(plane, start, (d0,), (s0,), lanes)
     elif count == 2:
         for tile in range(tiles):
-            start = _tile_start(tile << lane_bits, ops, row, 2, plane.itemsize)
+            start = tile_start(tile << lane_bits, ops, row, 2, plane.itemsize)
             _pairs_2(plane, start, (d0, d1), (s0, s1), lanes)
     elif count == 3:
         for tile in range(tiles):
-            start = _tile_start(tile << lane_bits, ops, row, 3, plane.itemsize)
+            start = tile_start(tile << lane_bits, ops, row, 3, plane.itemsize)
             _pairs_3(plane, start, (d0, d1, d2), (s0, s1, s2), lanes)
     else:
         for tile in range(tiles):
-            start = _tile_start(tile << lane_bits, ops, row, 4, plane.itemsize)
+            start = tile_start(tile << lane_bits, ops, row, 4, plane.itemsize)
             _pairs_4(plane, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
 
 
@@ -223,7 +216,7 @@ def _turn_in_memory(plane, far, tiles, ops, row, here, there, spread, column, di
     lane_bits, moves = 4 if plane.itemsize == 4 else 3, ops[row, RANK] > 0
     (line, line_steps), (number, steps) = here, there
     for tile in range(tiles):
-        start = _tile_start(tile << lane_bits, ops, row, len(distances), plane.itemsize)
+        start = tile_start(tile << lane_bits, ops, row, len(distances), plane.itemsize)
         turn = (plane, start, distances, slopes, line, partners, far, number, masks, spread)
         if column == TO_MEMORY:
             _turn_to_memory(*turn)
@@ -241,7 +234,7 @@ def _turn_by_lines(source, target, tiles, ops, row, distances, slopes, line, par
     """All tiles; ``partners`` are the lines of the targets, ``steps`` lead from a tile's line to the next one's."""
     lane_bits, gathers = 4 if source.itemsize == 4 else 3, ops[row, GATHERS]
     for tile in range(tiles):
-        start = _tile_start(tile << lane_bits, ops, row, len(distances), source.itemsize)
+        start = tile_start(tile << lane_bits, ops, row, len(distances), source.itemsize)
         if gathers:
             _turn_from_lines(target, start, distances, slopes, source, line, partners)
         else:
@@ -258,45 +251,6 @@ def counting_steps(lines):
     for k in range(lines.shape[0]):
         steps[k:] ^= lines[k]
     return steps
-
-
-@njit(**_options)
-def two_targets(re, im, bits, ops, row, coefficients):
-    """A dense complex matrix on two bits of the block, HAS_LANES of which (the lower ones) are lane bits."""
-    lane_bits = 4 if re.itemsize == 4 else 3
-    lanes, at = ops[row, HAS_LANES], ops[row, OFFSET]
-    low, high = ops[row, TARGETS], ops[row, TARGETS + 1]
-    pairs = 1 << (bits - lane_bits - 3 + lanes)
-    far = place(1 << high, re.itemsize)
-    near = place(1 << low, re.itemsize)
-    for pair in range(pairs):
-        starts = (
-            _tile_start(2 * pair << lane_bits, ops, row, 2 - lanes, re.itemsize),
-            _tile_start(2 * pair + 1 << lane_bits, ops, row, 2 - lanes, re.itemsize),
-        )
-        if lanes == 0:
-            _dense_pairs(re, im, starts, (near, far), coefficients, at)
-        elif lanes == 1:
-            if low == 0:
-                _dense_0(re, im, starts, (far,), coefficients, at)
-            elif low == 1:
-                _dense_1(re, im, starts, (far,), coefficients, at)
-            elif low == 2:
-                _dense_2(re, im, starts, (far,), coefficients, at)
-            else:
-                _dense_3(re, im, starts, (far,), coefficients, at)
-        elif high == 1:
-            _dense_01(re, im, starts, (), coefficients, at)
-        elif high == 2 and low == 0:
-            _dense_02(re, im, starts, (), coefficients, at)
-        elif high == 2:
-            _dense_12(re, im, starts, (), coefficients, at)
-        elif low == 0:
-            _dense_03(re, im, starts, (), coefficients, at)
-        elif low == 1:
-            _dense_13(re, im, starts, (), coefficients, at)
-        else:
-            _dense_23(re, im, starts, (), coefficients, at)
 
 
 @njit(inline="always", **_options)

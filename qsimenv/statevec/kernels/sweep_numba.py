@@ -17,6 +17,7 @@ from qsimenv import arrays
 from qsimenv.statevec.encoding.rows import (
     ARRANGE,
     BUTTERFLIES,
+    DENSE,
     FLIP,
     FROM_MEMORY,
     GENERAL,
@@ -49,6 +50,7 @@ from qsimenv.statevec.kernels.copies_numba import (
     spread_lines,
     take_lines,
 )
+from qsimenv.statevec.kernels.dense_numba import DENSE_ROOM, dense_matrix, two_targets
 from qsimenv.statevec.kernels.llvm_numba import caller_of, trailing_zeros
 from qsimenv.statevec.kernels.passes_numba import (
     apply_phases,
@@ -62,7 +64,6 @@ from qsimenv.statevec.kernels.passes_numba import (
     shift_of,
     table_room,
     turn_in_a_row,
-    two_targets,
 )
 from qsimenv.statevec.kernels.plain_numba import flip, many_targets, one_target, phase, real
 from qsimenv.statevec.kernels.readings_numba import read_flips, read_strings
@@ -121,6 +122,8 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums, memory, 
             x, y, z = z, x, y
         elif kind == TWO_TARGETS:
             two_targets(x, y, bits, ops, row, coefficients)
+        elif kind == DENSE:
+            dense_matrix(x, y, bits, ops, row, coefficients, room)
         elif kind == READ_FLIPS:
             read_flips(x, y, bits, ops, row, tables, sums)
         elif kind == READ_STRINGS:
@@ -363,7 +366,7 @@ _kept = threading.local()
 def _scratch_for(bits, real_type):
     """Room for three planes of a block and some tables for each thread, aligned: shape (threads, numbers)."""
     itemsize = np.dtype(real_type).itemsize
-    numbers = 3 * (place(1 << bits, itemsize) + _PAD) + table_room(bits)
+    numbers = 3 * (place(1 << bits, itemsize) + _PAD) + max(table_room(bits), DENSE_ROOM)
     shape = (get_num_threads(), -(-numbers // 1024) * 1024 + 64 * 9)
     kept = getattr(_kept, "bytes", None)
     if kept is None or kept.size < shape[0] * shape[1] * itemsize:
