@@ -59,7 +59,7 @@ def test_many_controls(precision: str) -> None:
 def test_no_loop_over_numbers_is_torn_apart() -> None:
     """What a lane bit is a target or control of, is done by vectors, and so is any matrix on more than one bit."""
     n, lanes = 12, 4
-    toffoli = gate("ccx", 8, 9, 10)
+    toffoli = gate("ccx", 8, 9, 11)
     gates = [gate("ccx", 0, 9, 10), gate("ccx", 8, 9, 1), gate("ccz", 2, 8, 9), gate("cswap", 8, 9, 10)]
     gates += [gate("unitary", 8, 9, 10, matrix=random_unitary(np.random.default_rng(1), 8)), toffoli]
     plan = make_plan(gates, Layout(tuple(range(n)), n), n)

@@ -5,15 +5,16 @@ Blocks of at least ``NORMAL_FORM_BITS`` bits are brought into normal form first;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from qsimenv.circuit import Gate
+from qsimenv.statevec.encoding.fusion import Item, fused, has_dense
 from qsimenv.statevec.encoding.normalform import Compiler, Pass, Plain, spread_first
 from qsimenv.statevec.encoding.pieces import piece_of, stored_matrix
-from qsimenv.statevec.encoding.readings import Looks, Readings
+from qsimenv.statevec.encoding.readings import Looks, Reading, Readings
 from qsimenv.statevec.encoding.rows import MOST_RUN_BITS, NORMAL_FORM_BITS, REAL_TYPE, VECTORS, EncodedSweep, Form
 from qsimenv.statevec.encoding.writer import Writer, mixes
 from qsimenv.statevec.planning.plan import Plan, Sweep
@@ -65,11 +66,11 @@ def _encode_stage(
         if len(sweep.block) < NORMAL_FORM_BITS:
             passes = list(_plain_passes(sweep, plan, values, looks))
         else:
-            for op, readings in looks.before(sweep.ops):
+            for items, readings in _runs(sweep, plan, values, looks):
+                for op, piece in items:
+                    compiler.take(op, piece)
                 if readings:
                     compiler.read(readings)
-                if op.gate not in looks.idle:
-                    compiler.take(op, piece_of(plan.gates[op.gate], op, values))
             passes = compiler.finish() if number == len(sweeps) - 1 else compiler.finish_sweep()
             if unset:
                 still_unset = unset & ~mixes(passes)
@@ -82,6 +83,24 @@ def _encode_stage(
             for part in parts:
                 writer = Writer(sweep, plan.start.num_local, real_type, form, is_pair, abs(before))
                 yield writer.write(part, compiler.scale / before if part is parts[-1] else 1.0)
+
+
+def _runs(
+    sweep: Sweep, plan: Plan, values: Sequence[float] | npt.NDArray[np.float64], looks: Looks
+) -> Iterator[tuple[Iterable[Item], Sequence[Reading]]]:
+    """The ops up to each reading, fused where there is a dense matrix, and what is read then."""
+    items = list[Item]()
+
+    def run() -> Iterable[Item]:
+        return fused(items, lambda op: stored_matrix(plan.gates[op.gate], op, values)) if has_dense(items) else items
+
+    for op, readings in looks.before(sweep.ops):
+        if readings:
+            yield run(), readings
+            items = []
+        if op.gate not in looks.idle:
+            items.append((op, piece_of(plan.gates[op.gate], op, values)))
+    yield run(), ()
 
 
 def _plain_passes(
