@@ -69,24 +69,28 @@ def qsim(circuit: Circuit) -> list[Runner]:
     theirs = cirq.Circuit()
     for gate in gates_of(circuit):
         on = [qubits[qubit] for qubit in gate.qubits]
-        if gate.name == "unitary":
-            theirs.append(cirq.MatrixGate(gate.base_matrix()).on(*reversed(on)))
-        else:
+        if gate.name in made:
             theirs.append(made[gate.name](*gate.params).on(*on))
+        elif on:  # a phase of the whole state is on none
+            controls, value = on[: gate.num_controls], gate.control_value
+            operation = cirq.MatrixGate(gate.base_matrix()).on(*reversed(on[len(controls) :]))
+            values = [value >> k & 1 for k in range(len(controls))]
+            theirs.append(operation.controlled_by(*controls, control_values=values) if controls else operation)
     zero = np.zeros(1 << circuit.num_qubits, dtype=np.complex64)
     zero[0] = 1
     runners = []
     for fused in (2, 3, 4):
         simulator = qsimcirq.QSimSimulator({"f": fused, "t": THREADS})
-        runners.append(lambda s=simulator: s.simulate_into_1d_array(theirs, initial_state=zero))
+        runners.append(lambda s=simulator: s.simulate_into_1d_array(theirs, qubit_order=qubits, initial_state=zero))
     return runners
 
 
 def aer(circuit: Circuit) -> list[Runner]:
+    from qiskit import transpile
     from qiskit_aer import AerSimulator
 
-    theirs = to_qiskit(circuit)
     simulator = AerSimulator(method="statevector", max_parallel_threads=THREADS, precision="double")
+    theirs = transpile(to_qiskit(circuit), simulator, optimization_level=0)  # gates that it lacks
     theirs.measure_all()  # one shot: Aer computes the whole state and returns next to nothing
     return [lambda: simulator.run(theirs, shots=1).result().get_counts()]
 
