@@ -9,7 +9,7 @@ Where the source line does not hang on the target lane every line comes from one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,7 @@ Table = npt.NDArray[np.int64]
 _NEAR_BITS = 6
 
 
-@dataclass(frozen=True)
-class LineMap:
+class LineMap(NamedTuple):
     """``to`` counts lines, ``source`` numbers (its lane part is exclusively-or-ed to the lanes picked).
 
     The target line ``far_to[a] ^ near_to[b]`` and its partners (``target_steps`` apart) come from the line of
@@ -27,8 +26,8 @@ class LineMap:
     what partner j picks: a lane, and above it the number of the partner among the sources.
     """
 
-    target_steps: tuple[int, ...]
-    source_steps: tuple[int, ...]
+    target_steps: Table
+    source_steps: Table
     patterns: Table
     near_to: Table
     near_source: Table
@@ -38,37 +37,14 @@ class LineMap:
 
 def line_map(columns: Sequence[int], lane_bits: int) -> LineMap:
     """The linear map with the given columns (the source of each bit of a target number), by lines and lanes."""
-    lanes = (1 << lane_bits) - 1
-    sources = [column >> lane_bits for column in columns]
-    steps = _Basis()
-    for source in sources[:lane_bits]:
-        steps.add(source)
-    rank = len(steps.members)
-    # Target lines that are partners: combinations whose sources differ by steps alone.
-    reach, partners, rest = _Basis(steps.members), list[int](), list[int]()
-    for line, source in enumerate(sources[lane_bits:]):
-        if reach.add(source):
-            rest.append(line)
-        else:
-            used = reach.coordinates(source) >> rank
-            partners.append(1 << line | sum(1 << other for k, other in enumerate(rest) if used >> k & 1))
-    lane_table = xor_table([column & lanes | steps.coordinates(column >> lane_bits) << lane_bits
-                            for column in columns[:lane_bits]])  # fmt: skip
-    images = [_image(columns, partner << lane_bits) for partner in partners]
-    own = xor_table([image & lanes | steps.coordinates(image >> lane_bits) << lane_bits for image in images])
-    near, far = rest[:_NEAR_BITS], rest[_NEAR_BITS:]
-    return LineMap(
-        tuple(partners),
-        tuple(steps.members),
-        own[:, None] ^ lane_table,
-        *(xor_table([1 << line for line in near]), xor_table([columns[lane_bits + line] for line in near])),
-        *(xor_table([1 << line for line in far]), xor_table([columns[lane_bits + line] for line in far])),
-    )
+    from qsimenv.statevec.encoding import tables_numba as tables  # not on top: see ``phase_rows``
+
+    return LineMap(*tables.line_map(np.array(columns, dtype=np.int64), lane_bits, _NEAR_BITS))
 
 
 def inverse_columns(masks: Sequence[int]) -> list[int]:
     """The columns of the inverse over GF(2) of the matrix whose row k is ``masks[k]``."""
-    from qsimenv.statevec.encoding import tables_numba as tables  # not on top: see ``phase_rows``
+    from qsimenv.statevec.encoding import tables_numba as tables  # as above
 
     columns: list[int] = tables.inverse_columns(np.array(masks, dtype=np.int64)).tolist()
     return columns
@@ -104,39 +80,3 @@ def xor_tables(columns: Sequence[int], first: int, second: int) -> Table:
 
     found: Table = tables.xor_tables(np.array(columns, dtype=np.int64), first, second)
     return found
-
-
-def _image(columns: Sequence[int], vector: int) -> int:
-    image = 0
-    for k, column in enumerate(columns):
-        image ^= column * (vector >> k & 1)
-    return image
-
-
-class _Basis:
-    """Independent vectors over GF(2), kept as they came, and reduced ones beside them to find coordinates."""
-
-    def __init__(self, vectors: Sequence[int] = ()) -> None:
-        self.members: list[int] = []
-        self._reduced: dict[int, tuple[int, int]] = {}
-        for vector in vectors:
-            self.add(vector)
-
-    def add(self, vector: int) -> bool:
-        """Take in a vector if it is independent of those before."""
-        rest, used = self._reduce(vector)
-        if rest:
-            self._reduced[rest.bit_length()] = (rest, used | 1 << len(self.members))
-            self.members.append(vector)
-        return bool(rest)
-
-    def coordinates(self, vector: int) -> int:
-        """Which members add up to a vector of their span, as a mask."""
-        return self._reduce(vector)[1]
-
-    def _reduce(self, vector: int) -> tuple[int, int]:
-        used = 0
-        while vector and vector.bit_length() in self._reduced:
-            other, members = self._reduced[vector.bit_length()]
-            vector, used = vector ^ other, used ^ members
-        return vector, used

@@ -81,12 +81,18 @@ def _emitted(group: _Group, matrix_of: Callable[[Op], gates.Matrix]) -> Iterator
     if not group.is_dense or len(group.items) == 1:
         yield from group.items
         return
+    # Not on top: a controller reads plans' costs and needs no compiler.
+    from qsimenv.statevec.encoding.tables_numba import product_of
+
     bits = tuple(_each(group.bits))
-    product = np.eye(1 << len(bits), dtype=np.complex128)
-    for op, _ in group.items:
-        places = _places(bits, op.bits, op.control_mask, op.control_value)
-        matrix, rows = matrix_of(op), product[places]
-        product[places] = (matrix @ rows.reshape(len(matrix), -1)).reshape(rows.shape)
+    matrices = [matrix_of(op) for op, _ in group.items]
+    places = [_places(bits, op.bits, op.control_mask, op.control_value) for op, _ in group.items]
+    product = product_of(
+        np.concatenate(matrices, axis=None, dtype=np.complex128),
+        np.concatenate(places, axis=None),
+        np.array([size for each in places for size in each.shape]),
+        1 << len(bits),
+    )
     yield Op(group.items[0][0].gate, "matrix", bits, 0, 0, 0), Dense(product)
 
 

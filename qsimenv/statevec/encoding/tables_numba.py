@@ -2,7 +2,7 @@
 
 ``phase_rows`` calls ``lay_out_phases``, which works with arrays over the positions of a block: masks of the positions
 that each has a product with, angles of single positions, a symmetric matrix of the angles of pairs. ``affine`` calls
-what makes linear maps.
+what makes linear maps, ``fusion`` what multiplies small matrices.
 """
 
 from __future__ import annotations
@@ -236,3 +236,120 @@ def inverse_columns(masks):
             if k != column and rows[k] >> column & 1:
                 rows[k] ^= rows[column]
     return transposed(rows >> size)
+
+
+@njit(**_options)
+def product_of(matrices, places, shapes, size):
+    """The product of some matrices that act on some numbers below ``size`` each, the first one first.
+
+    All are flat, one after the other: the matrices, and of each the numbers that it acts on, a row for each of its own
+    rows; ``shapes`` has the sizes of those tables.
+    """
+    product, column = np.eye(size, dtype=np.complex128), np.empty(size, dtype=np.complex128)
+    at = place = 0
+    for number in range(shapes.size // 2):
+        rows, sets = shapes[2 * number], shapes[2 * number + 1]
+        matrix = matrices[at : at + rows * rows].reshape(rows, rows)
+        numbers = places[place : place + rows * sets].reshape(rows, sets)
+        for which in range(sets):
+            for k in range(size):
+                for row in range(rows):
+                    column[row] = product[numbers[row, which], k]
+                for row in range(rows):
+                    total = 0j
+                    for other in range(rows):
+                        total += matrix[row, other] * column[other]
+                    product[numbers[row, which], k] = total
+        at += rows * rows
+        place += rows * sets
+    return product
+
+
+# --- permutations by lines and lanes: ``affine.LineMap`` ---
+
+
+@njit(**_options)
+def line_map(columns, lane_bits, most_near):
+    """The arrays of the ``LineMap`` of the linear map with these columns; at most ``most_near`` bits are near."""
+    lanes, size = (1 << lane_bits) - 1, columns.size - lane_bits
+    steps = (np.zeros(lane_bits, np.int64), np.zeros(64, np.int64), np.zeros(64, np.int64))
+    rank = 0
+    for lane in range(lane_bits):
+        rank += _joins(steps, rank, columns[lane] >> lane_bits)
+    reach = (np.zeros(columns.size, np.int64), steps[1].copy(), steps[2].copy())
+    # Target lines that are partners: combinations whose sources differ by steps alone.
+    partners, rest = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    others = count = 0
+    for line in range(size):
+        source = columns[lane_bits + line] >> lane_bits
+        if _joins(reach, rank + others, source):
+            rest[others] = line
+            others += 1
+            continue
+        used = _reduced(source, reach)[1] >> rank
+        partners[count] = 1 << line
+        for k in range(others):
+            partners[count] |= (used >> k & 1) << rest[k]
+        count += 1
+    images = np.zeros(count, np.int64)
+    for k in range(count):
+        for line in range(size):
+            images[k] ^= columns[lane_bits + line] * (partners[k] >> line & 1)
+    own = xor_table(_picked_by(images, steps, lanes, lane_bits))
+    lane_table = xor_table(_picked_by(columns[:lane_bits], steps, lanes, lane_bits))
+    patterns = np.empty((own.size, lane_table.size), np.int64)
+    for k in range(own.size):
+        patterns[k] = own[k] ^ lane_table
+    near = min(others, most_near)
+    to, source = 1 << rest[:others], columns[lane_bits + rest[:others]]
+    return (
+        partners[:count],
+        steps[0][:rank],
+        patterns,
+        xor_table(to[:near]),
+        xor_table(source[:near]),
+        xor_table(to[near:]),
+        xor_table(source[near:]),
+    )
+
+
+@njit(**_options)
+def _picked_by(columns, steps, lanes, lane_bits):
+    """The lane that each column picks, and above it which steps lead to its line."""
+    picked = np.empty_like(columns)
+    for k, column in enumerate(columns):
+        picked[k] = column & lanes | _reduced(column >> lane_bits, steps)[1] << lane_bits
+    return picked
+
+
+@njit(**_options)
+def _reduced(vector, basis):
+    """What is left of a vector without what the basis has of it, and which of its members that was, as a mask.
+
+    A basis over GF(2): independent vectors as they came, and by their highest bit reduced ones, with the members that
+    add up to them.
+    """
+    _, reduced, members = basis
+    used, top = 0, 62
+    while vector:
+        while not vector >> top & 1:
+            top -= 1
+        if not reduced[top]:
+            break
+        used ^= members[top]
+        vector ^= reduced[top]
+    return vector, used
+
+
+@njit(**_options)
+def _joins(basis, count, vector):
+    """Whether a vector is independent of the ``count`` ones of the basis; it is taken in then."""
+    rest, used = _reduced(vector, basis)
+    if not rest:
+        return False
+    top = 62
+    while not rest >> top & 1:
+        top -= 1
+    vectors, reduced, members = basis
+    vectors[count], reduced[top], members[top] = vector, rest, used | 1 << count
+    return True

@@ -188,7 +188,7 @@ class Writer:
         lanes = tuple(position for position in targets if position < self._lane_bits)
         row = self._row(TWO_TARGETS, targets, targets[len(lanes) :])
         row[HAS_LANES] = len(lanes)
-        self._add_coefficients(_three_products(matrix[_two_bit_entries(lanes, self._lane_bits)]))
+        self._add_coefficients(_three_products(matrix).take(_two_bit_entries(lanes, self._lane_bits)))
 
     def _number(self, op: Op, stored: int, factor: complex) -> None:
         """Multiply by ``factor`` where the op's bits have the value ``stored`` and its controls theirs."""
@@ -213,25 +213,25 @@ class Writer:
         order = sorted(range(len(bits)), key=lambda k: self._position[bits[k]])
         targets = [self._position[bits[k]] for k in order]
         if order != list(range(len(bits))):
-            numbers = deposit(np.arange(len(matrix)), order)
-            matrix = matrix[np.ix_(numbers, numbers)]
+            places = deposit(np.arange(len(matrix)), order)
+            matrix = matrix[np.ix_(places, places)]
         lanes = tuple(position for position in targets if position < self._lane_bits)
         in_lanes = [bit if mask >> bit & 1 else -1 for bit in self._block[: self._lane_bits]]
         beyond = mask & ~sum(1 << bit for bit in in_lanes if bit >= 0)
         row = self._controlled_row(DENSE, targets, beyond, value & beyond, len(lanes))
         num_tiles = 1 << len(self._block) - self._lane_bits - row[NUM_FIXED]
         row[HAS_LANES], row[BY_LANE] = len(lanes), int(bool(lanes) or beyond != mask or num_tiles < TILES_TOGETHER)
-        rows, columns = _dense_entries(lanes, self._lane_bits, len(targets))
-        entries = matrix[rows, columns]
+        index = _dense_entries(lanes, self._lane_bits, len(targets))
+        numbers = _three_products(matrix).take(index)
         if beyond != mask:
             fulfilled = [
                 all(bit < 0 or lane >> k & 1 == value >> bit & 1 for k, bit in enumerate(in_lanes))
                 for lane in range(1 << self._lane_bits)
             ]
-            entries = np.where(fulfilled, entries, rows == columns)
-        if not row[BY_LANE]:
-            entries = entries[..., :1]
-        self._add_coefficients(_three_products(entries))
+            numbers = np.where(
+                fulfilled, numbers, _three_products(np.eye(len(matrix), dtype=np.complex128)).take(index)
+            )
+        self._add_coefficients(numbers if row[BY_LANE] else numbers[..., 0])
 
     def _controlled_row(self, kind: int, targets: Sequence[int], mask: int, value: int, num_free: int = 0) -> list[int]:
         """A row under controls over index bits; those of the block become fixed positions, as do the targets but for
@@ -455,11 +455,10 @@ class Writer:
         lines = line_map(columns, self._lane_bits)
         row[HAS_LANES], row[RANK] = 1, len(lines.source_steps)
         row[NEAR_BITS] = len(lines.near_to).bit_length() - 1
-        by_lines = [np.array([*lines.target_steps, *lines.source_steps], dtype=np.int64), lines.patterns.reshape(-1)]
-        by_lines += [lines.near_to, lines.near_source, lines.far_to, lines.far_source]
-        self._add_table([1 + sum(len(table) for table in by_lines)])
-        for table in (*by_lines, xor_table(columns[:8]), xor_table(columns[8:])):
-            self._add_table(table)
+        by_lines = np.concatenate([table.reshape(-1) for table in lines])
+        self._add_table([1 + len(by_lines)])
+        self._add_table(by_lines)
+        self._add_table(xor_tables(columns, min(8, len(columns)), max(0, len(columns) - 8)))
 
 
 class _Walk(NamedTuple):
@@ -504,31 +503,40 @@ def _can_store(row: Sequence[int]) -> bool:
     return not row[TURNED_BEFORE] or row[NUM_TURNS] == row[TURNED_BEFORE]
 
 
-def _three_products(entries: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
-    """What real products take of entries by output, input and lane: real parts, imaginary parts, sums (Gauss)."""
-    return np.stack([entries.real, entries.imag, entries.real + entries.imag], axis=2)
-
-
-_Entries = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""Rows and columns of a matrix."""
-
-
-@lru_cache
-def _two_bit_entries(lanes: tuple[int, ...], lane_bits: int) -> _Entries:
-    """A two-target matrix's entries in the order of the row of kind TWO_TARGETS: output, pattern, lane."""
-    rows, _ = _dense_entries(lanes, lane_bits, 2)
-    return rows, rows ^ np.arange(4)[:, None]
+def _three_products(matrix: gates.Matrix) -> npt.NDArray[np.float64]:
+    """What real products take of a matrix: real parts, imaginary parts, sums (Gauss); shape (3, entries)."""
+    entries, numbers = matrix.reshape(-1), np.empty((3, matrix.size))
+    numbers[0], numbers[1] = entries.real, entries.imag
+    np.add(numbers[0], numbers[1], out=numbers[2])
+    return numbers
 
 
 @lru_cache
-def _dense_entries(lanes: tuple[int, ...], lane_bits: int, num_targets: int) -> _Entries:
-    """A matrix's entries in the order of a row of kind DENSE: output, input, lane."""
+def _two_bit_entries(lanes: tuple[int, ...], lane_bits: int) -> npt.NDArray[np.int64]:
+    """Which of those of a two-target matrix a row of kind TWO_TARGETS has: output, pattern, one of the three, lane."""
+    rows, _ = _rows_and_columns(lanes, lane_bits, 2)
+    return _of_three(rows, rows ^ np.arange(4)[:, None], 4)
+
+
+@lru_cache
+def _dense_entries(lanes: tuple[int, ...], lane_bits: int, num_targets: int) -> npt.NDArray[np.int64]:
+    """Which of those of a matrix a row of kind DENSE has: output, input, one of the three, lane."""
+    return _of_three(*_rows_and_columns(lanes, lane_bits, num_targets), 1 << num_targets)
+
+
+def _rows_and_columns(
+    lanes: tuple[int, ...], lane_bits: int, num_targets: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Those of a matrix that each output (of targets above the lanes) has in each lane, and each input."""
     index = np.arange(1 << lane_bits)
     lane_part = sum(((index >> lane & 1) << k for k, lane in enumerate(lanes)), start=np.zeros_like(index))
     outputs, inputs = np.arange(1 << num_targets - len(lanes)) << len(lanes), np.arange(1 << num_targets)
-    rows, columns = lane_part | outputs[:, None, None], lane_part ^ inputs[:, None]
-    shape = (len(outputs), *columns.shape)
-    return np.broadcast_to(rows, shape), np.broadcast_to(columns, shape)
+    return lane_part | outputs[:, None, None], lane_part ^ inputs[:, None]
+
+
+def _of_three(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+    """The numbers of these entries among real parts, imaginary parts and sums."""
+    return (rows * size + columns)[..., None, :] + np.arange(3)[:, None] * size**2
 
 
 def mixes(passes: Sequence[Pass]) -> int:
