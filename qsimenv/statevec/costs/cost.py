@@ -186,7 +186,7 @@ def _pass(row: list[int], sweep: EncodedSweep) -> tuple[str, float, float]:
         turns = row[form.NUM_TURNS]
         return "phases", part * (1.0 + turns * _TURN_WITH_PHASES), 6.0 * part + 4.0 * turns
     if kind == form.BUTTERFLIES:
-        return "phases", 0.5 * targets, (3.0 + 4.0) * targets
+        return "phases", 0.5 * targets, (3.0 + 2.0) * targets  # turned by sums and differences
     if kind == form.PERMUTE:
         return "permute", float(row[form.HAS_LANES]), 0.0  # without lanes it is done by the stores of the sweep
     if kind == form.ARRANGE:

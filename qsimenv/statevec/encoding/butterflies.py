@@ -1,4 +1,4 @@
-"""Butterflies: bits that are turned one by one, each after its phases with others, in one pass over the block.
+"""Butterflies: bits that an H mixes one by one, each after its phases with others, in one pass over the block.
 
 So a Fourier transform goes, and what is like it. Where a bit is 1 its phases are linear in all other bits: a factor for
 the bits of a row, one for each row, one for each bit of the tile that was turned before it, and one for what lies
@@ -22,12 +22,15 @@ MOST_BUTTERFLIES = 3
 """Tiles of so many bits of both planes leave registers for what they are multiplied by."""
 
 
+_SLOPE = -1.0
+"""That of an H whose Z has gone with the phases before it."""
+
+
 class Butterfly(NamedTuple):
-    """A bit of the index, the phases that all have it, and the slope of its rotation."""
+    """A bit of the index, and the phases before its rotation, which all have it."""
 
     bit: int
     form: Quadratic
-    slope: float
 
 
 class ButterflyRows(NamedTuple):
@@ -49,11 +52,11 @@ def find_butterflies(passes: Sequence[Pass], position: Mapping[int, int], lane_b
         if not isinstance(phases, Phases) or not isinstance(rotations, Rotations) or len(rotations.slopes) > 1:
             break
         bit, slope = rotations.slopes[0]
-        if position[bit] < lane_bits or not phases.form.is_about(bit):
+        if slope != _SLOPE or position[bit] < lane_bits or not phases.form.is_about(bit):
             break
         if any(bit == before.bit or bit in before.form.partners(before.bit) for before in found):
             break
-        found.append(Butterfly(bit, phases.form, slope))
+        found.append(Butterfly(bit, phases.form))
     return found[: min(MOST_BUTTERFLIES, len(position) - lane_bits)]
 
 
@@ -65,7 +68,7 @@ def butterfly_rows(
     lanes, rest = block[:lane_bits], [bit for bit in block[lane_bits:] if bit not in turned]
     tile, inner = rest[: ROW_BITS - lane_bits], rest[ROW_BITS - lane_bits :]
     outside, angles, coefficients = list[int](), list[float](), list[npt.ArrayLike]()
-    for number, (bit, form, slope) in enumerate(found):
+    for number, (bit, form) in enumerate(found):
         partners = form.partners(bit)
         for other in sorted(partners.keys() - set(block)):
             outside += [1 << other, number]
@@ -73,7 +76,7 @@ def butterfly_rows(
         shared = [partners.get(other, 0.0) for other in turned[:number]]
         in_row = _sums([partners.get(other, 0.0) for other in (*lanes, *tile)])
         own = form.linear.get(bit, 0.0) + _sums([partners.get(other, 0.0) for other in inner])
-        coefficients.append([slope, *(part(angle) for angle in shared for part in (math.cos, math.sin))])
+        coefficients.append([part(angle) for angle in shared for part in (math.cos, math.sin)])
         coefficients += [np.cos(in_row), np.sin(in_row), np.cos(own), np.sin(own)]
     position = {bit: k for k, bit in enumerate(block)}
     places = [_sums([place(position[bit]) for bit in bits]) for bits in (tile, inner)]

@@ -99,8 +99,8 @@ lines before all others; and a dense matrix on up to five targets under controls
 #              then the lines of single bits.
 #   BUTTERFLIES  tables from TABLE: (mask, number of the target) of each of NUM_ENTRIES terms with bits outside the
 #              block; places of the 2**TILE_BITS vectors of a row, and of the 2**INNER_BITS rows. coefficients from
-#              OFFSET: the angles of the terms; for each target its slope, cos and sin of what it has with each target
-#              before it, cos and sin of a row (2**(lane bits + TILE_BITS) each), and of each row's own factor.
+#              OFFSET: the angles of the terms; for each target cos and sin of what it has with each target before it,
+#              cos and sin of a row (2**(lane bits + TILE_BITS) each), and of each row's own factor.
 #              FROM_MEMORY as in QUADRATIC, the targets as what is shared.
 #   DENSE      targets are sorted, HAS_LANES of them are lane bits; controls that are lane bits are not among those that
 #              are fixed, but in the numbers. coefficients from OFFSET: for each set of the targets above the lanes as

@@ -60,6 +60,16 @@ def _turn_pairs(builder: ir.IRBuilder, kind: ir.VectorType, tile: list[Any], bit
     return turned
 
 
+def _sums_and_differences(builder: ir.IRBuilder, tile: list[Any], bit: int) -> list[Any]:
+    """The same for a slope of minus one: additions have units of their own beside those that multiply."""
+    turned = list(tile)
+    for number, x in enumerate(tile):
+        if not number >> bit & 1:
+            y = tile[number | 1 << bit]
+            turned[number], turned[number | 1 << bit] = builder.fsub(x, y), builder.fadd(y, x)
+    return turned
+
+
 def rotation(pair_bits: int, with_lanes: bool) -> Callable[..., Any]:
     """An intrinsic ``turn(plane, start, distances, slopes, lane_slopes)`` that turns one tile of a plane in place.
 
@@ -351,9 +361,9 @@ def butterflies(count: int, from_memory: bool) -> Callable[..., Any]:
     """An intrinsic ``turn(re, im, base, distances, offsets, at, width, numbers, starts, half, own, far)`` for a row.
 
     For each of ``width`` vectors at ``base + offsets[at…]`` it takes the tile of ``count`` bits, ``distances`` apart.
-    Bit after bit, numbers are multiplied where it is 1, then it is turned. From ``starts`` on ``numbers`` hold a bit's
-    slope, a factor for each bit before it (where that is 1, too), and factors of the row's vectors, ``half`` real parts
-    before as many imaginary ones; ``own`` is a factor for each bit of all the row. Factors are cos and sin.
+    Bit after bit, numbers are multiplied where it is 1, then it is turned by a slope of -1. From ``starts`` on
+    ``numbers`` hold a factor for each bit before it (where that is 1, too), and factors of the row's vectors, ``half``
+    real parts before as many imaginary ones; ``own`` is a factor for each bit of all the row. Factors are cos and sin.
 
     With ``from_memory`` the vectors come from there, see ``multiply_row``; ``far[4]`` are the bits' masks.
     """
@@ -379,9 +389,7 @@ def butterflies(count: int, from_memory: bool) -> Callable[..., Any]:
                 return _Factor(builder, splat(builder, kind, c), splat(builder, kind, s))
 
             owns = [factor(*(builder.extract_value(own, 2 * bit + k) for k in range(2))) for bit in bits]
-            shared = [
-                [factor(*(number(bit, 1 + 2 * other + k) for k in range(2))) for other in range(bit)] for bit in bits
-            ]
+            shared = [[factor(*(number(bit, 2 * other + k) for k in range(2))) for other in range(bit)] for bit in bits]
             memory, far_base, far_at, masks = _memory_of(context, builder, kind, signature.args[11], arguments[11])
             with cgutils.for_range(builder, width) as loop:
                 places = [builder.add(base, builder.load(builder.gep(offsets, [builder.add(at, loop.index)])))]
@@ -397,7 +405,7 @@ def butterflies(count: int, from_memory: bool) -> Callable[..., Any]:
                 entry = builder.mul(loop.index, ir.Constant(INDEX, kind.count))
                 for bit in bits:
                     row = builder.add(
-                        builder.add(builder.extract_value(starts, bit), ir.Constant(INDEX, 1 + 2 * bit)), entry
+                        builder.add(builder.extract_value(starts, bit), ir.Constant(INDEX, 2 * bit)), entry
                     )
                     parts = [load_at(builder, kind, numbers, place) for place in (row, builder.add(row, half))]
                     factors = [owns[bit].times(*parts)]
@@ -407,7 +415,7 @@ def butterflies(count: int, from_memory: bool) -> Callable[..., Any]:
                         if place >> bit & 1:
                             each = _Factor(builder, *factors[place & (1 << bit) - 1])
                             tile[0][place], tile[1][place] = each.times(tile[0][place], tile[1][place])
-                    tile = [_turn_pairs(builder, kind, plane, bit, number(bit, 0)) for plane in tile]
+                    tile = [_sums_and_differences(builder, plane, bit) for plane in tile]
                 for plane, vectors in zip(planes, tile, strict=True):
                     for place, x in zip(places, vectors, strict=True):
                         store_at(builder, x, plane, place)

@@ -497,7 +497,8 @@ def _tiles_to(re, im, places, numbers, there, before, after):
 
 @njit(**_options)
 def turn_in_a_row(re, im, ops, row, coefficients, tables, index, room, memory, far):
-    """Phases of one bit with others, then its rotation; so for two or three bits, one after the other, in one pass.
+    """Phases of one bit with others, then its rotation by a slope of -1; so for two or three bits, one after the other,
+    in one pass.
 
     ``memory`` and ``far`` as in ``apply_phases``.
     """
@@ -508,7 +509,7 @@ def turn_in_a_row(re, im, ops, row, coefficients, tables, index, room, memory, f
     start = ops[row, OFFSET] + entries
     for target in range(count):
         starts[target] = start
-        start += 1 + 2 * target + 2 * width
+        start += 2 * target + 2 * width
         angle = 0.0
         for entry in range(entries):
             mask = tables[at + 2 * entry]
