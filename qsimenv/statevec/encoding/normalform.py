@@ -144,6 +144,8 @@ class Quadratic:
 
     def add_control(self, target: int, control: int) -> None:
         """Put ``x_target xor x_control`` for the target: ``t + c - 2 t c``, and ``t c -> c - t c``."""
+        if target not in self.linear and not self._partners.get(target):
+            return
         shared = self._pop_partners(target).get(control, 0.0)
         angle = self.linear.get(target, 0.0)
         if angle or shared:
@@ -356,6 +358,8 @@ class Compiler:
         """Put the phases of a bit in front of the rotations; what is not turned yet can be turned, or looked at."""
         if self._slopes.get(bit) or (bit in self._waiting.flips and self._phases.has_products(bit)):
             self._emit_moves()
+        if not self._phases.has_terms(bit):
+            return
         moved = self._phases.take_out(bit, self._slopes)
         if moved is None:
             self._emit_moves()
