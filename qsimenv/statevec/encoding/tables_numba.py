@@ -299,9 +299,11 @@ def line_map(columns, lane_bits, most_near):
     lane_table = xor_table(_picked_by(columns[:lane_bits], steps, lanes, lane_bits))
     patterns = np.empty((own.size, lane_table.size), np.int64)
     for k in range(own.size):
-        patterns[k] = own[k] ^ lane_table
-    near = min(others, most_near)
-    to, source = 1 << rest[:others], columns[lane_bits + rest[:others]]
+        for lane in range(lane_table.size):
+            patterns[k, lane] = own[k] ^ lane_table[lane]
+    near, to, source = min(others, most_near), np.empty(others, np.int64), np.empty(others, np.int64)
+    for k in range(others):
+        to[k], source[k] = 1 << rest[k], columns[lane_bits + rest[k]]
     return (
         partners[:count],
         steps[0][:rank],
