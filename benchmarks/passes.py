@@ -33,14 +33,16 @@ from qsimenv.statevec.threads import set_threads
 from qsimenv.task import Precision
 
 _TIMES = 6
-_FLOPS = {form.QUADRATIC: 12.0, form.PERMUTE: 0.0, form.TWO_TARGETS: 32.0, form.PHASE: 0.0}
+_FLOPS = {form.QUADRATIC: 12.0, form.PERMUTE: 0.0, form.TWO_TARGETS: 32.0, form.DENSE: 64.0, form.PHASE: 0.0}
 """Operations an amplitude; a rotation has four for each bit, a quadratic phase two complex products."""
 
 
 def kinds(bits: int) -> dict[str, tuple[int, list[Gate]]]:
     """By name: the kind of row, and gates on a block of so many bits that make one (the first of its kind is taken)."""
     random = np.random.default_rng(1)
-    unitary = np.linalg.qr(random.normal(size=(4, 4)) + 1j * random.normal(size=(4, 4)))[0]
+    unitary, wide = (
+        np.linalg.qr(random.normal(size=(size, size)) + 1j * random.normal(size=(size, size)))[0] for size in (4, 8)
+    )
 
     def turns(*targets: int) -> list[Gate]:
         return [gate("ry", target, params=[0.3]) for target in targets]
@@ -67,6 +69,8 @@ def kinds(bits: int) -> dict[str, tuple[int, list[Gate]]]:
         "dense, 2 bits": (form.TWO_TARGETS, [gate("unitary", 8, 12, matrix=unitary)]),
         "dense, a lane and a bit": (form.TWO_TARGETS, [gate("unitary", 1, 12, matrix=unitary)]),
         "dense, 2 lanes": (form.TWO_TARGETS, [gate("unitary", 0, 2, matrix=unitary)]),
+        "dense, 3 bits": (form.DENSE, [gate("unitary", 8, 10, 12, matrix=wide)]),
+        "dense, a lane and 2 bits": (form.DENSE, [gate("unitary", 1, 10, 12, matrix=wide)]),
     }
 
 

@@ -37,6 +37,7 @@ PASSES = {
     form.QUADRATIC: "phases",
     form.PERMUTE: "permute",
     form.TWO_TARGETS: "dense",
+    form.DENSE: "dense",
     form.SPREAD: "spread",
     form.BUTTERFLIES: "butterflies",
     form.ARRANGE: "arrange",
