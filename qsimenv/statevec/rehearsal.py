@@ -100,7 +100,8 @@ def _differentiated(precision: Precision) -> Iterator[Task]:
 
 def _gates(num_qubits: int) -> tuple[Gate, ...]:
     turns = [gate("rx", qubit, params=["p0"]) for qubit in range(num_qubits)]
-    return (*turns, *(gate("cx", qubit, qubit + 1) for qubit in range(num_qubits - 1)), *turns)
+    fused = [gate(name, 0, 1, params=[0.3]) for name in ("rxx", "ryy")]
+    return (*turns, *(gate("cx", qubit, qubit + 1) for qubit in range(num_qubits - 1)), *fused, *turns)
 
 
 def _exchange(num_bits: int, real: type[np.floating]) -> None:
