@@ -30,6 +30,7 @@ def any_gate(random: np.random.Generator, n: int) -> Gate:
         lambda: gate("rz", a, params=angle), lambda: gate("cx", a, b), lambda: gate("cp", a, b, params=angle),
         lambda: gate("rzz", a, b, params=angle), lambda: gate("swap", a, b), lambda: gate("crx", a, b, params=angle),
         lambda: gate("rxx", a, b, params=angle), lambda: gate("ryy", a, b, params=angle), lambda: gate("iswap", a, b),
+        lambda: gate("gphase", params=angle), lambda: Gate("gphase", (a,), tuple(angle), 1),
         lambda: gate("ccx", a, b, c), lambda: gate("cswap", a, b, c), lambda: gate("ccz", a, b, c),
         lambda: gate("unitary", a, b, c, matrix=random_unitary(random, 8)),
         lambda: gate("unitary", a, b, c, d, matrix=random_unitary(random, 16)),

@@ -46,6 +46,9 @@ def fused(items: Sequence[Item], matrix_of: Callable[[Op], gates.Matrix]) -> Ite
     """The group of the last op on a bit."""
     for op, piece in items:
         bits = _bits_of(op)
+        if not bits:  # a phase of the whole state
+            yield op, piece
+            continue
         touched = {id(group): group for bit in _each(bits) if (group := last.get(bit))}
         is_dense = _is_dense(op, piece)
         group = next(iter(touched.values())) if len(touched) == 1 else None
