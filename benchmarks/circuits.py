@@ -67,7 +67,7 @@ def qv(n: int, depth: int = 8) -> Circuit:
         order = random.permutation(n)
         for k in range(n // 2):
             pair = (int(order[2 * k]), int(order[2 * k + 1]))
-            gates.append(gate("unitary", *pair, matrix=_random_unitary(random, 4)))
+            gates.append(gate("unitary", *pair, matrix=random_unitary(random, 4)))
     return _circuit("qv", n, gates)
 
 
@@ -91,7 +91,7 @@ def _circuit(name: str, n: int, gates: list[Gate]) -> Circuit:
     return Circuit(n, 0, tuple(gates), name=name)
 
 
-def _random_unitary(random: np.random.Generator, size: int) -> np.ndarray:
+def random_unitary(random: np.random.Generator, size: int) -> np.ndarray:
     """From the Haar measure: the Q of a complex Gaussian matrix, with the phases of R's diagonal put in."""
     q, r = np.linalg.qr(random.normal(size=(size, size)) + 1j * random.normal(size=(size, size)))
     return np.asarray(q * (np.diagonal(r) / np.abs(np.diagonal(r))))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.circuits import random_unitary
 from benchmarks.machine import save
 from benchmarks.peers import PEERS, THREADS, compare
 from benchmarks.table import Row, show
@@ -40,11 +41,6 @@ def _half_filled(n: int) -> Made:
     circuit = _empty(n)
     circuit.x(range(n // 2))
     return circuit
-
-
-def _unitary(random: Random, size: int) -> np.ndarray:
-    q, r = np.linalg.qr(random.normal(size=(size, size)) + 1j * random.normal(size=(size, size)))
-    return np.asarray(q * (np.diagonal(r) / np.abs(np.diagonal(r))))
 
 
 def _evolve(circuit: Made, letters: dict[int, str], angle: float) -> None:
@@ -125,7 +121,7 @@ def brickwork(n: int, random: Random) -> Made:
     circuit = _empty(n)
     for layer in range(8):
         for q in range(layer % 2, n - 1, 2):
-            circuit.unitary(_unitary(random, 4), [q, q + 1])
+            circuit.unitary(random_unitary(random, 4), [q, q + 1])
     return circuit
 
 
@@ -222,7 +218,9 @@ def dense(targets: int, count: int) -> Callable[[int, Random], Made]:
     def make(n: int, random: Random) -> Made:
         circuit = _empty(n)
         for _ in range(count):
-            circuit.unitary(_unitary(random, 1 << targets), [int(q) for q in random.choice(n, targets, replace=False)])
+            circuit.unitary(
+                random_unitary(random, 1 << targets), [int(q) for q in random.choice(n, targets, replace=False)]
+            )
         return circuit
 
     return make
