@@ -19,7 +19,8 @@ from qsimenv.errors import InvalidArgumentError
 from qsimenv.task import Precision
 
 PASS_KINDS = ("rotate", "phases", "permute", "dense", "plain")
-"""What ``cost`` tells apart: rotations, quadratic phases, affine permutation, dense matrix on two bits, all others."""
+"""What ``cost`` tells apart: rotations, quadratic phases, affine permutation, dense matrices (the figure is that of one
+on two bits), all others."""
 
 
 class PassRates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

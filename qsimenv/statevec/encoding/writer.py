@@ -222,7 +222,7 @@ class Writer:
         num_tiles = 1 << len(self._block) - self._lane_bits - row[NUM_FIXED]
         row[HAS_LANES], row[BY_LANE] = len(lanes), int(bool(lanes) or beyond != mask or num_tiles < TILES_TOGETHER)
         index = _dense_entries(lanes, self._lane_bits, len(targets))
-        numbers = _three_products(matrix).take(index)
+        numbers = _three_products(matrix).take(index if row[BY_LANE] else index[..., 0])
         if beyond != mask:
             fulfilled = [
                 all(bit < 0 or lane >> k & 1 == value >> bit & 1 for k, bit in enumerate(in_lanes))
@@ -231,7 +231,7 @@ class Writer:
             numbers = np.where(
                 fulfilled, numbers, _three_products(np.eye(len(matrix), dtype=np.complex128)).take(index)
             )
-        self._add_coefficients(numbers if row[BY_LANE] else numbers[..., 0])
+        self._add_coefficients(numbers)
 
     def _controlled_row(self, kind: int, targets: Sequence[int], mask: int, value: int, num_free: int = 0) -> list[int]:
         """A row under controls over index bits; those of the block become fixed positions, as do the targets but for
