@@ -43,6 +43,11 @@ def _half_filled(n: int) -> Made:
     return circuit
 
 
+def _bonds(n: int) -> list[tuple[int, int]]:
+    """Neighbours in a chain: every second pair, then the others."""
+    return [(q, q + 1) for first in (0, 1) for q in range(first, n - 1, 2)]
+
+
 def _evolve(circuit: Made, letters: dict[int, str], angle: float) -> None:
     """``exp(-i angle P)`` for a Pauli string, as Qiskit writes it out."""
     from qiskit.circuit.library import PauliEvolutionGate
@@ -79,10 +84,9 @@ def heisenberg(n: int, random: Random) -> Made:
     """Six Trotter steps of a Heisenberg chain."""
     circuit = _half_filled(n)
     for _ in range(6):
-        for first in (0, 1):
-            for q in range(first, n - 1, 2):
-                for name in ("rxx", "ryy", "rzz"):
-                    getattr(circuit, name)(0.1, q, q + 1)
+        for bond in _bonds(n):
+            for name in ("rxx", "ryy", "rzz"):
+                getattr(circuit, name)(0.1, *bond)
     return circuit
 
 
@@ -90,10 +94,9 @@ def hubbard(n: int, random: Random) -> Made:
     """Five Trotter steps of a Fermi-Hubbard chain: hopping, chemical potential, repulsion."""
     circuit = _half_filled(n)
     for _ in range(5):
-        for first in (0, 1):
-            for q in range(first, n - 1, 2):
-                circuit.rxx(0.3, q, q + 1)
-                circuit.ryy(0.3, q, q + 1)
+        for bond in _bonds(n):
+            circuit.rxx(0.3, *bond)
+            circuit.ryy(0.3, *bond)
         for q in range(n):
             circuit.p(0.2, q)
         for q in range(n // 2):
