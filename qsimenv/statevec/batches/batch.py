@@ -23,6 +23,7 @@ from qsimenv.statevec.encoding.rows import REAL_TYPE
 from qsimenv.statevec.measuring.sampling import EVENT_OF_FIRST_CHUNK
 from qsimenv.statevec.pinning_numba import pin_helpers
 from qsimenv.statevec.planning.program import lower
+from qsimenv.statevec.shares_numba import shares_of
 from qsimenv.task import Precision, Result, Task
 
 _PARALLEL_FROM = 1 << 20
@@ -73,8 +74,8 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
         pin_helpers(threads)
     kernel = kernels.run_in_parallel if threads > 1 else kernels.run_in_one
     finite = kernel(
-        groups, prepared.arrays, inputs, (readout.terms, readout.rows, readout.weights), draw, prepared.sizes, threads,
-        (result.expectation_values, result.samples, result.statevector),
+        shares_of(groups, threads), prepared.arrays, inputs, (readout.terms, readout.rows, readout.weights), draw,
+        prepared.sizes, (result.expectation_values, result.samples, result.statevector),
     )  # fmt: skip
     if not finite:
         _complain(circuit, values)

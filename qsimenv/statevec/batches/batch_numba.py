@@ -30,6 +30,7 @@ from qsimenv.statevec.batches.batch_plan import (
 from qsimenv.statevec.batches.vectors_numba import add_crossed, add_diagonal, complex_entries, matrix
 from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.measuring.random_numba import four_uniforms
+from qsimenv.statevec.shares_numba import next_number
 
 _options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
@@ -208,8 +209,9 @@ def _draw(re, im, lane, row_of, bin_of, outcomes, seed, event, number, sums, sam
 
 
 @njit(**_options)
-def run_groups(first_group, last_group, table, inputs, readout, draw, scratch, results):
-    """The sets of some groups, one group after the other. False where an angle is not a finite number."""
+def run_groups(shares, thread, table, inputs, readout, draw, scratch, results):
+    """The sets of the groups of one thread's share (``shares_of``), and of what is left of the others'. False where an
+    angle is not a finite number."""
     instructions, rows, row_of, constants, starts, columns, factors, offsets = table
     forms = (starts, columns, factors, offsets)
     values, entries, first_set = inputs
@@ -223,7 +225,8 @@ def run_groups(first_group, last_group, table, inputs, readout, draw, scratch, r
     for k in range(len(constants)):
         coefficients[3 * num_angles + k * lanes : 3 * num_angles + (k + 1) * lanes] = constants[k]
     finite = True
-    for group in range(first_group, last_group):
+    group, share, left = next_number(shares, thread, shares.shape[0])
+    while group >= 0:
         first = group * lanes
         finite &= _coefficients(values, entries, first, lanes, forms, len(constants), x, cosines, sines, coefficients)
         re[:] = 0
@@ -246,6 +249,7 @@ def run_groups(first_group, last_group, table, inputs, readout, draw, scratch, r
                 for index in range(len(row_of)):
                     place = row_of[index] + lane
                     amplitudes[first + lane, index] = complex(re[place], im[place])
+        group, share, left = next_number(shares, share, left)
     return finite
 
 
@@ -279,17 +283,16 @@ def _scratch(table, readout, draw, sizes):
 
 
 @njit(**_options)
-def run_in_one(num_groups, table, inputs, readout, draw, sizes, threads, results):
+def run_in_one(shares, table, inputs, readout, draw, sizes, results):
     """All groups on this thread. ``sizes``: lanes, coefficients, and how many vectors the largest matrix needs."""
-    return run_groups(0, num_groups, table, inputs, readout, draw, _scratch(table, readout, draw, sizes), results)
+    return run_groups(shares, 0, table, inputs, readout, draw, _scratch(table, readout, draw, sizes), results)
 
 
 @njit(parallel=True, **_options)
-def run_in_parallel(num_groups, table, inputs, readout, draw, sizes, threads, results):
-    """All groups, shared out over so many threads."""
-    finite = np.ones(threads, dtype=np.bool_)
-    for thread in prange(threads):
-        first, last = num_groups * thread // threads, num_groups * (thread + 1) // threads
+def run_in_parallel(shares, table, inputs, readout, draw, sizes, results):
+    """All groups, a share for each thread."""
+    finite = np.ones(shares.shape[0], dtype=np.bool_)
+    for thread in prange(shares.shape[0]):
         own = _scratch(table, readout, draw, sizes)
-        finite[thread] = run_groups(first, last, table, inputs, readout, draw, own, results)
+        finite[thread] = run_groups(shares, np.int64(thread), table, inputs, readout, draw, own, results)
     return finite.all()

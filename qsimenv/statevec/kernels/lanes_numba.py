@@ -413,8 +413,8 @@ def butterflies(count: int, from_memory: bool) -> Callable[..., Any]:
                         factors += [other.times(*each) for each in factors]
                     for place in range(1 << count):
                         if place >> bit & 1:
-                            each = _Factor(builder, *factors[place & (1 << bit) - 1])
-                            tile[0][place], tile[1][place] = each.times(tile[0][place], tile[1][place])
+                            turned, vector = factors[place & (1 << bit) - 1], (tile[0][place], tile[1][place])
+                            tile[0][place], tile[1][place] = _product(builder, turned, vector)
                     tile = [_sums_and_differences(builder, plane, bit) for plane in tile]
                 for plane, vectors in zip(planes, tile, strict=True):
                     for place, x in zip(places, vectors, strict=True):
@@ -440,6 +440,13 @@ class _Factor:
         return real, fma(self._builder, self._difference, x, shared)
 
 
+def _product(builder: ir.IRBuilder, factor: Sequence[Any], parts: Sequence[Any]) -> tuple[Any, Any]:
+    """The parts of a complex product by four real products: where the units that add have enough to do."""
+    (u, v), (x, y) = factor, parts
+    real = fma(builder, builder.fneg(v), y, builder.fmul(u, x))
+    return real, fma(builder, v, x, builder.fmul(u, y))
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def multiply_tables(typing: Any, room: Any, to: Any, start: Any, factors: Any, at: Any, size: Any) -> Any:
     """``room[to…] = room[start…] * factors[at…]``, complex; each as ``size`` real parts, then imaginary parts."""
@@ -453,8 +460,7 @@ def multiply_tables(typing: Any, room: Any, to: Any, start: Any, factors: Any, a
             imag = builder.add(real, size)
             x, y = (load_at(builder, kind, room, builder.add(start, k)) for k in (real, imag))
             c, s = (load_at(builder, kind, factors, builder.add(at, k)) for k in (real, imag))
-            u = fma(builder, builder.fneg(s), y, builder.fmul(c, x))
-            v = fma(builder, s, x, builder.fmul(c, y))
+            u, v = _product(builder, (c, s), (x, y))
             store_at(builder, u, room, builder.add(to, real))
             store_at(builder, v, room, builder.add(to, imag))
         return context.get_dummy_value()

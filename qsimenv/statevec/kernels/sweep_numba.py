@@ -69,6 +69,7 @@ from qsimenv.statevec.kernels.plain_numba import flip, many_targets, one_target,
 from qsimenv.statevec.kernels.readings_numba import read_flips, read_strings
 from qsimenv.statevec.kernels.slots_numba import STREAM_FROM_BYTES
 from qsimenv.statevec.pinning_numba import pin_helpers
+from qsimenv.statevec.shares_numba import next_number, shares_of
 
 PARALLEL_FROM = 1 << 15
 """Amplitudes from which starting threads pays."""
@@ -265,10 +266,11 @@ def _scatter(block, plane, start, offsets, run, empty, streaming, in_run, steps,
 
 @njit(**_options)
 def _sweep_range(
-    re, im, other_re, other_im, first, last, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index,
+    re, im, other_re, other_im, shares, thread, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index,
     before, after, streaming, scratch, sums,
 ):  # fmt: skip
-    """Blocks ``first`` to ``last``, one after the other, each by way of ``scratch``.
+    """The blocks of one thread's share (``shares_of``), one after the other, each by way of ``scratch``; then what is
+    left of the others', unless something is read: sums are made in the same order each time.
 
     Where there are other planes, the upper half of a block is theirs.
     """
@@ -287,7 +289,8 @@ def _sweep_range(
     count = 4 if len(other_re) else 2
     loading = _loading_row(ops) if not offsets[-1] & before & ~spread[0] else -1
     storing = _storing_row(ops) if streaming and not offsets[-1] & after else -1
-    for number in range(first, last):
+    number, share, left = next_number(shares, thread, shares.shape[0] if sums.shape[0] == 0 else 1)
+    while number >= 0:
         start = _block_start(number, outer)
         line = shift_of(ops, arranging, tables, rank_index | start) >> lane_bits if arranging >= 0 else 0
         parts = (x, y, x[half:], y[half:])
@@ -299,6 +302,7 @@ def _sweep_range(
         parts = (x, y, x[half:], y[half:])
         for k in range(count if storing < 0 else 0):
             _scatter(parts[k], planes[k], start, offsets, run, after, streaming, in_run, steps, line)
+        number, share, left = next_number(shares, share, left)
     if streaming:
         finish_streaming()
 
@@ -307,7 +311,8 @@ def _range_types(real):
     """What ``_sweep_range`` is compiled for, for planes of these numbers."""
     plane, numbers, number = real[::1], types.int64[::1], types.int64
     coded = (numbers, numbers, types.int64[:, ::1], plane, numbers)
-    return (*[plane] * 4, *[number] * 4, *coded, *[number] * 3, types.boolean, plane, types.float64[::1])
+    shares = types.int64[:, ::1]
+    return (*[plane] * 4, shares, *[number] * 3, *coded, *[number] * 3, types.boolean, plane, types.float64[::1])
 
 
 _call_range = caller_of(_range_types)
@@ -315,16 +320,14 @@ _call_range = caller_of(_range_types)
 
 @njit(parallel=True, **_options)
 def _sweep_parallel(
-    sweep_range, re, im, other_re, other_im, blocks, bits, low_bits, offsets, outer, ops, coefficients, tables,
+    sweep_range, re, im, other_re, other_im, shares, bits, low_bits, offsets, outer, ops, coefficients, tables,
     rank_index, before, after, streaming, scratch, sums,
 ):  # fmt: skip
     """``sweep_range``: the address of ``_sweep_range``, which takes the compiler as long as all it calls."""
-    threads = scratch.shape[0]
-    for thread in prange(threads):
-        first, last = blocks * thread // threads, blocks * (thread + 1) // threads
+    for thread in prange(scratch.shape[0]):
         arguments = (
-            re, im, other_re, other_im, first, last, bits, low_bits, offsets, outer, ops, coefficients, tables,
-            rank_index, before, after, streaming, scratch[thread], sums[thread],
+            re, im, other_re, other_im, shares, np.int64(thread), bits, low_bits, offsets, outer, ops, coefficients,
+            tables, rank_index, before, after, streaming, scratch[thread], sums[thread],
         )  # fmt: skip
         _call_range(sweep_range, arguments)
 
@@ -402,11 +405,12 @@ def _sweep(
     arguments = (block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after)
     arguments = (*arguments, _is_streamed(re, before) and _is_streamed(im, before))
     if blocks == 1 or len(re) < PARALLEL_FROM or len(scratch) == 1:
-        _sweep_range(re, im, other_re, other_im, 0, blocks, *arguments, scratch[0], sums[0])
+        _sweep_range(re, im, other_re, other_im, shares_of(blocks, 1), 0, *arguments, scratch[0], sums[0])
     else:
         pin_helpers(len(scratch))
         sweep_range = _range_address(re.dtype)
-        _sweep_parallel(sweep_range, re, im, other_re, other_im, blocks, *arguments, scratch, sums)
+        shares = shares_of(blocks, len(scratch))
+        _sweep_parallel(sweep_range, re, im, other_re, other_im, shares, *arguments, scratch, sums)
     return sums
 
 

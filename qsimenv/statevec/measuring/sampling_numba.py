@@ -12,6 +12,7 @@ from numba import get_num_threads, prange
 from qsimenv.statevec.kernel_cache import njit
 from qsimenv.statevec.kernels.intrinsics_numba import WEIGHT_RUN, weight_of_run, weights_of_run
 from qsimenv.statevec.measuring.weights_numba import gather_nodes
+from qsimenv.statevec.shares_numba import next_number, shares_of
 
 PARALLEL_FROM = 1 << 15
 """Shots from which starting threads pays."""
@@ -122,21 +123,21 @@ def search(rows, spans, shots, numbers, values):
 
 
 @njit(**_options)
-def _draw_range(re, im, bases, groups, tables, spans, shots, numbers, values, rows, sums, size, first, last):
-    for group in range(first, last):
+def _draw_range(re, im, bases, groups, tables, spans, shots, numbers, values, rows, sums, size, shares, thread):
+    group, share, left = next_number(shares, thread, shares.shape[0])
+    while group >= 0:
         begin, end = groups[group], groups[group + 1]
         gather_nodes(re, im, bases[begin:end], tables, rows)
         _search_rows(rows, size, sums, spans[begin:end], shots, numbers, values, 0, end - begin)
+        group, share, left = next_number(shares, share, left)
 
 
 @njit(parallel=True, **_options)
-def _draw_parallel(re, im, bases, groups, tables, spans, shots, numbers, values, rows, sums, size):
-    count, threads = len(groups) - 1, rows.shape[0]
-    for thread in prange(threads):
-        first, last = count * thread // threads, count * (thread + 1) // threads
+def _draw_parallel(re, im, bases, groups, tables, spans, shots, numbers, values, rows, sums, size, shares):
+    for thread in prange(shares.shape[0]):
         _draw_range(
             re, im, bases, groups, tables, spans, shots, numbers, values, rows[thread], sums[thread], size,
-            first, last,
+            shares, np.int64(thread),
         )  # fmt: skip
 
 
@@ -146,38 +147,38 @@ def draw(re, im, bases, groups, tables, spans, shots, numbers, values, size):
     most = int(np.diff(groups).max())
     rows = np.empty((threads, most, size + ROW_PAD))
     sums = _room_for_sums(threads, size)
+    shares, arguments = shares_of(len(groups) - 1, threads), (bases, groups, tables, spans, shots, numbers, values)
     if threads == 1:
-        arguments = (bases, groups, tables, spans, shots, numbers, values, rows[0], sums[0], size, 0, len(groups) - 1)
-        _draw_range(re, im, *arguments)
+        _draw_range(re, im, *arguments, rows[0], sums[0], size, shares, 0)
     else:
-        _draw_parallel(re, im, bases, groups, tables, spans, shots, numbers, values, rows, sums, size)
+        _draw_parallel(re, im, *arguments, rows, sums, size, shares)
 
 
 @njit(**_options)
-def _draw_in_place_range(re, im, bases, flips, spans, shots, numbers, values, sums, size, first, last):
-    for node in range(first, last):
+def _draw_in_place_range(re, im, bases, flips, spans, shots, numbers, values, sums, size, shares, thread):
+    node, share, left = next_number(shares, thread, shares.shape[0])
+    while node >= 0:
         mine = shots[spans[node, 0] : spans[node, 1]]
         _search_in_place(re, im, bases[node], flips, size, sums, mine, numbers, values)
+        node, share, left = next_number(shares, share, left)
 
 
 @njit(parallel=True, **_options)
-def _draw_in_place_parallel(re, im, bases, flips, spans, shots, numbers, values, sums, size):
-    count, threads = len(bases), sums.shape[0]
-    for thread in prange(threads):
-        first, last = count * thread // threads, count * (thread + 1) // threads
+def _draw_in_place_parallel(re, im, bases, flips, spans, shots, numbers, values, sums, size, shares):
+    for thread in prange(shares.shape[0]):
         _draw_in_place_range(
-            re, im, bases, flips, spans, shots, numbers, values, sums[thread], size, first, last
+            re, im, bases, flips, spans, shots, numbers, values, sums[thread], size, shares, np.int64(thread)
         )  # fmt: skip
 
 
 def draw_in_place(re, im, bases, flips, spans, shots, numbers, values, size):
     """As ``draw``, where bin b of a node is the amplitude at ``base | (b ^ flips)``; ``size`` is WEIGHT_RUN or more."""
     threads = min(get_num_threads(), len(bases))
-    sums = _room_for_sums(threads, size)
+    sums, shares = _room_for_sums(threads, size), shares_of(len(bases), threads)
     if threads == 1:
-        _draw_in_place_range(re, im, bases, flips, spans, shots, numbers, values, sums[0], size, 0, len(bases))
+        _draw_in_place_range(re, im, bases, flips, spans, shots, numbers, values, sums[0], size, shares, 0)
     else:
-        _draw_in_place_parallel(re, im, bases, flips, spans, shots, numbers, values, sums, size)
+        _draw_in_place_parallel(re, im, bases, flips, spans, shots, numbers, values, sums, size, shares)
 
 
 def _room_for_sums(threads, size):
