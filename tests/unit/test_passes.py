@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -51,6 +52,12 @@ def rows(sweeps: list[EncodedSweep], kind: int) -> list[np.ndarray]:
     return [row for sweep in sweeps for row in sweep.ops if row[columns.KIND] == kind]
 
 
+def string(angle: float, qubits: list[int]) -> list[Gate]:
+    """``exp(-i angle / 2 Z Z Z…)`` as it is written out: a chain of CX to the last qubit, RZ, the chain backwards."""
+    chain = [gate("cx", a, b) for a, b in pairwise(qubits)]
+    return [*chain, gate("rz", qubits[-1], params=[angle]), *chain[::-1]]
+
+
 # --- rotations ---
 
 
@@ -95,6 +102,45 @@ def test_phases_of_every_shape(precision: Precision, block_bits: int) -> None:
                 seen.add((bool(row[columns.BASE]), bool(row[columns.INNER_BITS]), bool(row[columns.OUTER_BITS])))
     assert {common for common, _, _ in seen} == {False, True}
     assert {outer for _, _, outer in seen} == {False, True}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("block_bits", [BITS, BITS - 2])
+@pytest.mark.parametrize("turned", [0, 2, 5])
+def test_phases_with_the_parity_of_some_bits(precision: Precision, block_bits: int, turned: int) -> None:
+    """Alone and with other phases, and with bits that are turned in the same pass; no numbers change places."""
+    random, found = np.random.default_rng(3), list[np.ndarray]()
+    for number in range(12):
+        qubits = [int(q) for q in random.permutation(BITS)[: random.integers(3, BITS)]]
+        if block_bits < BITS:  # what is flipped has to be in the block
+            qubits = [*(q for q in qubits if q >= block_bits), *(q for q in qubits if q < block_bits)][-block_bits:]
+        real = [gate("ry", q, params=[0.4 + 0.2 * q]) for q in range(BITS)]
+        pairs = [(a, b) for b in range(BITS) for a in range(b)]
+        others = [pairs[k] for k in random.choice(len(pairs), 5 * (number % 2), replace=False)]
+        mixed = [gate("ry", q, params=[0.3 + 0.1 * q]) for q in range(BITS - turned, BITS)]
+        sweeps = check([*real, *string(0.7, qubits), *product_terms(others, random), *mixed], precision, block_bits)
+        found += rows(sweeps, columns.QUADRATIC)
+        if block_bits == BITS:
+            assert not rows(sweeps, columns.PERMUTE)
+    assert sum(row[columns.PARITY] > 0 for row in found) >= 10
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_strings_one_after_the_other(precision: Precision) -> None:
+    """What a string of X and Y is written out as is turns, a parity, turns: next to no numbers change places."""
+    random, gates = np.random.default_rng(4), start()
+    for _ in range(8):
+        qubits = [int(q) for q in random.permutation(BITS)[:5]]
+        letters = random.choice(["X", "Y", "Z"], 5)
+        there = [gate("h", q) for q, letter in zip(qubits, letters, strict=True) if letter == "X"]
+        there += [
+            gate("rx", q, params=[math.pi / 2]) for q, letter in zip(qubits, letters, strict=True) if letter == "Y"
+        ]
+        back = [gate(each.name, *each.qubits, params=[-angle for angle in each.params]) for each in there]
+        gates += [*there, *string(float(random.uniform(-2, 2)), qubits), *back]
+    sweeps = check(gates, precision)
+    assert sum(row[columns.PARITY] > 0 for row in rows(sweeps, columns.QUADRATIC)) >= 7
+    assert len(rows(sweeps, columns.PERMUTE)) <= 6, "16 without parities"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -23,13 +23,15 @@ ONE_TARGET = [name for name, row in gates.BASE.items() if row.num_targets == 1 a
 
 @st.composite
 def forms(draw: st.DrawFn) -> Quadratic:
-    form, angles = Quadratic(), st.floats(-3, 3)
+    form, angles = Quadratic(most_parities=3), st.floats(-3, 3)
     form.constant = draw(angles)
     for bit in draw(st.sets(st.integers(0, BITS - 1))):
         form.add(draw(angles), bit)
     pairs = st.tuples(st.integers(0, BITS - 1), st.integers(0, BITS - 1)).filter(lambda pair: pair[0] != pair[1])
     for pair in draw(st.lists(pairs, max_size=6)):
         form.add_product(draw(angles), *pair)
+    for mask in draw(st.lists(st.integers(1, (1 << BITS) - 1), max_size=2)):
+        form.add_parity(draw(angles), mask)
     return form
 
 
@@ -42,6 +44,9 @@ def values(form: Quadratic) -> np.ndarray:
     for (a, b), angle in form.product.items():
         assert a < b
         total += angle * x[:, a] * x[:, b]
+    for mask, angle in form.parities.items():
+        assert mask.bit_count() > 2
+        total += angle * (x[:, [bit for bit in range(BITS) if mask >> bit & 1]].sum(axis=1) % 2)
     return total
 
 
@@ -61,6 +66,24 @@ def test_a_control_puts_the_exclusive_or(form: Quadratic, order: list[int]) -> N
     before, index = values(form), np.arange(1 << BITS)
     form.add_control(target, control)
     np.testing.assert_allclose(values(form), before[index ^ (index >> control & 1) << target], atol=1e-12)
+    assert len(form.parities) <= 3
+
+
+def test_a_chain_on_an_angle_and_back_is_a_parity_in_between() -> None:
+    chain = [(k + 1, k, 1) for k in range(BITS - 1)]
+    form, none = Quadratic(most_parities=1), Quadratic()
+    for each in (form, none):
+        each.add(0.3, BITS - 1)
+    assert form.can_add_controls(chain[::-1])
+    assert not none.can_add_controls(chain[::-1])
+    for target, control, _ in chain[::-1]:
+        form.add_control(target, control)
+    assert (form.linear, form.product, form.parities) == ({}, {}, {(1 << BITS) - 1: pytest.approx(0.3)})
+    assert form.can_add_controls(chain)
+    assert form.parities, "asking changes nothing"
+    for target, control, _ in chain:
+        form.add_control(target, control)
+    assert (form.linear, form.product, form.parities) == ({BITS - 1: pytest.approx(0.3)}, {}, {})
 
 
 @SETTINGS
@@ -70,11 +93,13 @@ def test_what_is_taken_out_and_what_stays_make_the_whole(form: Quadratic, bit: i
     taken = form.take_out(bit, dict.fromkeys(stay, 1.0))
     if taken is None:
         np.testing.assert_array_equal(values(form), before)
-        assert any(bit in pair and set(pair) & stay for pair in form.product)
+        parities = ({k for k in range(BITS) if mask >> k & 1} for mask in form.parities)
+        assert any(bit in term and set(term) & stay for term in (*form.product, *parities))
         return
     np.testing.assert_allclose(values(form) + values(taken), before, atol=1e-12)
     assert bit not in form.linear
     assert all(bit not in pair for pair in form.product)
+    assert not form.parities_with(bit)
     taken.add_form(form)
     np.testing.assert_allclose(values(taken), before, atol=1e-12)
 

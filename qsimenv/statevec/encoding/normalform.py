@@ -36,16 +36,29 @@ ControlledFlip = tuple[int, int, int]
 
 
 class Quadratic:
-    """``constant + sum_a linear[a] x_a + sum_{a<b} product[a, b] x_a x_b`` radians, over bits of the stored index."""
+    """``constant + sum_a linear[a] x_a + sum_{a<b} product[a, b] x_a x_b`` radians, over bits of the stored index.
 
-    def __init__(self) -> None:
+    And up to ``most_parities`` terms that are not quadratic: ``parities`` has the angle where three or more bits, a
+    mask, have an odd sum. A CX on one of two bits with a product makes one, and a CX chain a longer one.
+    """
+
+    def __init__(self, most_parities: int = 0) -> None:
         self.constant = 0.0
         self.linear: dict[int, float] = {}
         self._partners: defaultdict[int, dict[int, float]] = defaultdict(dict)
+        self.parities: dict[int, float] = {}
+        self._most_parities = most_parities
 
     def __bool__(self) -> bool:
         """Whether anything is left but the constant."""
-        return bool(self.linear) or any(self._partners.values())
+        return bool(self.linear or self.parities) or any(self._partners.values())
+
+    def copy(self) -> Quadratic:
+        other = Quadratic(self._most_parities)
+        other.constant, other.linear, other.parities = self.constant, dict(self.linear), dict(self.parities)
+        for bit, partners in self._partners.items():
+            other._partners[bit] = dict(partners)
+        return other
 
     @property
     def product(self) -> dict[tuple[int, int], float]:
@@ -68,12 +81,25 @@ class Quadratic:
         elif second in mine:
             del mine[second], others[first]
 
+    def add_parity(self, angle: float, mask: int) -> None:
+        """A term with the sum of some bits modulo 2."""
+        bits = _bits_of(mask) if mask.bit_count() < 3 else []
+        if not bits:
+            _add(self.parities, mask, angle)
+            return
+        for bit in bits:
+            self.add(angle, bit)
+        if len(bits) == 2:
+            self.add_product(-2 * angle, *bits)
+
     def take_out(self, bit: int, stay: Mapping[int, float]) -> Quadratic | None:
         """The terms with ``bit``, taken out; None, and nothing is, where one of them also has a bit of ``stay``."""
         partners = self._partners.get(bit, {})
-        if not stay.keys().isdisjoint(partners):
+        parities = self.parities_with(bit)
+        if not stay.keys().isdisjoint(partners) or any(mask >> other & 1 for mask in parities for other in stay):
             return None
         taken = Quadratic()
+        taken.parities = {mask: self.parities.pop(mask) for mask in parities}
         if bit in self.linear:
             taken.linear[bit] = self.linear.pop(bit)
         taken._partners[bit] = partners = self._pop_partners(bit)
@@ -89,6 +115,8 @@ class Quadratic:
             for second, angle in partners.items():
                 if first < second:
                     self.add_product(angle, first, second)
+        for mask, angle in other.parities.items():
+            self.add_parity(angle, mask)
 
     def flip(self, bit: int) -> None:
         """Put ``1 - x`` for the bit."""
@@ -100,14 +128,19 @@ class Quadratic:
         for other, value in partners.items():
             self.add(value, other)
             partners[other] = self._partners[other][bit] = -value
+        for mask in self.parities_with(bit):
+            self.constant += self.parities[mask]
+            self.parities[mask] = -self.parities[mask]
 
     def is_about(self, bit: int) -> bool:
         """Whether every term has the bit."""
+        if self.parities:
+            return False
         mine = 2 * len(self._partners.get(bit, ()))  # each pair is kept twice
         return len(self.linear) == (bit in self.linear) and sum(map(len, self._partners.values())) == mine
 
     def shared_bits(self) -> list[int]:
-        """The bits that every term has."""
+        """The bits without which no term is anything."""
         pairs = ((bit, other) for bit, partners in self._partners.items() for other in partners)
         one_term = next(((bit,) for bit in self.linear), None) or next(pairs, ())
         return [bit for bit in one_term if self.is_about(bit)]
@@ -116,18 +149,40 @@ class Quadratic:
         """The angles that the bit has with others."""
         return self._partners.get(bit, {})
 
+    def parities_with(self, bit: int) -> list[int]:
+        """The masks of the parities that the bit is in."""
+        return [mask for mask in self.parities if mask >> bit & 1] if self.parities else []
+
     def has_terms(self, bit: int) -> bool:
-        return bit in self.linear or bool(self._partners.get(bit))
+        return bit in self.linear or self.has_products(bit)
 
     def has_products(self, bit: int) -> bool:
-        return bool(self._partners.get(bit))
+        """Whether the bit is in a term with others."""
+        return bool(self._partners.get(bit) or self.parities_with(bit))
 
     def can_add_control(self, target: int, control: int) -> bool:
-        """Whether ``x_target -> x_target xor x_control`` leaves it quadratic."""
-        return self._partners.get(target, {}).keys() <= {control}
+        """Whether there is a form for it with ``x_target xor x_control`` for ``x_target``."""
+        others = self._partners.get(target, {}).keys() - {control}
+        return not others or len(others) + len(self.parities) <= self._most_parities
 
-    def stays_quadratic(self, flips: Iterable[ControlledFlip]) -> bool:
-        """Whether it is that still after some controlled flips, one after the other. Looks at which terms there are."""
+    def can_add_controls(self, flips: Sequence[ControlledFlip], by_parities: bool = True) -> bool:
+        """The same for some controlled flips, one after the other; ``by_parities``: even if it takes new ones."""
+        if not self.parities and self._stays_quadratic(flips):
+            return True
+        if not self.parities and not (by_parities and self._most_parities):
+            return False
+        form = self.copy()
+        form._most_parities = self._most_parities if by_parities else len(self.parities)
+        for target, control, value in flips:
+            if not form.can_add_control(target, control):
+                return False
+            form.add_control(target, control)
+            if not value:
+                form.flip(target)
+        return True
+
+    def _stays_quadratic(self, flips: Iterable[ControlledFlip]) -> bool:
+        """Whether it is that still afterwards. Looks at which terms there are."""
         linear = sum(1 << bit for bit in self.linear)
         partners = {bit: sum(1 << other for other in others) for bit, others in self._partners.items()}
         for target, control, value in flips:
@@ -144,13 +199,24 @@ class Quadratic:
 
     def add_control(self, target: int, control: int) -> None:
         """Put ``x_target xor x_control`` for the target: ``t + c - 2 t c``, and ``t c -> c - t c``."""
-        if target not in self.linear and not self._partners.get(target):
+        if target not in self.linear and not self.has_products(target):
             return
+        changed = [(mask, self.parities.pop(mask)) for mask in self.parities_with(target)]
+        others = self._partners.get(target, {})
+        if len(others) > (control in others):
+            for other, angle in list(others.items()):  # 2 t o = t + o - (t xor o)
+                if other != control:
+                    self.add_product(-angle, target, other)
+                    self.add(angle / 2, target)
+                    self.add(angle / 2, other)
+                    changed.append((1 << target | 1 << other, -angle / 2))
         shared = self._pop_partners(target).get(control, 0.0)
         angle = self.linear.get(target, 0.0)
         if angle or shared:
             self.add(angle + shared, control)
             self.add_product(-2 * angle - shared, target, control)
+        for mask, angle in changed:
+            self.add_parity(angle, mask ^ 1 << control)
 
     def _pop_partners(self, bit: int) -> dict[int, float]:
         partners = self._partners.pop(bit, {})
@@ -223,18 +289,20 @@ class Compiler:
     the state is not zero before the first op: until something mixes them there is nothing that their phases could turn.
     """
 
-    def __init__(self, unset: int = 0) -> None:
-        self._unset = unset
+    def __init__(self, unset: int = 0, most_parities: int = 0) -> None:
+        self._unset, self._most_parities = unset, most_parities
         self.scale: complex = 1.0
         self._passes: list[Pass] = []
         self._rows: dict[int, int] = {}
         self._flips = 0
-        self._before = Quadratic()
+        self._before = Quadratic(most_parities)
         self._slopes: dict[int, float] = {}
-        self._phases = Quadratic()
+        self._phases = Quadratic(most_parities)
         self._waiting = Waiting()
         self._network: list[ControlledFlip] = []
         """Those that came last, one after the other, and are not taken yet."""
+        self._flipped = self._controlling = 0
+        """The bits that they flip, and that control them."""
         self._held_factor = 1.0
         """What the rotations that are held back have put in the scale already."""
 
@@ -243,14 +311,22 @@ class Compiler:
         if isinstance(piece, Flip):
             control = op.control_mask.bit_length() - 1
             self._network.append((op.bits[0], control, op.control_value >> control & 1))
+            self._flipped |= 1 << op.bits[0]
+            self._controlling |= op.control_mask
             return
-        self._take_network()
-        match piece:
+        match piece:  # what has nothing to do with the network comes before it: more flips may belong to it
             case Turn():
-                self._turn(op.bits[0], piece)
+                bit = op.bits[0]
+                touched = (self._flipped | self._controlling) >> bit & 1
+                if self._network and (touched or piece.flip or self._phases.has_terms(bit)):
+                    self._take_network()
+                self._turn(bit, piece)
             case Phase():
+                if self._flipped & op.control_mask or any(self._flipped >> bit & 1 for bit in op.bits):
+                    self._take_network()
                 self._phase(op, piece)
             case Dense(matrix=matrix):
+                self._take_network()
                 self._plain(op, matrix)
 
     def finish_sweep(self) -> list[Pass]:
@@ -360,6 +436,8 @@ class Compiler:
             self._emit_moves()
         if not self._phases.has_terms(bit):
             return
+        if len(self._phases.parities_with(bit)) + len(self._before.parities) > self._most_parities:
+            self._emit_moves()
         moved = self._phases.take_out(bit, self._slopes)
         if moved is None:
             self._emit_moves()
@@ -370,12 +448,25 @@ class Compiler:
 
     def _take_network(self) -> None:
         """The controlled flips that came last. Phases that cannot follow all of them are not torn apart from the
-        rotations before: a network in one piece is one permutation."""
-        flips, self._network = self._network, []
-        if flips and not self._phases.stays_quadratic(flips):
+        rotations before, nor are some put in front of rotations that others cannot pass: a network in one piece is one
+        permutation, or none if it is undone. Then it leaves a parity where there was an angle in between."""
+        flips, self._network, self._flipped, self._controlling = self._network, [], 0, 0
+        if flips and not self._phases.can_add_controls(flips, self._undo(flips)):
             self._emit()
+        elif any(target in self._slopes or control in self._slopes for target, control, _ in flips):
+            self._emit_moves()
         for target, control, value in flips:
             self._controlled_flip(target, control, value)
+
+    def _undo(self, flips: Iterable[ControlledFlip]) -> bool:
+        """Whether fewer bits change places after some controlled flips than do so far."""
+        if not self._rows:
+            return False
+        rows = dict(self._rows)
+        for target, control, _ in flips:
+            rows[target] = rows.get(target, 1 << target) ^ rows.get(control, 1 << control)
+        before, after = (sum(mask != 1 << bit for bit, mask in each.items()) for each in (self._rows, rows))
+        return after < before
 
     def _controlled_flip(self, target: int, control: int, value: int) -> None:
         if value and self._unset >> control & 1:
@@ -400,7 +491,7 @@ class Compiler:
     def _emit(self) -> None:
         self._emit_moves()
         self._emit_phases(self._phases)
-        self._phases = Quadratic()
+        self._phases = Quadratic(self._most_parities)
 
     def _emit_moves(self) -> None:
         """All but the phases that come last."""
@@ -416,7 +507,7 @@ class Compiler:
         slopes = tuple(sorted((bit, slope) for bit, slope in self._slopes.items() if slope))
         if slopes:
             self._passes.append(Rotations(slopes))
-        self._rows, self._flips, self._before, self._slopes = {}, 0, Quadratic(), {}
+        self._rows, self._flips, self._before, self._slopes = {}, 0, Quadratic(self._most_parities), {}
 
     def _emit_readings(self, readings: Sequence[Reading]) -> None:
         if readings:

@@ -10,6 +10,7 @@ alone. ``writer`` calls this; ``passes_numba.apply_phases`` reads it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,8 @@ ROW_BITS = 8
 class PhaseRows(NamedTuple):
     """How many bits above the lanes a row has, how many inner and outer bits there are, the place in the block of the
     bit that all terms share (0: they share none) and its position, how many terms have bits outside the block; the
-    row's numbers; and the positions of those bits in this order, of which the first ``num_wanted`` were wanted first.
+    row's numbers; the positions of those bits in this order, of which the first ``num_wanted`` were wanted first; and
+    of a term with the parity of some bits a table, see ``rows``, and factors of a row.
     """
 
     tile_bits: int
@@ -34,6 +36,7 @@ class PhaseRows(NamedTuple):
     coefficients: npt.NDArray[np.float64]
     positions: list[int]
     num_wanted: int
+    parity: tuple[list[int], npt.NDArray[np.float64]] | None
 
     @property
     def first(self) -> list[int]:
@@ -51,9 +54,10 @@ def phase_rows(
     wanted: Sequence[int] = (),
     needed: int = 0,
     count: int = 0,
+    parities: Mapping[int, float] = MappingProxyType({}),
 ) -> PhaseRows:
     """Lay out the form with these angles for bits and pairs of bits, and a factor that all numbers have; ``position``
-    has the bits of the block.
+    has the bits of the block. ``parities`` has at most one mask of bits with the angle where their sum is odd.
 
     Unless all terms share a bit, each row has first, after its lanes, ``count`` of the positions ``wanted``, which are
     above the lanes: the first ``needed`` ones, then others.
@@ -82,14 +86,40 @@ def phase_rows(
     laid = lay_out_phases(
         np.array(terms, dtype=np.int64).reshape(-1, 2), np.array(angles, dtype=np.float64),
         np.array(outside, dtype=np.int64).reshape(-1, 2), np.array(outside_angles, dtype=np.float64),
-        len(position), lane_bits, ROW_BITS, has_gaps, np.array(wanted, dtype=np.int64), needed, count,
+        len(position), lane_bits, ROW_BITS, has_gaps, np.array(wanted, dtype=np.int64), needed, count, not parities,
     )  # fmt: skip
     tile_bits, inner_bits, outer_bits, base, common, tables, coefficients, positions = laid
     if factor != 1:
         coefficients[-(2 << (inner_bits + outer_bits)) :] *= factor  # those of each row's own
     num_wanted = min(count, tile_bits) if common < 0 else 0
     shared = [common] if common >= 0 else []
+    found = positions.tolist()
+    order, first_group = [*range(lane_bits), *found], lane_bits + tile_bits
+    parity = None
+    for mask, angle in parities.items():
+        inside = sum(1 << k for k, place in enumerate(order) if place in _places_of(mask, position))
+        outside_mask = mask & ~sum(1 << bit for bit in position)
+        number = inside >> first_group
+        table = [number & (1 << inner_bits) - 1, number >> inner_bits, outside_mask]
+        parity = table, parity_factors(inside & (1 << first_group) - 1, 1 << first_group, angle)
     return PhaseRows(
-        tile_bits, inner_bits, outer_bits, base, shared, len(outside_angles), tables, coefficients, positions.tolist(),
-        num_wanted,
+        tile_bits, inner_bits, outer_bits, base, shared, len(outside_angles), tables, coefficients, found, num_wanted,
+        parity,
     )  # fmt: skip
+
+
+def _places_of(mask: int, position: Mapping[int, int]) -> set[int]:
+    """The positions of the bits of a mask that the block has."""
+    return {place for bit, place in position.items() if mask >> bit & 1}
+
+
+def parity_factors(mask: int, size: int, angle: float) -> npt.NDArray[np.float64]:
+    """``exp(i angle)`` where the sum of a number's bits in the mask is odd, else 1; and the other way round. Shape (2,
+    2, size): which of both, cos and sin, number."""
+    numbers = np.arange(size)
+    is_odd = np.zeros(size, dtype=np.int64)
+    while mask:
+        bit = (mask & -mask).bit_length() - 1
+        is_odd, mask = is_odd ^ numbers >> bit & 1, mask & mask - 1
+    angles = angle * np.stack([is_odd, 1 - is_odd])
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)

@@ -39,14 +39,15 @@ from qsimenv.task import Precision
     NUM_TURNS,
     FROM_MEMORY,
     TO_MEMORY,
-) = range(20)
+    PARITY,
+) = range(21)
 GATHERS = NEAR_BITS
 """Of rotations."""
 BY_LANE = RANK
 """Of dense matrices."""
 CODE_BIT = 48
 """In the tables of rows that load: an index in memory, and from this bit on the number of a factor."""
-TARGETS = 20
+TARGETS = 21
 FIXED = TARGETS + gates.MAX_UNITARY_TARGETS
 """First column of the sorted block positions that a pass holds fixed: its targets and its controls inside the block."""
 ROW = 64
@@ -82,6 +83,9 @@ lines before all others; and a dense matrix on up to five targets under controls
 #              Where it is TURNED_WITH_PHASES, the slopes of these targets, the first bits of a row above its lanes,
 #              after the phases (all 0: none) and before them, where only the first TURNED_BEFORE have one. NUM_TURNS is
 #              the number of slopes that are not 0.
+#              Where PARITY is not 0, there is a term with the parity of some bits. Tables from there on: where in the
+#              coefficients its factors of a row are, if the sum of its other bits is even, and if it is odd; and these
+#              bits as masks of the number of an inner row, of that of a group, and of the index outside the block.
 #              Where FROM_MEMORY (TO_MEMORY) is not 0 the row can load (store) the block itself. Tables from there on:
 #              how many (mask, column) of bits outside the block there are; where number 0 is in memory; the bits that
 #              all terms share, three masks of which some may be 0; those pairs; then as above for vectors, rows and
@@ -134,7 +138,8 @@ class Form(NamedTuple):
     most bits above the lanes of one row of rotations, whether a block lies with gaps (``passes_numba.place``), whether
     a row of phases can turn bits in the same pass (the one that all terms share, or some of its own), whether lines
     that change places do so on the way (as the sweep loads or stores them, or as rotations do), whether bits that are 0
-    so far are turned by the loads, and whether rows can read two states."""
+    so far are turned by the loads, whether rows can read two states, and how many parities of three or more bits a row
+    of phases can have."""
 
     vector_bytes: int
     pair_bits: int
@@ -143,15 +148,16 @@ class Form(NamedTuple):
     moves_on_the_way: bool
     spreads: bool
     reads: bool
+    parities: int
 
     def lane_bits(self, real_type: type[np.floating]) -> int:
         """The bits of the index inside one vector."""
         return max(self.vector_bytes // np.dtype(real_type).itemsize, 1).bit_length() - 1
 
 
-VECTORS = Form(64, 4, True, True, True, True, True)
+VECTORS = Form(64, 4, True, True, True, True, True, 1)
 """For a core with vector registers: tiles of sixteen vectors leave as many registers for what they are turned by."""
-THREADS = Form(0, 4, False, False, False, False, False)
+THREADS = Form(0, 4, False, False, False, False, False, 0)
 """For threads with registers of their own, which hold sixteen numbers each, and a shared memory without gaps."""
 
 

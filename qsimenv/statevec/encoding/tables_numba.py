@@ -17,16 +17,18 @@ _options = {"nogil": True, "error_model": "numpy"}
 
 
 @njit(**_options)
-def lay_out_phases(terms, angles, outside, outside_angles, bits, lane_bits, row_bits, has_gaps, wanted, needed, count):
+def lay_out_phases(
+    terms, angles, outside, outside_angles, bits, lane_bits, row_bits, has_gaps, wanted, needed, count, may_share
+):  # fmt: skip
     """Bits above the lanes in a row, inner bits, outer bits, the place of the common bit or 0 and its position or -1,
     tables, coefficients, and the positions of those bits in this order.
 
     ``terms`` and ``outside`` have two columns: positions, the second -1 where there is one; and a mask of bits outside
-    the block, with a position or -1. Unless all terms share a bit, so many (``count``) of the positions
-    ``wanted`` come first in a row, among them the first ``needed``, which come before others. ``rows`` has the layout
-    of the tables and the coefficients.
+    the block, with a position or -1. Unless all terms share a bit (and ``may_share``), so many (``count``) of the
+    positions ``wanted`` come first in a row, among them the first ``needed``, which come before others. ``rows`` has
+    the layout of the tables and the coefficients.
     """
-    common = _common(terms, outside, bits, lane_bits)
+    common = _common(terms, outside, bits, lane_bits) if may_share else -1
     constant, single, pairs = 0.0, np.zeros(bits), np.zeros((bits, bits))
     partners = np.zeros(bits, dtype=np.int64)
     for k, angle in enumerate(angles):

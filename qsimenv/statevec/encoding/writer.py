@@ -43,6 +43,7 @@ from qsimenv.statevec.encoding.rows import (
     OUTER_BITS,
     OUTER_MASK,
     OUTER_VALUE,
+    PARITY,
     PERMUTE,
     PHASE,
     QUADRATIC,
@@ -286,7 +287,7 @@ class Writer:
         wanted = [*first, *(then.keys() - first.keys())]
         laid = phase_rows(
             form.linear, form.product, phases.factor, self._position, self._lane_bits, self._form.has_gaps,
-            wanted, len(first), TURNED_WITH_PHASES if wanted else 0,
+            wanted, len(first), TURNED_WITH_PHASES if wanted else 0, form.parities,
         )  # fmt: skip
         row[NUM_ENTRIES], row[TILE_BITS], row[BASE] = laid.num_outside, laid.tile_bits, laid.base
         row[INNER_BITS], row[OUTER_BITS] = laid.inner_bits, laid.outer_bits
@@ -298,6 +299,11 @@ class Writer:
         self._add_table(laid.tables)
         self._add_coefficients(laid.coefficients)
         self._add_coefficients(slopes)
+        if laid.parity:
+            masks, factors = laid.parity
+            row[PARITY] = self._num_tables
+            self._add_table([self._num_coefficients, self._num_coefficients + factors[0].size, *masks])
+            self._add_coefficients(factors)
         return {self._block[position] for position in laid.first if position in then}
 
     def _turns_as_well(self, slopes: Sequence[tuple[int, float]]) -> bool:

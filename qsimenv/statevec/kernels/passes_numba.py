@@ -23,6 +23,7 @@ from qsimenv.statevec.encoding.rows import (
     NUM_TARGETS,
     OFFSET,
     OUTER_BITS,
+    PARITY,
     RANK,
     TABLE,
     TARGETS,
@@ -334,7 +335,7 @@ def _is_odd(number):
 def table_room(bits):
     """Numbers of room that ``apply_phases`` needs for tables beside a block."""
     high = max(bits - 8, 0)
-    return 512 * (high + 1) + (2 << high)
+    return 512 * (high + 3) + (2 << high)
 
 
 @njit(**_options)
@@ -354,7 +355,8 @@ def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room, memo
     outer_at = row_at + 2 * width
     high_at = outer_at + 2 * width * outer
     slopes_at = high_at + 2 * high
-    factors = room[2 * width * (outer + 1) :]
+    spare = 2 * width * (outer + 1)
+    factors = room[spare + 4 * width :]
     room[: 2 * width] = coefficients[row_at : row_at + 2 * width]
     factors[: 2 * high] = coefficients[high_at : high_at + 2 * high]
     if entries:
@@ -375,9 +377,16 @@ def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room, memo
             multiply_tables(
                 room, 2 * width * table, 2 * width * parent, coefficients, outer_at + 2 * width * bit, width
             )
+        table, odd, is_odd = 2 * width * table, 0, False
+        if ops[row, PARITY]:
+            at, odd = ops[row, PARITY], tables[ops[row, PARITY] + 2]
+            is_odd = _is_odd(number & tables[at + 3]) ^ _is_odd(index & tables[at + 4])
+            for k in range(2):
+                multiply_tables(room, spare + 2 * width * k, table, coefficients, tables[at + k], width)
+            table = spare
         start, first, last = ops[row, BASE] + tables[starts_at + number], number << inner, number + 1 << inner
         places = (start, tables, inner_at, vectors_at, 1 << tile_bits)
-        numbers = (room, 2 * width * table, width, factors[first:last], factors[high + first : high + last])
+        numbers = (room, table, width, odd, is_odd, factors[first:last], factors[high + first : high + last])
         group = far_start ^ tables[far_starts_at + number] if far else 0
         there = (memory[0], memory[1], group, far_inner_at, far_at, common, memory[3])
         if ops[row, NUM_TARGETS] == TURNED_WITH_PHASES:
@@ -402,15 +411,22 @@ def _in_memory(ops, row, tables, index, start, far):
     return place, (tables[at + 2], tables[at + 3], tables[at + 4]), at + 5 + 2 * tables[at]
 
 
+@njit(inline="always", **_options)
+def _table_of(k, numbers):
+    """Where the factors of row ``k`` are: with a parity there are two tables."""
+    _, at, width, odd, is_odd, _, _ = numbers
+    return at + 2 * width * (_is_odd(k & odd) ^ is_odd) if odd or is_odd else at
+
+
 @njit(**_options)
 def _rows(re, im, places, numbers, there, far):
     """Multiply rows that share a table: ``places`` has where they lie, ``numbers`` what they are multiplied by, and
     ``there`` where they come from, or go, if that is memory: ``far`` as in ``apply_phases``."""
     start, tables, rows_at, vectors_at, vectors = places
-    room, at, width, c, s = numbers
+    room, _, width, _, _, c, s = numbers
     far_re, far_im, group, far_rows_at, far_at, common, spread = there
     for k in range(c.shape[0]):
-        base = start + tables[rows_at + k]
+        base, at = start + tables[rows_at + k], _table_of(k, numbers)
         memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
         if far == 0:
             _multiply(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory)
@@ -424,10 +440,10 @@ def _rows(re, im, places, numbers, there, far):
 def _turned_rows(re, im, places, numbers, there, far, distance, slope):
     """The same for rows that all have one bit; this is turned on ``slope`` afterwards."""
     start, tables, rows_at, vectors_at, vectors = places
-    room, at, width, c, s = numbers
+    room, _, width, _, _, c, s = numbers
     far_re, far_im, group, far_rows_at, far_at, common, spread = there
     for k in range(c.shape[0]):
-        base = start + tables[rows_at + k]
+        base, at = start + tables[rows_at + k], _table_of(k, numbers)
         memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
         row = (re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, distance, slope)
         if far:
@@ -463,10 +479,10 @@ def _turned_tiles(re, im, places, numbers, there, far, slopes, before):
 def _tiles(re, im, places, numbers, there, before, after):
     """The same; as many of their first bits as there are slopes, before and after they are multiplied."""
     start, tables, rows_at, vectors_at, vectors = places
-    room, at, width, c, s = numbers
+    room, _, width, _, _, c, s = numbers
     far_re, far_im, group, far_rows_at, far_at, common, spread = there
     for k in range(c.shape[0]):
-        base = start + tables[rows_at + k]
+        base, at = start + tables[rows_at + k], _table_of(k, numbers)
         memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
         _turn_tiles(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, before, after)
 
@@ -475,10 +491,10 @@ def _tiles(re, im, places, numbers, there, before, after):
 def _tiles_from(re, im, places, numbers, there, before, after):
     """The same, loading them from memory."""
     start, tables, rows_at, vectors_at, vectors = places
-    room, at, width, c, s = numbers
+    room, _, width, _, _, c, s = numbers
     far_re, far_im, group, far_rows_at, far_at, common, spread = there
     for k in range(c.shape[0]):
-        base = start + tables[rows_at + k]
+        base, at = start + tables[rows_at + k], _table_of(k, numbers)
         memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
         _turn_tiles_from(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, before, after)
 
@@ -487,10 +503,10 @@ def _tiles_from(re, im, places, numbers, there, before, after):
 def _tiles_to(re, im, places, numbers, there, before, after):
     """The same, storing them in memory."""
     start, tables, rows_at, vectors_at, vectors = places
-    room, at, width, c, s = numbers
+    room, _, width, _, _, c, s = numbers
     far_re, far_im, group, far_rows_at, far_at, common, spread = there
     for k in range(c.shape[0]):
-        base = start + tables[rows_at + k]
+        base, at = start + tables[rows_at + k], _table_of(k, numbers)
         memory = (far_re, far_im, group ^ tables[far_rows_at + k], far_at, common, spread)
         _turn_tiles_to(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, before, after)
 
