@@ -131,6 +131,18 @@ def test_every_one_bit_gate_that_mixes_is_a_turn(name: str, data: st.DataObject,
         np.testing.assert_allclose(matrix_of(turn.steep), wanted, atol=1e-13)
 
 
+@SETTINGS
+@given(st.lists(st.floats(-7, 7), min_size=4, max_size=4), st.booleans(), st.floats(-1, 1), st.floats(-4, 4))
+def test_a_turn_after_another_is_one(angles: list[float], flip: bool, slope: float, angle: float) -> None:
+    u = gates.BASE["u4"].matrix(*angles)
+    made = gate(gates.UNITARY, 0, matrix=u[:, ::-1] if flip else u)
+    assume(mixed_qubits(made))
+    turn = piece_of(made, Op(0, "matrix", (3,), 0, 0, 0), ())
+    assert isinstance(turn, Turn)
+    first = np.diag([1, np.exp(1j * angle)]) @ np.array([[1, slope], [-slope, 1]]) / math.hypot(1, slope)
+    np.testing.assert_allclose(matrix_of(turn.after_turn(slope, angle)), matrix_of(turn) @ first, atol=1e-14)
+
+
 @pytest.mark.parametrize("name", ["x", "y", "h", "ry"])
 def test_what_is_simple_stays_simple(name: str) -> None:
     turn = piece_of(gate(name, 0, params=[0.4] * gates.num_params(name)), Op(0, "matrix", (0,), 0, 0, 0), ())

@@ -13,6 +13,7 @@ phase, a CX chain one permutation. Readings of two states (``readings``) are hel
 from __future__ import annotations
 
 import cmath
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -303,6 +304,8 @@ class Compiler:
         """Those that came last, one after the other, and are not taken yet."""
         self._flipped = self._controlling = 0
         """The bits that they flip, and that control them."""
+        self._fresh = 0
+        """The bits of the rotations that are held back, as a mask, that were 0 before."""
         self._held_factor = 1.0
         """What the rotations that are held back have put in the scale already."""
 
@@ -310,7 +313,11 @@ class Compiler:
         """The next op, and what it is."""
         if isinstance(piece, Flip):
             control = op.control_mask.bit_length() - 1
-            self._network.append((op.bits[0], control, op.control_value >> control & 1))
+            flip = op.bits[0], control, op.control_value >> control & 1
+            if self._network and self._network[-1] == flip:
+                self._network.pop()
+                return
+            self._network.append(flip)
             self._flipped |= 1 << op.bits[0]
             self._controlling |= op.control_mask
             return
@@ -386,6 +393,8 @@ class Compiler:
                 form.add_product(phase.product, first, second)
 
     def _turn(self, bit: int, turn: Turn) -> None:
+        if turn.slope and self._slopes.get(bit) and not self._phases.has_products(bit) and not self._waiting:
+            turn = self._joined(bit, turn)
         if turn.flip:
             if turn.steep and not self._rows and not self._flips:  # an X would be a pass of its own
                 turn = turn.steep
@@ -400,9 +409,17 @@ class Compiler:
                 self._phases.add(turn.before, bit)
             self._unset &= ~(1 << bit)
             self._rotate(bit, turn.slope)
+            self._fresh |= is_unset << bit
             self._shrink(turn.factor)
         if turn.after and not self._unset >> bit & 1:
             self._phases.add(turn.after, bit)
+
+    def _joined(self, bit: int, turn: Turn) -> Turn:
+        """The rotation of the bit that is held back, the phase on it and a turn as one."""
+        slope, angle = self._slopes.pop(bit), self._phases.linear.pop(bit, 0.0)
+        self._unset |= self._fresh & 1 << bit
+        self._shrink(math.hypot(1.0, slope))
+        return turn.after_turn(slope, angle)
 
     def _shrink(self, factor: float) -> None:
         """Leave a factor in the scale; multiply it in before the stored numbers grow out of range."""
@@ -415,6 +432,7 @@ class Compiler:
     def _flip(self, bit: int) -> None:
         """X is moved to the front: past phases and rotations it only changes signs."""
         self._unset &= ~(1 << bit)
+        self._fresh &= ~(1 << bit)
         self._phases.flip(bit)
         self._before.flip(bit)
         if bit in self._slopes:
@@ -508,6 +526,7 @@ class Compiler:
         if slopes:
             self._passes.append(Rotations(slopes))
         self._rows, self._flips, self._before, self._slopes = {}, 0, Quadratic(self._most_parities), {}
+        self._fresh = 0
 
     def _emit_readings(self, readings: Sequence[Reading]) -> None:
         if readings:

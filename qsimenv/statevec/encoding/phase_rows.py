@@ -9,6 +9,7 @@ alone. ``writer`` calls this; ``passes_numba.apply_phases`` reads it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -94,32 +95,25 @@ def phase_rows(
     num_wanted = min(count, tile_bits) if common < 0 else 0
     shared = [common] if common >= 0 else []
     found = positions.tolist()
-    order, first_group = [*range(lane_bits), *found], lane_bits + tile_bits
     parity = None
     for mask, angle in parities.items():
-        inside = sum(1 << k for k, place in enumerate(order) if place in _places_of(mask, position))
+        inside = {place for bit, place in position.items() if mask >> bit & 1}
+        number = sum(1 << k for k, place in enumerate((*range(lane_bits), *found)) if place in inside)
+        row, others = number & (1 << lane_bits + tile_bits) - 1, number >> lane_bits + tile_bits
         outside_mask = mask & ~sum(1 << bit for bit in position)
-        number = inside >> first_group
-        table = [number & (1 << inner_bits) - 1, number >> inner_bits, outside_mask]
-        parity = table, parity_factors(inside & (1 << first_group) - 1, 1 << first_group, angle)
+        table = [others & (1 << inner_bits) - 1, others >> inner_bits, outside_mask]
+        parity = table, parity_factors(row, 1 << lane_bits + tile_bits, angle)
     return PhaseRows(
         tile_bits, inner_bits, outer_bits, base, shared, len(outside_angles), tables, coefficients, found, num_wanted,
         parity,
     )  # fmt: skip
 
 
-def _places_of(mask: int, position: Mapping[int, int]) -> set[int]:
-    """The positions of the bits of a mask that the block has."""
-    return {place for bit, place in position.items() if mask >> bit & 1}
-
-
 def parity_factors(mask: int, size: int, angle: float) -> npt.NDArray[np.float64]:
-    """``exp(i angle)`` where the sum of a number's bits in the mask is odd, else 1; and the other way round. Shape (2,
-    2, size): which of both, cos and sin, number."""
-    numbers = np.arange(size)
-    is_odd = np.zeros(size, dtype=np.int64)
-    while mask:
-        bit = (mask & -mask).bit_length() - 1
-        is_odd, mask = is_odd ^ numbers >> bit & 1, mask & mask - 1
-    angles = angle * np.stack([is_odd, 1 - is_odd])
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    """cos and sin of an angle where the sum of a number's bits in the mask is odd, and of 0 where it is even; and the
+    other way round. Shape (2, 2, size): which of both, cos and sin, number."""
+    is_odd = np.zeros(1, dtype=np.int64)
+    while is_odd.size < size:
+        is_odd = np.concatenate([is_odd, is_odd ^ (mask & is_odd.size > 0)])
+    factors = np.array([[1.0, 0.0], [math.cos(angle), math.sin(angle)]])
+    return factors[np.stack([is_odd, 1 - is_odd])].swapaxes(1, 2)

@@ -47,6 +47,17 @@ class Turn(NamedTuple):
         """The same gate with the Z at its end put before the rotation, which then goes the other way round."""
         return self._replace(before=self.before + math.pi, slope=-self.slope, after=0.0, ends_in_z=False)
 
+    def after_turn(self, slope: float, angle: float) -> Turn:
+        """The gate that does what a normalised rotation by ``slope``, a phase by ``angle`` and this gate do."""
+        size = self.factor / math.hypot(1.0, slope)
+        low, high = cmath.rect(size, self.constant), cmath.rect(size, self.constant + self.after)
+        lean, turned = cmath.rect(1.0, self.before), cmath.rect(1.0, angle)
+        rows = [[low, low * self.slope * lean], [-high * self.slope, high * lean]]
+        if self.flip:
+            rows = [row[::-1] for row in rows]
+        (a, b), (c, d) = ((x - slope * turned * y, slope * x + turned * y) for x, y in rows)
+        return turn_of(a, b, c, d)
+
 
 class Phase(NamedTuple):
     """``constant + sum_k linear[k] x_k + product x_0 x_1`` radians, over the op's bits and above them its controls."""
@@ -182,6 +193,11 @@ def _wanted(op: Op) -> int:
 
 def _turn(form: Form, angles: tuple[float, ...], data: bytes, flips: int) -> Turn:
     (a, b), (c, d) = _entries(form, angles, data, flips)
+    return turn_of(a, b, c, d)
+
+
+def turn_of(a: complex, b: complex, c: complex, d: complex) -> Turn:
+    """The unitary matrix ``((a, b), (c, d))``."""
     if abs(a) >= abs(b):
         return _turn_by(a, b, d)
     steep = _turn_by(a, b, d) if abs(a) > _STEEPEST * abs(b) else None

@@ -172,6 +172,9 @@ class Waiting:
         self.early: list[Reading] = []
         self.signs: list[Reading] = []
 
+    def __bool__(self) -> bool:
+        return bool(self.flips or self.early or self.signs)
+
     def take_signs(self) -> list[Reading]:
         """Those behind everything: nothing is held back any more but phases."""
         taken, self.signs = self.signs, []
