@@ -54,8 +54,7 @@ def _evolve(circuit: Made, letters: dict[int, str], angle: float) -> None:
     from qiskit.quantum_info import SparsePauliOp
 
     string = "".join(letters.get(qubit, "I") for qubit in reversed(range(circuit.num_qubits)))
-    gate = PauliEvolutionGate(SparsePauliOp(string), time=angle)
-    circuit.compose(gate.definition.decompose(reps=2), inplace=True)
+    circuit.compose(PauliEvolutionGate(SparsePauliOp(string), time=angle).definition, inplace=True)
 
 
 def uccsd(n: int, random: Random) -> Made:

@@ -4,6 +4,7 @@ that take turns forwards and backwards, so that what should not hang on their or
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import dense
 import numpy as np
@@ -62,12 +63,21 @@ def circuits(rng: np.random.Generator) -> dict[str, list[Gate]]:
     pairs = [(a, b) for a in range(QUBITS) for b in range(a)]
     wide = [gate("unitary", *(int(q) for q in rng.permutation(QUBITS)[:k]), matrix=unitary(1 << k, rng))
             for k in (1, 2, 3, 4, 5)]  # fmt: skip
+
+    def string(qubits: np.ndarray, rng: np.random.Generator) -> list[Gate]:
+        """A phase by the parity of some qubits, and one of them turned: a row has one parity."""
+        ladder = [gate("cx", int(a), int(b)) for a, b in pairwise(qubits)]
+        phase = gate("rz", int(qubits[-1]), params=[float(rng.uniform(-2, 2))])
+        return [*ladder, phase, *ladder[::-1], gate("ry", int(qubits[0]), params=[1.1])]
+
     return {
         "rotations": layer("ry rx", rng),
         "phases": [*layer("ry", rng), *(gate("cp", a, b, params=[0.1 * a + b]) for a, b in pairs)],
-        "permutations": [*layer("ry", rng), *chain, *chain[::-1]],
+        "permutations": [*layer("ry", rng), *chain, *(gate("cx", (q + 7) % QUBITS, q) for q in range(QUBITS))],
         "mixed": [*layer("ry rz", rng), *chain, *layer("rx", rng),
                   *(gate("rzz", a, b, params=[0.2]) for a, b in pairs)],
+        "parities": [*layer("ry", rng), *(one for k in range(2, 9) for one in string(rng.permutation(QUBITS)[:k], rng)),
+                     *(gate("cp", a, b, params=[0.1 * a + b]) for a, b in pairs[:9])],
         "dense": wide,
         "controlled": [*layer("ry", rng), gate("ccx", 1, 7, 3), gate("cswap", 0, 11, 4), gate("ccz", 2, 5, 9),
                        gate("ch", 10, 6), gate("crx", 8, 2, params=[0.7]),
@@ -77,8 +87,8 @@ def circuits(rng: np.random.Generator) -> dict[str, list[Gate]]:
 
 KINDS_OF = {
     "rotations": {rows.ROTATE}, "phases": {rows.QUADRATIC}, "permutations": {rows.PERMUTE},
-    "mixed": {rows.ROTATE, rows.QUADRATIC, rows.PERMUTE}, "dense": {rows.TWO_TARGETS, rows.GENERAL},
-    "controlled": {rows.FLIP, rows.PHASE, rows.REAL},
+    "parities": {rows.QUADRATIC}, "mixed": {rows.ROTATE, rows.QUADRATIC, rows.PERMUTE},
+    "dense": {rows.TWO_TARGETS, rows.GENERAL}, "controlled": {rows.FLIP, rows.PHASE, rows.REAL},
 }  # fmt: skip
 
 
@@ -99,6 +109,8 @@ def test_sweeps(family: str, precision: Precision, gpu: StandIn) -> None:
         vector = dense.apply_gate(vector, one)
     assert np.abs(state.amplitudes() - vector).max() < TOLERANCE[precision]
     assert KINDS_OF[family] <= {int(row[rows.KIND]) for stage in encoded for sweep in stage for row in sweep.ops}
+    parities = sum(row[rows.PARITY] > 0 for stage in encoded for sweep in stage for row in sweep.ops)
+    assert (parities >= 6) == (family == "parities")
     assert gpu.launches.count("sweep") == sum(len(stage) for stage in encoded) > (family in ("mixed", "rotations"))
 
 

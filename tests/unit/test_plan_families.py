@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from operator import mul
 
 import numpy as np
@@ -169,6 +170,30 @@ def test_phases_between_two_cx_mix_nothing(n: int) -> None:
         plan = make_plan(gates, layout, 16)
         ops = [op for sweep in plan.stages[0].sweeps for op in sweep.ops]
         assert sum(op.kind == "matrix" for op in ops) == n
+        state = State.zero(layout, Team(), "double")
+        state.run(plan, encode(plan, (), "double"))
+        np.testing.assert_allclose(state.amplitudes(), dense.final_state(Circuit(n, 0, tuple(gates))), atol=1e-12)
+
+
+@pytest.mark.parametrize("block_bits", [5, 16])
+def test_a_chain_of_cx_and_back_is_a_parity(block_bits: int) -> None:
+    """Of any length and under any control values, with other phases on the way; small blocks do it for pairs only."""
+    random, n = np.random.default_rng(6), 9
+    for _ in range(20):
+        gates = [gate("ry", q, params=[0.3 + q]) for q in range(n)]
+        for _ in range(8):
+            order = [int(q) for q in random.permutation(n)[: random.integers(2, n)]]
+            pairs = [*pairwise(order)]
+            if random.random() < 0.5:  # all on one target
+                pairs = [(q, order[-1]) for q in order[:-1]]
+            ladder = [Gate("cx", pair, (), 0, int(random.integers(-1, 2))) for pair in pairs]
+            gates += [*ladder, gate("rz", order[-1], params=[0.7]), gate("t", order[0]), *ladder[::-1]]
+        layout = Layout(tuple(int(bit) for bit in random.permutation(n)), n, int(random.integers(1 << n)))
+        plan = make_plan(gates, layout, block_bits, 2)
+        ops = [op for stage in plan.stages for sweep in stage.sweeps for op in sweep.ops]
+        if block_bits == 16:
+            assert sum(op.kind == "matrix" for op in ops) == n
+        assert (max(len(op.bits) for op in ops if op.kind == "parity") > 2) == (block_bits == 16)
         state = State.zero(layout, Team(), "double")
         state.run(plan, encode(plan, (), "double"))
         np.testing.assert_allclose(state.amplitudes(), dense.final_state(Circuit(n, 0, tuple(gates))), atol=1e-12)

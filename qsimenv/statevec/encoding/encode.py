@@ -15,9 +15,9 @@ from qsimenv.statevec.encoding.fusion import Item, fused, has_dense
 from qsimenv.statevec.encoding.normalform import Compiler, Pass, Plain, spread_first
 from qsimenv.statevec.encoding.pieces import piece_of, stored_matrix
 from qsimenv.statevec.encoding.readings import Looks, Reading, Readings
-from qsimenv.statevec.encoding.rows import MOST_RUN_BITS, NORMAL_FORM_BITS, REAL_TYPE, VECTORS, EncodedSweep, Form
+from qsimenv.statevec.encoding.rows import MOST_RUN_BITS, REAL_TYPE, VECTORS, EncodedSweep, Form
 from qsimenv.statevec.encoding.writer import Writer, mixes
-from qsimenv.statevec.planning.plan import Plan, Sweep
+from qsimenv.statevec.planning.plan import NORMAL_FORM_BITS, Plan, Sweep
 from qsimenv.task import Precision
 
 _GROWTH_BITS = 3

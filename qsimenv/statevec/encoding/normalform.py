@@ -380,7 +380,14 @@ class Compiler:
                 self._unset &= ~sum(1 << bit for bit in op.bits)
 
     def _phase(self, op: Op, phase: Phase) -> None:
-        form, unset = self._phases, self._unset
+        unset = self._unset
+        if phase.parity:
+            mask = sum(1 << bit for bit in op.bits) & ~unset
+            if mask.bit_count() > 2 and len(self._phases.parities.keys() - {mask}) >= self._most_parities:
+                self._emit()
+            if mask:
+                self._phases.add_parity(phase.parity, mask)
+        form = self._phases
         bits = (*op.bits, *_bits_of(op.control_mask)) if op.control_mask else op.bits
         form.constant += phase.constant
         if any(phase.linear):

@@ -60,11 +60,13 @@ class Turn(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """``constant + sum_k linear[k] x_k + product x_0 x_1`` radians, over the op's bits and above them its controls."""
+    """``constant + sum_k linear[k] x_k + product x_0 x_1`` radians, over the op's bits and above them its controls; and
+    ``parity`` where the sum of three or more bits is odd."""
 
     constant: float
     linear: tuple[float, ...]
     product: float = 0.0
+    parity: float = 0.0
 
 
 class Flip(NamedTuple):
@@ -104,6 +106,9 @@ def _piece(
     """The same, of a gate with this name, qubits, added controls, matrix and angles, and an op with these numbers."""
     form = form_named(name, size, added_controls, data)
     if kind != "matrix":
+        if kind == "parity" and num_bits > 2:
+            even, odd = _table(form.base, angles, data, flips)
+            return Phase(even, (), parity=odd - even)
         if num_bits + controls > 2:
             return Dense(np.diag(_diagonal(form.base, angles, data, flips)))
         return _phase(form.base, angles, data, flips, kind == "parity", controls, wanted)
@@ -121,7 +126,9 @@ def stored_matrix(gate: Gate, op: Op, values: Sequence[float] | npt.NDArray[np.f
     if op.kind == "matrix":
         return _part(form, angles, gate.matrix, op.flips, op.unmixed_value)
     diagonal = _diagonal(form.base, angles, gate.matrix, op.flips)
-    return np.diag(diagonal[[0, 1, 1, 0]] if op.kind == "parity" else diagonal)
+    if op.kind == "parity":
+        diagonal = diagonal[np.bitwise_count(np.arange(1 << len(op.bits))) & 1]
+    return np.diag(diagonal)
 
 
 def _matrix(base: str, angles: tuple[float, ...], data: bytes) -> gates.Matrix:

@@ -123,8 +123,6 @@ lines before all others; and a dense matrix on up to five targets under controls
 TILES_TOGETHER = 4
 """Tiles that share what a dense matrix is read for: so many leave registers for their sums and what is summed up. Fewer
 are multiplied one by one, for which the numbers have to be there for each lane."""
-NORMAL_FORM_BITS = 8
-"""Blocks of fewer bits have a row for each op."""
 TURNED_WITH_PHASES = 3
 """Tiles of so many bits of both planes, and what they are multiplied by, fit the registers."""
 MOST_RUN_BITS = 9
@@ -157,7 +155,7 @@ class Form(NamedTuple):
 
 VECTORS = Form(64, 4, True, True, True, True, True, 1)
 """For a core with vector registers: tiles of sixteen vectors leave as many registers for what they are turned by."""
-THREADS = Form(0, 4, False, False, False, False, False, 0)
+THREADS = Form(0, 4, False, False, False, False, False, 1)
 """For threads with registers of their own, which hold sixteen numbers each, and a shared memory without gaps."""
 
 

@@ -34,7 +34,6 @@ from qsimenv.statevec.encoding.rows import (
     KIND,
     MOST_RUN_BITS,
     NEAR_BITS,
-    NORMAL_FORM_BITS,
     NUM_ENTRIES,
     NUM_FIXED,
     NUM_TARGETS,
@@ -67,7 +66,7 @@ from qsimenv.statevec.encoding.rows import (
     deposit,
 )  # fmt: skip
 from qsimenv.statevec.encoding.sharing import Sharing
-from qsimenv.statevec.planning.plan import Op, Sweep
+from qsimenv.statevec.planning.plan import NORMAL_FORM_BITS, Op, Sweep
 
 _CHOOSING_BIT = 62
 """Stands above all bits of an index for the choice between two states that are swept together."""

@@ -17,7 +17,7 @@ from qsimenv.statevec.encoding.readings import Looks, Reading
 from qsimenv.statevec.gradients.generators import generator
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.statevec.planning.plan import Plan
-from qsimenv.statevec.planning.planner import make_plan
+from qsimenv.statevec.planning.planner import make_plan, most_in_parity
 from qsimenv.statevec.planning.steps import Step, steps_of
 
 Floats = npt.NDArray[np.float64]
@@ -30,7 +30,8 @@ class Backwards:
         self._undone = list(_needed(gate_list))
         inverse = [gate.inverse() for gate, _ in self._undone]
         self.plan: Plan = make_plan(inverse, start, block_bits, low_bits)
-        self._steps = {step.gate: step for step in steps_of(inverse, len(start.bits)).steps}
+        most = most_in_parity(min(block_bits, start.num_local))
+        self._steps = {step.gate: step for step in steps_of(inverse, len(start.bits), most).steps}
         self._layouts = _layouts(self.plan)
         self._idle = frozenset(number for number, (_, is_idle) in enumerate(self._undone) if is_idle)
 

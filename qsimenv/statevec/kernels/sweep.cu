@@ -153,6 +153,7 @@ __device__ __noinline__ void apply_phases(
     const REAL* row_factors = coefficients + row[OFFSET] + entries;
     const REAL* outer_factors = row_factors + 2 * width;
     const REAL* high_factors = outer_factors + 2 * width * (high_bits - inner);
+    const integer* parity = row[PARITY] ? tables + row[PARITY] : nullptr;
     if (entries)
         turn_by_outside(block, tables + row[TABLE], coefficients + row[OFFSET], entries, 1 + row_bits + high_bits, room);
     EACH(number, high) {
@@ -181,6 +182,12 @@ __device__ __noinline__ void apply_phases(
                            + outer_places[number >> inner]);
             to = skewed(to);
             Phasor f = times(factor, room.high[number]);
+            if (parity) {
+                bool odd = is_odd(number & ((1 << inner) - 1) & parity[2]) ^ is_odd(number >> inner & parity[3])
+                    ^ is_odd(block.index & parity[4]);
+                const REAL* table = coefficients + parity[odd] + column;
+                f = times(f, {table[0], table[width]});
+            }
             REAL x = block.x[to], y = block.y[to];
             block.x[to] = f.c * x - f.s * y;
             block.y[to] = f.s * x + f.c * y;

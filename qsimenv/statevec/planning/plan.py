@@ -16,6 +16,8 @@ import msgspec
 from qsimenv.circuit import Gate
 from qsimenv.statevec.planning.layout import Layout
 
+NORMAL_FORM_BITS = 8
+"""Ops on blocks of fewer bits are done one by one, those on others in a normal form (see ``encoding``)."""
 Kind = Literal["matrix", "diagonal", "parity"]
 
 

@@ -21,7 +21,7 @@ from qsimenv.circuit import Gate
 from qsimenv.errors import OutOfRangeError
 from qsimenv.statevec.planning.cover_numba import SET, Cover, by_layer, cover
 from qsimenv.statevec.planning.layout import Layout, identity
-from qsimenv.statevec.planning.plan import Op, Plan, Stage, Sweep
+from qsimenv.statevec.planning.plan import NORMAL_FORM_BITS, Op, Plan, Stage, Sweep
 from qsimenv.statevec.planning.steps import Step, Steps, steps_of
 
 LOW_BITS = 7
@@ -63,6 +63,11 @@ def plan_from_zero(
 ) -> Plan:
     """The same for a state that is |0…0>: it looks the same in all layouts, so that the first one is free to choose."""
     return _plan(tuple(gate_list), num_qubits, num_local, block_bits, low_bits, None)
+
+
+def most_in_parity(block_bits: int) -> int:
+    """How many bits the parity that picks a phase may have: with the blocks of the normal form, any."""
+    return _MOST_QUBITS if block_bits >= NORMAL_FORM_BITS else 2
 
 
 def forget_plans() -> None:
@@ -113,7 +118,7 @@ class _Planner:
         self._size = min(block_bits, num_local)
         low_bits = LOW_BITS if low_bits is None else low_bits
         self._num_low = min(low_bits, self._size)
-        self._steps: Steps = steps_of(self._gates, num_qubits)
+        self._steps: Steps = steps_of(self._gates, num_qubits, most_in_parity(self._size))
         # A block that is not all of the rank's memory has its lowest bits taken already.
         self._check_reach(num_local if num_local <= block_bits else block_bits - low_bits)
         self._visits = min(_MOST_VISITS, 1 << num_local >> 5)

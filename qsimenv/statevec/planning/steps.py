@@ -2,11 +2,14 @@
 
 A *wire* is the name of a qubit's place before the first gate: SWAP puts another qubit on it, X turns it over, and
 neither is a step. A CX, one-qubit phases on its target and the same CX again are phases of the parity of two wires,
-which mix nothing. What is left is an order only between steps on a wire that one of them mixes.
+which mix nothing; between two others they are phases of the parity of three, and so on: a chain of CX, an angle and
+the chain backwards are one phase. What is left is an order only between steps on a wire that one of them mixes.
 """
 
 from __future__ import annotations
 
+from bisect import insort
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -27,7 +30,7 @@ class Step(NamedTuple):
 
     ``mixed`` and ``still`` list the positions in ``wires`` of its targets, those between whose values it moves
     amplitude and those that it only reads. Before the targets come the controls. ``parity``: a phase on the exclusive
-    or of two wires, ``flips`` the value that is added to it.
+    or of the wires, ``flips`` the value that is added to it.
     """
 
     gate: int
@@ -111,10 +114,11 @@ def unmixed_targets(gate: Gate) -> frozenset[int]:
     return frozenset(k - form.num_controls for k in form.still)
 
 
-def steps_of(gate_list: Sequence[Gate], num_qubits: int) -> Steps:
-    """The steps of a run of gates, in its order. Cost: some microseconds a gate."""
+def steps_of(gate_list: Sequence[Gate], num_qubits: int, most_in_parity: int = 2) -> Steps:
+    """The steps of a run of gates, in its order, with parities of at most so many wires. Cost: some microseconds a
+    gate."""
     wire_of, flips, is_untouched = list(range(num_qubits)), 0, True
-    pairs, is_cx = _Pairs(), list[bool]()
+    pairs, is_cx = _Pairs(most_in_parity), list[bool]()
     for index, gate in enumerate(gate_list):
         form, wires = form_named(gate.name, len(gate.qubits), gate.controls, gate.matrix), gate.qubits
         is_cx.append(form.is_cx)
@@ -152,64 +156,77 @@ def _mask(wires: Sequence[int]) -> int:
     return mask
 
 
-@dataclass
-class _Open:
-    """A CX whose like may still come: its step, the value at which it acts, and the phases on its target since."""
-
-    place: int
-    control: int
-    value: int
-    phases: list[int]
+_MOST_BETWEEN = 32
+"""So many phases on the target of a CX are looked at to find an equal one before them."""
 
 
 class _Pairs:
-    """Takes steps one by one; where a CX comes again and nothing but phases came between, both are dropped."""
+    """Takes steps one by one; where a CX comes again, and there were nothing but phases on its target and nothing that
+    mixes its control, both are dropped: what was a phase of the target is one of the parity of both."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_wires: int) -> None:
+        self._most_wires = most_wires
         self._steps: list[Step | None] = []
-        self._open: dict[int, _Open] = {}
-        self._targets_of: dict[int, set[int]] = {}
+        self._is_phase: list[bool] = []
+        self._value: list[int] = []
+        """Of a CX the control's value at which it acts, of others -1."""
+        self._on: defaultdict[int, list[int]] = defaultdict(list)
+        """By wire the steps on it that were not dropped, in their order."""
 
     def take(self, step: Step, form: Form, gate: Gate) -> None:
+        value = -1
         if form.is_cx:
-            self._take_cx(step, (gate.control_state ^ step.flips) & 1)  # -1: all ones
-            return
-        if form.is_phase:
-            opened = self._open.get(step.wires[0])
-            if opened is not None:
-                opened.phases.append(len(self._steps))
-        elif self._open:
-            self._close(step)
+            value = (gate.control_state ^ step.flips) & 1  # -1: all ones
+            if self._undo(step.wires[0], step.wires[1], value):
+                return
+        for wire in step.wires:
+            self._on[wire].append(len(self._steps))
         self._steps.append(step)
+        self._is_phase.append(form.is_phase)
+        self._value.append(value)
 
     def steps(self) -> tuple[Step, ...]:
         return tuple(step for step in self._steps if step is not None)
 
-    def _take_cx(self, step: Step, value: int) -> None:
-        control, target = step.wires
-        opened = self._open.get(target)
-        if opened is not None and (opened.control, opened.value) == (control, value):
-            self._steps[opened.place] = None
-            for place in opened.phases:
-                phase = self._steps[place]
-                assert phase is not None  # noqa: S101 - tells mypy that phases are never dropped
-                flip = phase.flips ^ 1 ^ value
-                self._steps[place] = Step(phase.gate, (target, control), flip, (), (0,), parity=True)
-            self._forget(target)
-            return
-        self._close(step)
-        self._open[target] = _Open(len(self._steps), control, value, [])
-        self._targets_of.setdefault(control, set()).add(target)
-        self._steps.append(step)
+    def _undo(self, control: int, target: int, value: int) -> bool:
+        """Drop the last CX like this one if nothing since keeps both from it."""
+        on_target, phases = self._on[target], list[int]()
+        for place in reversed(on_target):
+            step = self._steps[place]
+            assert step is not None  # noqa: S101 - tells mypy that what was dropped is on no wire
+            if self._value[place] == value and step.wires == (control, target):
+                break
+            if not self._is_phase[place] or len(phases) == _MOST_BETWEEN:
+                return False
+            if control not in step.wires and len(step.wires) >= self._most_wires:
+                return False
+            phases.append(place)
+        else:
+            return False
+        for number in reversed(self._on[control]):
+            if number <= place:
+                break
+            if self._mixes(number, control):
+                return False
+        self._steps[place] = None
+        for wire in (control, target):
+            self._on[wire].remove(place)
+        for number in phases:
+            self._add_to_parity(number, control, value)
+        return True
 
-    def _close(self, step: Step) -> None:
-        """No CX is open any more whose target the step touches or whose control it mixes."""
-        for wire in step.wires:
-            if wire in self._open:
-                self._forget(wire)
-        for k in step.mixed:
-            for target in tuple(self._targets_of.get(step.wires[k], ())):
-                self._forget(target)
+    def _mixes(self, number: int, wire: int) -> bool:
+        step = self._steps[number]
+        return step is not None and any(step.wires[k] == wire for k in step.mixed)
 
-    def _forget(self, target: int) -> None:
-        self._targets_of[self._open.pop(target).control].discard(target)
+    def _add_to_parity(self, number: int, wire: int, value: int) -> None:
+        """Make a phase one of its parity with one more wire, or with one less that it had twice."""
+        step = self._steps[number]
+        assert step is not None  # noqa: S101 - as above
+        if wire in step.wires:
+            wires = tuple(each for each in step.wires if each != wire)
+            self._on[wire].remove(number)
+        else:
+            wires = (*step.wires, wire)
+            insort(self._on[wire], number)
+        self._steps[number] = Step(step.gate, wires, step.flips ^ 1 ^ value, (), (0,), parity=len(wires) > 1)
