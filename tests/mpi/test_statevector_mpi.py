@@ -255,6 +255,23 @@ def test_threads_share_the_work(precision: Precision, team: Team, monkeypatch: p
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("block_bits", [8, 15])
+def test_phases_by_the_parity_of_any_bits_need_no_exchange(block_bits: int, precision: Precision, team: Team) -> None:
+    rng, n = np.random.default_rng(17), 11
+    for _ in range(4):
+        layout = Layout(tuple(int(b) for b in rng.permutation(n)), n - rank_bits(team), int(rng.integers(1 << n)))
+        circuit: list[Gate] = []
+        for _ in range(6):
+            order = [int(q) for q in rng.permutation(n)[: rng.integers(2, n + 1)]]
+            ladder = [gate("cx", a, b) for a, b in itertools.pairwise(order)]
+            circuit += [*ladder, gate("rz", order[-1], params=[float(rng.uniform(-2, 2))]), *ladder[::-1]]
+            local = [qubit for qubit in range(n) if layout.bits[qubit] < layout.num_local]
+            circuit += [gate("ry", qubit, params=[0.4 + qubit]) for qubit in local[:2]]
+        made = check(circuit, layout, team, precision, rng, block_bits)
+        assert not any(stage.exchange for stage in made.stages)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_and_collapse(precision: Precision, team: Team) -> None:
     rng = np.random.default_rng(4)
     for _ in range(5):

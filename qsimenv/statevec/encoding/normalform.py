@@ -1,9 +1,10 @@
 """Normal form of a sweep: the ops of a block rewritten as few passes over it.
 
 Four kinds of pass do most of the work: *rotations* ``[[1, p], [-p, 1]]`` on distinct bits (one multiply-add a number,
-several bits in one pass), *phases* ``exp(i q(x))`` with a quadratic form q over the bits of the index, *permutations*
-that are affine over GF(2), and what is left over as it stands. Every one-target gate is a phase, a rotation and a
-phase, times a number that the state carries along; controlled phases and CX chains are phases and permutations.
+several bits in one pass), *phases* ``exp(i q(x))`` with a quadratic form q over the bits of the index, which may have a
+term with the parity of more of them, *permutations* that are affine over GF(2), and what is left over as it stands.
+Every one-target gate is a phase, a rotation and a phase, times a number that the state carries along, and so are
+several of them on a bit; controlled phases and CX chains are phases and permutations.
 
 A compiler holds back what has come so far as ``phases . rotations . phases . permutation`` (the last one acts first)
 and emits it only when the next op does not commute with it. So a layer of RZ and CZ becomes one pass, CX-RZ-CX a
