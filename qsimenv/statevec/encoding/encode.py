@@ -60,7 +60,7 @@ def _encode_stage(
 ) -> Iterator[EncodedSweep]:
     """``unset``: the bits, as a mask, that are 0 wherever the state is not zero before the first sweep."""
     is_pair, looks = looks is not None, looks or Looks({}, frozenset())
-    compiler, passes = Compiler(unset, form.parities), list[Pass]()
+    compiler, passes = Compiler(unset), list[Pass]()
     for number, sweep in enumerate(sweeps):
         before = compiler.scale
         if len(sweep.block) < NORMAL_FORM_BITS:

@@ -31,6 +31,8 @@ SMALLEST_SCALE = 2.0**-30
 """A scale of one sweep below this is multiplied in."""
 _SMALL_SCALE = 2.0**-10
 """One below this is multiplied in by phases, for which that is no more work."""
+_MOST_PARITIES = 1
+"""A row of phases has room for one."""
 
 
 ControlledFlip = tuple[int, int, int]
@@ -44,7 +46,7 @@ class Quadratic:
     mask, have an odd sum. A CX on one of two bits with a product makes one, and a CX chain a longer one.
     """
 
-    def __init__(self, most_parities: int = 0) -> None:
+    def __init__(self, most_parities: int = _MOST_PARITIES) -> None:
         self.constant = 0.0
         self.linear: dict[int, float] = {}
         self._partners: defaultdict[int, dict[int, float]] = defaultdict(dict)
@@ -142,7 +144,7 @@ class Quadratic:
         return len(self.linear) == (bit in self.linear) and sum(map(len, self._partners.values())) == mine
 
     def shared_bits(self) -> list[int]:
-        """The bits without which no term is anything."""
+        """The bits that every term is a multiple of."""
         pairs = ((bit, other) for bit, partners in self._partners.items() for other in partners)
         one_term = next(((bit,) for bit in self.linear), None) or next(pairs, ())
         return [bit for bit in one_term if self.is_about(bit)]
@@ -291,15 +293,15 @@ class Compiler:
     the state is not zero before the first op: until something mixes them there is nothing that their phases could turn.
     """
 
-    def __init__(self, unset: int = 0, most_parities: int = 0) -> None:
-        self._unset, self._most_parities = unset, most_parities
+    def __init__(self, unset: int = 0) -> None:
+        self._unset = unset
         self.scale: complex = 1.0
         self._passes: list[Pass] = []
         self._rows: dict[int, int] = {}
         self._flips = 0
-        self._before = Quadratic(most_parities)
+        self._before = Quadratic()
         self._slopes: dict[int, float] = {}
-        self._phases = Quadratic(most_parities)
+        self._phases = Quadratic()
         self._waiting = Waiting()
         self._network: list[ControlledFlip] = []
         """Those that came last, one after the other, and are not taken yet."""
@@ -330,7 +332,9 @@ class Compiler:
                     self._take_network()
                 self._turn(bit, piece)
             case Phase():
-                if self._flipped & op.control_mask or any(self._flipped >> bit & 1 for bit in op.bits):
+                if self._flipped and (
+                    self._flipped & op.control_mask or any(self._flipped >> bit & 1 for bit in op.bits)
+                ):
                     self._take_network()
                 self._phase(op, piece)
             case Dense(matrix=matrix):
@@ -384,7 +388,7 @@ class Compiler:
         unset = self._unset
         if phase.parity:
             mask = sum(1 << bit for bit in op.bits) & ~unset
-            if mask.bit_count() > 2 and len(self._phases.parities.keys() - {mask}) >= self._most_parities:
+            if mask.bit_count() > 2 and len(self._phases.parities.keys() - {mask}) >= _MOST_PARITIES:
                 self._emit()
             if mask:
                 self._phases.add_parity(phase.parity, mask)
@@ -462,7 +466,7 @@ class Compiler:
             self._emit_moves()
         if not self._phases.has_terms(bit):
             return
-        if len(self._phases.parities_with(bit)) + len(self._before.parities) > self._most_parities:
+        if len(self._phases.parities_with(bit)) + len(self._before.parities) > _MOST_PARITIES:
             self._emit_moves()
         moved = self._phases.take_out(bit, self._slopes)
         if moved is None:
@@ -517,7 +521,7 @@ class Compiler:
     def _emit(self) -> None:
         self._emit_moves()
         self._emit_phases(self._phases)
-        self._phases = Quadratic(self._most_parities)
+        self._phases = Quadratic()
 
     def _emit_moves(self) -> None:
         """All but the phases that come last."""
@@ -533,7 +537,7 @@ class Compiler:
         slopes = tuple(sorted((bit, slope) for bit, slope in self._slopes.items() if slope))
         if slopes:
             self._passes.append(Rotations(slopes))
-        self._rows, self._flips, self._before, self._slopes = {}, 0, Quadratic(self._most_parities), {}
+        self._rows, self._flips, self._before, self._slopes = {}, 0, Quadratic(), {}
         self._fresh = 0
 
     def _emit_readings(self, readings: Sequence[Reading]) -> None:

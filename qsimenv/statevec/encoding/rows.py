@@ -136,8 +136,7 @@ class Form(NamedTuple):
     most bits above the lanes of one row of rotations, whether a block lies with gaps (``passes_numba.place``), whether
     a row of phases can turn bits in the same pass (the one that all terms share, or some of its own), whether lines
     that change places do so on the way (as the sweep loads or stores them, or as rotations do), whether bits that are 0
-    so far are turned by the loads, whether rows can read two states, and how many parities of three or more bits a row
-    of phases can have."""
+    so far are turned by the loads, and whether rows can read two states."""
 
     vector_bytes: int
     pair_bits: int
@@ -146,16 +145,15 @@ class Form(NamedTuple):
     moves_on_the_way: bool
     spreads: bool
     reads: bool
-    parities: int
 
     def lane_bits(self, real_type: type[np.floating]) -> int:
         """The bits of the index inside one vector."""
         return max(self.vector_bytes // np.dtype(real_type).itemsize, 1).bit_length() - 1
 
 
-VECTORS = Form(64, 4, True, True, True, True, True, 1)
+VECTORS = Form(64, 4, True, True, True, True, True)
 """For a core with vector registers: tiles of sixteen vectors leave as many registers for what they are turned by."""
-THREADS = Form(0, 4, False, False, False, False, False, 1)
+THREADS = Form(0, 4, False, False, False, False, False)
 """For threads with registers of their own, which hold sixteen numbers each, and a shared memory without gaps."""
 
 
