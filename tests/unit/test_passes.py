@@ -206,7 +206,7 @@ def test_phases_that_turn_bits_of_the_rotations_that_follow(precision: Precision
 @pytest.mark.parametrize("block_bits", [BITS, BITS - 2])
 def test_phases_turn_bits_of_the_rotations_before_and_after(precision: Precision, block_bits: int) -> None:
     """Layers of rotations of any bits with phases between them: what phases turn before and after is no row."""
-    random, seen, lanes, rotations = np.random.default_rng(8), set(), set(), [0, 0]
+    random, seen, lanes, rotations = np.random.default_rng(9), set(), set(), [0, 0]
     everything = [(a, b) for b in range(BITS) for a in range(b)]
     for _ in range(60):
         circuit = start()
@@ -227,7 +227,7 @@ def test_phases_turn_bits_of_the_rotations_before_and_after(precision: Precision
         for k, form in enumerate((columns.VECTORS, columns.VECTORS._replace(turns_in_phases=False))):
             rotations[k] += len(rows(list(encode(plan, (), precision, form)[0]), columns.ROTATE))
     most = 3 if block_bits == BITS else 2
-    assert {(before, True) for before in range(most + 1)} | {(before, False) for before in range(1, most + 1)} <= seen
+    assert {(before, True) for before in range(most + 1)} | {(1, False), (2, False), (3, False)} <= seen
     assert lanes == {0, 1}
     assert rotations[0] < rotations[1] * 0.7
 
