@@ -12,6 +12,7 @@ from benchmarks import circuits, mqt
 from benchmarks.plan import EXCHANGES, QUBITS, RANK_BITS, gates_of
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
+from qsimenv.statevec.costs.cost import cost_of
 from qsimenv.statevec.encoding import rows as form
 from qsimenv.statevec.encoding.encode import encode
 from qsimenv.statevec.planning.layout import Layout, identity
@@ -22,9 +23,12 @@ from qsimenv.statevec.state import State
 from qsimenv.task import Precision
 from tests.oracle import dense
 
-SWEEPS = {"ghz": 1.1, "qft": 1.1, "hea": 1.2, "tfim": 1.2, "qaoa": 2.2, "qv": 4.5}
+SWEEPS = {"ghz": 1.1, "qft": 1.14, "hea": 1.2, "tfim": 1.2, "qaoa": 2.2, "qv": 4.5}
 """At most so many for 24 and 26 qubits, in blocks of 17 bits, where one over half of the state counts as half of one;
 issue 3 wants gates / 5 for qft, hea and qv, each counted as one."""
+COSTS = {"ghz": 0.51, "qft": 0.94, "hea": 2.03, "tfim": 2.56, "qaoa": 2.41, "qv": 21.5}
+"""At most so much for 24 qubits, see ``cost``. A qft in two sweeps, the second of which turns seven bits, makes 1.08;
+a qaoa in three, none of which is over a half of the state, 3.0."""
 PASSES = {"ghz": 2.1, "qft": 4.2, "hea": 4.6, "tfim": 6.7, "qaoa": 6.8, "qv": 65}
 """At most so many that are no rotations, for 24 qubits, counted likewise: RZ between CX is a phase, CX chains one
 permutation a sweep."""
@@ -50,6 +54,14 @@ def parts_of_the_state(plan: Plan) -> list[float]:
     return parts
 
 
+def cost(plan: Plan) -> float:
+    """How often all of the state could be read and written meanwhile: what is moved, and 70 operations a number, which
+    are some fourteen turns, for one time more."""
+    n = len(plan.start.bits)
+    sweeps = cost_of(plan, encode(plan, (), "double", from_zero=True), "double").sweeps
+    return sum(each.bytes / 2.0 ** (n + 5) + each.flops / 2.0**n / 70 for each in sweeps)
+
+
 @pytest.mark.parametrize("name", mqt.FAMILIES)
 def test_exchanges_at_31_qubits(name: str) -> None:
     plan = plan_from_zero(gates_of(mqt.FAMILIES[name](QUBITS)), QUBITS, QUBITS - RANK_BITS, 15)
@@ -69,6 +81,7 @@ def test_sweeps(name: str, num_qubits: int) -> None:
     others = [sum(kind != form.ROTATE for kind in kinds) for kinds in sweeps]
     if num_qubits == 24:
         assert sum(map(mul, others, parts_of_the_state(plan))) <= PASSES[name]
+        assert cost(plan) <= COSTS[name]
     if name in ("tfim", "qaoa"):
         assert not any(form.PERMUTE in kinds for kinds in sweeps)
 
@@ -89,9 +102,26 @@ def test_the_first_sweep_takes_all_that_a_block_can_hold() -> None:
     gates = gates_of(circuits.qft(24))
     for rank_bits in (0, 1, 2, 3):
         plan = plan_from_zero(gates, 24, 24 - rank_bits, 17)
-        first, second = (sweep for stage in plan.stages for sweep in stage.sweeps)
-        assert {gates[op.gate].qubits[0] for op in first.ops if op.kind == "matrix"} == set(range(7, 24))
-        assert {gates[op.gate].qubits[0] for op in second.ops if op.kind == "matrix"} == set(range(7))
+        sweeps = (sweep for stage in plan.stages for sweep in stage.sweeps)
+        first, *others = ({gates[op.gate].qubits[0] for op in each.ops if op.kind == "matrix"} for each in sweeps)
+        assert first == set(range(7, 24))
+        assert others == [set(range(3, 7)), set(range(3))]
+
+
+def test_bits_that_nothing_has_mixed_are_not_in_a_block_if_others_can_be() -> None:
+    """Where they are 1 there is nothing yet: two blocks of one bit less are not worked on as one."""
+    n, random = 22, np.random.default_rng(3)
+    used = [q for q in range(n) if q not in (9, 12, 15)]
+    gates = [gate("ry", q, params=[0.1 * q + 0.2]) for q in used]
+    for _ in range(3):
+        pairs = random.permutation(used)[: len(used) // 2 * 2].reshape(-1, 2).tolist()
+        gates += [gate(name, *pair, params=[0.3]) for pair in pairs for name in ("rxx", "ryy")]
+    plan = plan_from_zero(gates, n, n, 15)
+    mixed, bits_of = set[int](), plan.start.bits
+    for sweep in (sweep for stage in plan.stages for sweep in stage.sweeps):
+        mixed |= {bit for op in sweep.ops if op.kind == "matrix" for bit in op.bits}
+        assert len(mixed | set(range(7))) < 15 or set(sweep.block[7:]) <= mixed
+    assert {bits_of[q] for q in (9, 12, 15)} == {19, 20, 21}
 
 
 @pytest.mark.parametrize(("name", "most"), [("ghz", 1.1), ("qft", 1.2), ("hea", 1.2), ("tfim", 1.2), ("qaoa", 2.3)])
@@ -112,11 +142,16 @@ def ladder(n: int, layers: int, *, from_the_last: bool) -> list[Gate]:
     return gates
 
 
-@pytest.mark.parametrize(("name", "n", "most"), [("qaoa", 26, 1.4), ("qaoa", 28, 1.5), ("qv", 28, 4.7)])
-def test_the_wires_of_the_lowest_bits_are_searched_for_where_sweeps_are_long(name: str, n: int, most: float) -> None:
-    """Those that come together first make 2.06, 2.13 and 5.31."""
+@pytest.mark.parametrize(
+    ("name", "n", "most", "most_cost"), [("qaoa", 26, 1.4, 2.7), ("qaoa", 28, 1.63, 2.1), ("qv", 28, 4.7, 23.4)]
+)
+def test_the_wires_of_the_lowest_bits_are_searched_for_where_sweeps_are_long(
+    name: str, n: int, most: float, most_cost: float
+) -> None:
+    """Those that come together first cost 3.6, 5.2 and 27.4."""
     plan = plan_from_zero(gates_of(circuits.FAMILIES[name](n)), n, n, 17)
     assert sum(parts_of_the_state(plan)) <= most
+    assert cost(plan) <= most_cost
 
 
 @pytest.mark.parametrize("layers", [3, 12])

@@ -46,17 +46,21 @@ class Sharing:
         bits = {self._position[bit]: bit for bit, _ in slopes}
         return {bits[position]: pairs[position] for position in chosen}
 
-    def after(self, phases: Phases, first: Collection[int], following: Sequence[Pass]) -> dict[int, float]:
+    def after(
+        self, phases: Phases, first: Collection[int], following: Sequence[Pass], least: int = 0
+    ) -> dict[int, float]:
         """Slopes by position, some of which the row of some phases turns after them; none where that spares no row.
 
-        ``first``: the positions that it turns before them, which are the first of its own bits already.
+        ``first``: the positions that it turns before them, which are the first of its own bits already. ``least``: so
+        many rows of rotations there should be in any case.
         """
         if not following or not isinstance(following[0], Rotations) or not self._can_turn(phases):
             return {}
         pairs, has_lanes = self.pairs(following[0].slopes)
         same = len(pairs.keys() & first)
         turned = same + min(TURNED_WITH_PHASES - len(first), len(pairs) - same)
-        left, all_left = (self._left(count, has_lanes, following[1:]) for count in (len(pairs) - turned, len(pairs)))
+        counts = (len(pairs) - turned, len(pairs))
+        left, all_left = (self._left(count, has_lanes, following[1:], least) for count in counts)
         return pairs if left < all_left else {}
 
     def _can_turn(self, phases: Phases) -> bool:

@@ -119,7 +119,7 @@ class Writer:
                 case Spread(slopes=slopes):
                     self._spread(dict(slopes))
                 case Phases():
-                    turned, waiting = self._phases(each, waiting, passes[number : number + 2]), {}
+                    turned, waiting = self._phases(each, waiting, passes[number : number + 3]), {}
                 case Affine():
                     loads = self._affine(each, passes[number : number + 1])
                 case Factor(value=value):
@@ -282,7 +282,7 @@ class Writer:
         """A row, which first turns the bits ``before``, and may turn bits of the rotations that follow: which."""
         form, row = phases.form, self._row(QUADRATIC, [], [])
         first = {self._position[bit]: slope for bit, slope in before.items()}
-        then = self._sharing.after(phases, first, following)
+        then = self._sharing.after(phases, first, following[:2], int(self._has_to_carry(following)))
         wanted = [*first, *(then.keys() - first.keys())]
         laid = phase_rows(
             form.linear, form.product, phases.factor, self._position, self._lane_bits, self._form.has_gaps,
@@ -304,6 +304,14 @@ class Writer:
             self._add_table([self._num_coefficients, self._num_coefficients + factors[0].size, *masks])
             self._add_coefficients(factors)
         return {self._block[position] for position in laid.first if position in then}
+
+    def _has_to_carry(self, following: Sequence[Pass]) -> bool:
+        """Whether lines change places after the rotations that follow, which nothing but these can do on the way."""
+        match following:
+            case [Rotations(), Affine() as affine, after] if not isinstance(after, Rotations):
+                masks, flipped, outside = self._inside_and_out(affine)
+                return self._is_by_lines(masks, flipped, outside)
+        return False
 
     def _turns_as_well(self, slopes: Sequence[tuple[int, float]]) -> bool:
         """Whether the row before, phases that share the only bit to be turned, turns it in its pass from now on."""
@@ -349,9 +357,8 @@ class Writer:
     def _affine(self, affine: Affine, following: Sequence[Pass]) -> _Lines | None:
         """A row; or where whole lines change places, what the loads of the sweep do, rotations before it or its stores,
         or rotations that follow, to which it is returned then."""
-        masks, outside = self._inside_and_out(affine)
-        flipped = [self._position[bit] for bit in self._block if affine.flips >> bit & 1]
-        by_lines = self._form.moves_on_the_way and self._keeps_lanes(masks, [*flipped, *(k for _, k in outside)])
+        masks, flipped, outside = self._inside_and_out(affine)
+        by_lines = self._is_by_lines(masks, flipped, outside)
         has_lines = self._low_bits >= self._lane_bits
         by_stores = by_lines and has_lines and not following
         row = self._mover(has_lines) if by_lines and not by_stores else []
@@ -426,8 +433,10 @@ class Writer:
             return self._row(ARRANGE, [], [])
         return self._rows[-1] if self._rows and _can_move_lines(self._rows[-1]) else []
 
-    def _inside_and_out(self, affine: Affine) -> tuple[list[int], list[tuple[int, int]]]:
-        """The mask of each target, over positions; where bits outside the block count, their mask and the target."""
+    def _inside_and_out(self, affine: Affine) -> tuple[list[int], list[int], list[tuple[int, int]]]:
+        """The mask of each target, over positions; the targets that are flipped; and where bits outside the block
+        count, their mask and the target."""
+        flipped = [self._position[bit] for bit in self._block if affine.flips >> bit & 1]
         masks, outside = [1 << k for k in range(len(self._block))], list[tuple[int, int]]()
         for target, mask in affine.masks:
             position, beyond = self._position[target], mask & ~self._block_mask
@@ -437,10 +446,13 @@ class Writer:
         moved = [self._position[target] for target, _ in affine.masks]
         for position, mask in zip(moved, compressed([masks[k] for k in moved], self._block), strict=True):
             masks[position] = mask
-        return masks, outside
+        return masks, flipped, outside
 
-    def _keeps_lanes(self, masks: Sequence[int], moved: Sequence[int]) -> bool:
-        """Whether every lane stays the lane that it is, whatever its line; ``moved``: the targets that are flipped."""
+    def _is_by_lines(self, masks: Sequence[int], flipped: Sequence[int], outside: Sequence[tuple[int, int]]) -> bool:
+        """Whether every lane stays the lane that it is, whatever its line; and lines can be moved on the way."""
+        if not self._form.moves_on_the_way:
+            return False
+        moved = [*flipped, *(k for _, k in outside)]
         lanes, above = masks[: self._lane_bits], masks[self._lane_bits :]
         stays = all(mask == 1 << k for k, mask in enumerate(lanes)) and all(k >= self._lane_bits for k in moved)
         return stays and not any(mask & (1 << self._lane_bits) - 1 for mask in above)

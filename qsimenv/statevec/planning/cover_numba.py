@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qsimenv.statevec.kernel_cache import njit
-from qsimenv.statevec.planning.steps import Counts, Masks
+from qsimenv.statevec.planning.steps import Masks
 
 _WINDOW = 1024
 """So many steps are looked at to judge a choice; a longer circuit is covered piece by piece."""
@@ -23,8 +23,10 @@ _HORIZON = 4
 """So many sets: a choice that pays later than that is not seen, one that pays earlier stands out more."""
 SET, _MOVED = 1 << 44, 1 << 24
 """What one more set and one more new wire weigh in a score, against one step that waits for one set."""
-_TURNED = SET // 40
-"""What one wire that a step turns weighs against moving the state and the other passes of a sweep."""
+_WORK = SET // 14
+"""What turning one wire weighs against moving the state."""
+_LIGHT = SET // 40
+"""The same for a search that looks for few sets; which of both found more is seen by ``_WORK``."""
 _LEAST_BITS = 20
 """A sweep costs at least what one over so many bits does, however small the state is still."""
 _GAIN = 5
@@ -55,23 +57,32 @@ def cover(
     start: int = -1,
     count_moves: bool = False,
     visits: int = 0,
-    turned: Counts | None = None,
+    work: Masks | None = None,
+    searches: int = 2,
 ) -> Cover:
     """Cover ``members`` with sets of at most ``size`` wires out of ``allowed``, each with all of ``base``.
 
     ``start``: the first set, where it is given. ``count_moves``: among rows of equal length prefer those whose sets
     differ least. ``visits``: how many steps may be looked at to choose one set (some 2 ns
-    each); 0 takes what comes first. ``turned``, where the state is |0…0> before: how many wires each step turns. A
-    sweep is then cheaper by half for each wire that nothing has mixed yet, so that early sets take few new ones.
+    each); 0 takes what comes first. ``work``, where the state is |0…0> before: what each step does in a sweep, as a
+    number of wires that are turned. A sweep is then cheaper by half for each wire that nothing has mixed yet, so that
+    early sets take few new ones. ``searches``: 1 or 2; the second one weighs work as it is, and parts more willingly.
     """
-    grows = np.zeros(0, np.int32) if turned is None else turned
-    sets, ends, order, score = _cover(mixed, used, members, allowed, base, size, start, count_moves, visits, grows)
+    circuit, limits = (mixed, used, members), (allowed, base, size, start, count_moves)
+    if work is None:
+        nothing = np.zeros(0, np.int64)
+        return _made(*_cover(*circuit, *limits, visits, nothing, nothing))
+    weights = work * _WORK
+    light = np.minimum(work, np.bitwise_count(mixed)) * _LIGHT
+    found = _made(*_cover(*circuit, *limits, visits // 2, light, weights))
+    if searches == 1 or len(found.sets) == 1:
+        return found
+    return min(found, _made(*_cover(*circuit, *limits, visits // 2, weights, weights)), key=lambda each: each.score)
+
+
+def _made(sets: Masks, ends: Masks, order: npt.NDArray[np.int32], score: int) -> Cover:
     edges = [0, *(int(end) for end in ends)]
-    return Cover(
-        [int(each) for each in sets],
-        [order[first:last] for first, last in pairwise(edges)],
-        int(score),
-    )
+    return Cover(sets.tolist(), [order[first:last] for first, last in pairwise(edges)], int(score))
 
 
 @njit(**_options)
@@ -120,24 +131,39 @@ def _take(mixed, used, todo, count, chosen, allowed, size, everything, fresh, mo
 
 
 @njit(**_options)
-def _turns(turned, steps, count):
-    """What the turns of some steps weigh in a sweep over the whole state; nothing where that is not counted."""
-    total = np.int64(0)
-    for k in range(count if turned.shape[0] else 0):
-        total += turned[steps[k]]
-    return total * _TURNED
+def _is_spread(mixed, used, step, fresh):
+    """Whether a step only turns a wire out of ``fresh``: a sweep does that as it loads its blocks."""
+    m = mixed[step]
+    return m & fresh != 0 and m == used[step] and m & (m - 1) == 0
 
 
 @njit(**_options)
-def _weight(fresh, everything, turns):
+def _work(weights, mixed, used, steps, count, fresh):
+    """What some steps weigh in a sweep over the whole state, before which nothing has mixed the wires ``fresh``;
+    nothing where that is not counted."""
+    total, first = np.int64(0), 0
+    if weights.shape[0] == 0:
+        return total
+    while fresh and first < count:
+        if not _is_spread(mixed, used, steps[first], fresh):
+            total += weights[steps[first]]
+        fresh &= ~mixed[steps[first]]
+        first += 1
+    for k in range(first, count):
+        total += weights[steps[k]]
+    return total
+
+
+@njit(**_options)
+def _weight(fresh, everything, work):
     """What a set weighs after which nothing has mixed the wires ``fresh`` yet."""
     least = SET >> max(0, _size(everything) - _LEAST_BITS)
-    return max((SET + turns) >> _size(fresh), least)
+    return max((SET + work) >> _size(fresh), least)
 
 
 @njit(**_options)
 def _score(
-    mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh, most_fresh,
+    mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, weights, fresh, most_fresh,
     room, taken,
 ):  # fmt: skip
     """What the row costs that starts with ``chosen`` and goes on with what comes first. Returns (score, visits)."""
@@ -152,29 +178,45 @@ def _score(
         )
         if left == count:
             return np.int64(1) << 62, visits
+        work = _work(weights, mixed, used, taken, done, fresh)
         fresh &= ~chosen
         most_fresh = 64
-        score += _weight(fresh, everything, _turns(turned, taken, done)) + left
+        score += _weight(fresh, everything, work) + left
         if count_moves:
             score += _MOVED * _size(chosen & ~before)
             before = chosen
         source, count, chosen = room, left, base
-    return score + _turns(turned, source, count), visits
+    return score + _work(weights, mixed, used, source, count, fresh), visits
+
+
+@njit(**_options)
+def _needed_first(mixed, used, todo, count, fresh, few):
+    """At most so many of the fresh wires: those that steps mix first which are more than a spread."""
+    chosen, untouched = np.int64(0), fresh
+    for k in range(count):
+        new = mixed[todo[k]] & fresh & ~chosen
+        if new and not _is_spread(mixed, used, todo[k], untouched) and _size(new | chosen) <= few:
+            chosen |= new
+            if _size(chosen) == few:
+                break
+        untouched &= ~mixed[todo[k]]
+    return chosen
 
 
 @njit(**_options)
 def _few_fresh(
-    mixed, used, todo, count, before, allowed, base, size, everything, count_moves, turned, fresh, room, taken
+    mixed, used, todo, count, before, allowed, base, size, everything, count_moves, weights, fresh, room, taken
 ):
     """How many fresh wires the next set should have at most: as many as can be, unless the row is cheaper with less."""
     most = min(size - _size(base), _size(fresh))
     found, best = 64, np.int64(0)
     for few in range(most, -1, -1):
-        chosen, _, done = _take(mixed, used, todo, count, base, allowed, size, everything, fresh, few, room, taken)
+        first = base | _needed_first(mixed, used, todo, count, fresh, few)
+        chosen, _, done = _take(mixed, used, todo, count, first, allowed, size, everything, fresh, few, room, taken)
         if done == 0:
             break
         score, _ = _score(
-            mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh, few,
+            mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, weights, fresh, few,
             room, taken,
         )  # fmt: skip
         if few == most or score < best - (best >> _GAIN):
@@ -184,7 +226,7 @@ def _few_fresh(
 
 @njit(**_options)
 def _best_window(
-    mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh, most_fresh,
+    mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, weights, fresh, most_fresh,
     fewest,
 ):  # fmt: skip
     """The next set, or wires that follow one another if the row is better with them.
@@ -193,7 +235,7 @@ def _best_window(
     """
     room, taken = np.empty(count, np.int32), np.empty(count, np.int32)
     best, _ = _score(
-        mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh,
+        mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, weights, fresh,
         most_fresh, room, taken,
     )  # fmt: skip
     wires = [wire for wire in range(63) if (allowed & everything & ~base) >> wire & 1]
@@ -206,7 +248,7 @@ def _best_window(
             other |= np.int64(1) << wire
         if _size(other & fresh) <= most_fresh:
             score, _ = _score(
-                mixed, used, todo, count, other, before, allowed, base, size, everything, count_moves, turned, fresh,
+                mixed, used, todo, count, other, before, allowed, base, size, everything, count_moves, weights, fresh,
                 most_fresh, room, taken,
             )  # fmt: skip
             if score < best:
@@ -216,13 +258,13 @@ def _best_window(
 
 @njit(**_options)
 def _improve(
-    mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh, most_fresh,
+    mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, weights, fresh, most_fresh,
     visits, fewest,
 ):  # fmt: skip
     """Trade single wires of the next set while that makes the row better, and it is at least ``fewest`` sets long."""
     room, taken = np.empty(count, np.int32), np.empty(count, np.int32)
     best, spent = _score(
-        mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, turned, fresh,
+        mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, weights, fresh,
         most_fresh, room, taken,
     )  # fmt: skip
     visits -= spent
@@ -239,7 +281,7 @@ def _improve(
                 if _size(other & fresh) > most_fresh:
                     continue
                 score, spent = _score(
-                    mixed, used, todo, count, other, before, allowed, base, size, everything, count_moves, turned,
+                    mixed, used, todo, count, other, before, allowed, base, size, everything, count_moves, weights,
                     fresh, most_fresh, room, taken,
                 )  # fmt: skip
                 visits -= spent
@@ -254,14 +296,17 @@ def _improve(
 
 
 @njit(**_options)
-def _cover(mixed, used, members, allowed, base, size, start, count_moves, visits, turned):
+def _cover(mixed, used, members, allowed, base, size, start, count_moves, visits, weights, judged):
+    """``weights``: of the steps, for the search; ``judged``: for the score.
+
+    With ``weights`` all that is mixed is fresh at first."""
     count = members.shape[0]
     todo, taken = members.copy(), np.empty(count, np.int32)
     sets, ends, order = np.empty(count + 1, np.int64), np.empty(count + 1, np.int64), np.empty(count, np.int32)
     everything = np.int64(0)
     for step in members:
         everything |= mixed[step]
-    grows = turned.shape[0] > 0
+    grows = weights.shape[0] > 0
     fresh = everything if grows else np.int64(0)
     number, placed, score = 0, 0, np.int64(0)
     before = np.int64(-1) if start < 0 else np.int64(start)
@@ -274,20 +319,21 @@ def _cover(mixed, used, members, allowed, base, size, start, count_moves, visits
         elif visits > 0:
             if number > 0 and fresh:
                 most_fresh = _few_fresh(
-                    mixed, used, todo, near, before, allowed, base, size, everything, count_moves, turned, fresh,
+                    mixed, used, todo, near, before, allowed, base, size, everything, count_moves, weights, fresh,
                     scratch, taken,
                 )  # fmt: skip
+            first = base | _needed_first(mixed, used, todo, near, fresh, most_fresh) if most_fresh < 64 else base
             chosen, _, _ = _take(
-                mixed, used, todo, near, base, allowed, size, everything, fresh, most_fresh, scratch, taken
+                mixed, used, todo, near, first, allowed, size, everything, fresh, most_fresh, scratch, taken
             )
             fewest = 1 if grows and number == 0 else 2 if grows or count_moves else 3
             if number == 0 or fresh:
                 chosen = _best_window(
-                    mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, turned,
+                    mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, weights,
                     fresh, most_fresh, fewest,
                 )  # fmt: skip
             chosen = _improve(
-                mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, turned, fresh,
+                mixed, used, todo, near, chosen, before, allowed, base, size, everything, count_moves, weights, fresh,
                 most_fresh, visits, fewest,
             )  # fmt: skip
         chosen, left, done = _take(
@@ -295,12 +341,14 @@ def _cover(mixed, used, members, allowed, base, size, start, count_moves, visits
         )
         if done == 0 and not (number == 0 and start >= 0):
             break
-        order[placed : placed + done] = taken[:done]
+        for k in range(done):
+            order[placed + k] = taken[k]
         placed += done
         sets[number], ends[number] = chosen, placed
         number += 1
+        work = _work(judged, mixed, used, taken, done, fresh)
         fresh &= ~chosen
-        score += _weight(fresh, everything, _turns(turned, taken, done)) + left
+        score += _weight(fresh, everything, work) + left
         if count_moves:
             score += _MOVED * _size(chosen & ~before)
             before = chosen

@@ -37,7 +37,7 @@ _SEARCHED_BITS = 26
 _TRIES = 20
 """From so many local bits on it takes longer than to try so many sets of wires for the lowest bits; with each two bits
 more, than to try twice as many."""
-_FEW_SETS = 5 * SET // 2
+_FEW_SETS = 25 * SET // 8
 """What takes no more than that is not worth it: the second last sweep is over a part of the state."""
 _MOST_QUBITS = 62
 """Masks of wires and indices of amplitudes are signed numbers of 64 bits."""
@@ -135,9 +135,10 @@ class _Planner:
     def plan(self, start: Layout | None) -> Plan:
         """The plan from a layout, or from one of the planner's choice. Inside, layouts place wires, not qubits."""
         draft = self._draft(start)
-        made = list[Stage]()
+        made, reached = list[Stage](), 0 if start is None else -1
         for exchange, layout, blocks in zip(draft.exchanges, draft.layouts, draft.blocks, strict=True):
-            sweeps = tuple(self._sweeps(blocks, layout))
+            sweeps = tuple(self._sweeps(blocks, layout, reached))
+            reached |= reduce(or_, (int(np.bitwise_or.reduce(self._steps.mixed[each])) for each in blocks.members), 0)
             if exchange or sweeps:
                 made.append(Stage(exchange, sweeps))
         last = draft.layouts[-1] if draft.layouts else draft.first
@@ -247,11 +248,13 @@ class _Planner:
         moved = [self._steps.used[members][self._steps.affine[members]] for members in last]
         uses = {wire: sum(int((used >> wire & 1).sum()) for used in moved) for wire in _members(low)}
         leaves = [next((k for k, wires in enumerate(sets) if not wires >> w & 1), len(sets)) for w in self._wires()]
+        reached = int(np.bitwise_or.reduce(self._steps.mixed))
         order = sorted(
             self._wires(),
             key=lambda w: (
                 not sets[0] >> w & 1,
                 not low >> w & 1,
+                not (low | reached) >> w & 1,
                 -leaves[w],
                 not block >> w & 1,
                 uses.get(w, 0),
@@ -300,7 +303,9 @@ class _Planner:
             for offset in range(len(order) - self._num_low + 1)
         )
         tries = int(_TRIES * 2.0 ** ((self._num_local - _SEARCHED_BITS) / 2))
-        return min([low, *islice(lows, tries)], key=lambda each: self._blocks(members, local, each, True).score)
+        return min(
+            [low, *islice(lows, tries)], key=lambda each: self._blocks(members, local, each, True, searches=1).score
+        )
 
     def _orders(self, wires: int, members: Members) -> Iterator[list[int]]:
         """Wires in the order in which steps mix them, then those first that few steps use, then in any order."""
@@ -328,19 +333,24 @@ class _Planner:
 
     # --- sweeps ---
 
-    def _blocks(self, members: Members, local: int, low: int, is_free: bool) -> Cover:
+    def _blocks(self, members: Members, local: int, low: int, is_free: bool, searches: int = 2) -> Cover:
         """Blocks for some steps. ``is_free``: of |0…0>, of which most stays zero for a while and costs nothing."""
         steps = self._steps
-        turned = steps.turned if is_free else None
-        return cover(steps.mixed, steps.used, members, local, low, self._size, visits=self._visits, turned=turned)
+        work = steps.work if is_free else None
+        return cover(
+            steps.mixed, steps.used, members, local, low, self._size, visits=self._visits, work=work, searches=searches
+        )
 
-    def _sweeps(self, blocks: Cover, layout: Layout) -> Iterator[Sweep]:
+    def _sweeps(self, blocks: Cover, layout: Layout, reached: int) -> Iterator[Sweep]:
+        """``reached``: the wires that steps before have mixed."""
         steps = self._steps
         for wires, inside in zip(blocks.sets, blocks.members, strict=True):
+            reached |= int(np.bitwise_or.reduce(steps.mixed[inside]))
             ops: list[Op] = []
             for number in by_layer(steps.mixed, steps.used, steps.affine, inside).tolist():
                 _add_ops(ops, steps.steps[number], self._gates, layout)
-            yield Sweep(_block(wires, layout, self._size), tuple(ops))
+            held = wires & (reached | _mask(layout.qubits[: self._num_low]))
+            yield Sweep(_block(held, layout, self._size, reached), tuple(ops))
 
 
 @dataclass(frozen=True)
@@ -395,13 +405,13 @@ def _exchange(layout: Layout, wanted: int) -> tuple[tuple[int, int], ...]:
     return tuple((bit, layout.bits[wire]) for bit, wire in zip(outgoing, incoming, strict=True))
 
 
-def _block(wires: int, layout: Layout, size: int) -> tuple[int, ...]:
-    """The bits of some wires, filled up from the lowest."""
+def _block(wires: int, layout: Layout, size: int, reached: int) -> tuple[int, ...]:
+    """The bits of some wires, filled up from the lowest of those that are ``reached``: where others are 1 there is
+    nothing yet, and blocks without them are fewer."""
     chosen = {layout.bits[wire] for wire in _members(wires)}
-    spare = (bit for bit in range(layout.num_local) if bit not in chosen)
-    while len(chosen) < size:
-        chosen.add(next(spare))
-    return tuple(sorted(chosen))
+    spare = [bit for bit in range(layout.num_local) if bit not in chosen]
+    spare.sort(key=lambda bit: not reached >> layout.qubits[bit] & 1)
+    return tuple(sorted([*chosen, *spare[: size - len(chosen)]]))
 
 
 def _add_ops(ops: list[Op], step: Step, gate_list: Sequence[Gate], layout: Layout) -> None:

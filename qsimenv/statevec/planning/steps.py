@@ -22,7 +22,6 @@ from qsimenv import gates
 from qsimenv.circuit import Gate
 
 Masks = npt.NDArray[np.int64]
-Counts = npt.NDArray[np.int32]
 
 
 class Step(NamedTuple):
@@ -43,8 +42,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Steps:
-    """All steps of a run of gates. Of each: ``mixed`` and ``used``, masks of wires; ``affine``, whether it is a CX;
-    ``turned``, how many wires it turns (a CX none).
+    """All steps of a run of gates. Of each: ``mixed`` and ``used``, masks of wires; ``affine``, whether it is a CX.
 
     ``wire_of[qubit]`` is the wire that a qubit ends on, ``flips`` the mask of the wires that end turned over.
     """
@@ -57,8 +55,11 @@ class Steps:
     flips: int
 
     @cached_property
-    def turned(self) -> Counts:
-        return np.where(self.affine, 0, np.bitwise_count(self.mixed)).astype(np.int32)
+    def work(self) -> Masks:
+        """What each step does in a sweep, as a number of wires that are turned: a dense matrix on k of them takes
+        ``2**k`` products a number, a CX none. Shape (steps,)."""
+        widths = np.bitwise_count(self.mixed).astype(np.int64)
+        return np.where(self.affine, 0, np.where(widths > 1, 1 << widths, widths))
 
 
 class Form(NamedTuple):
