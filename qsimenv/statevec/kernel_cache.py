@@ -8,6 +8,7 @@ sources and those it calls, so that code of another version is never loaded. Rel
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
 import importlib
 import os
@@ -31,6 +32,9 @@ from qsimenv import compilation
 _PACKAGE = Path(qsimenv.__file__).parent
 _KEPT_FOLDERS = 4
 _WORTH_TELLING_S = 2.0
+_RARELY = 50_000, 20, 100
+"""A compiler makes objects by the million and drops few: to look for garbage as often as Python does takes a tenth of
+its time."""
 
 kernels: list[Any] = []
 """All kernels of the modules that were imported."""
@@ -80,10 +84,18 @@ class _Building:
     depth = 0
     lock: compilation.Lock | None = None
     since = 0.0
+    thresholds = gc.get_threshold()
+    """Of Python's garbage collector, from before."""
+
+    def begin(self, lock: compilation.Lock) -> None:
+        self.lock, self.since = lock, time.perf_counter()
+        self.thresholds = gc.get_threshold()
+        gc.set_threshold(*_RARELY)
 
     def leave(self) -> None:
         self.depth -= 1
         if self.depth == 0 and self.lock is not None:
+            gc.set_threshold(*self.thresholds)
             self.lock.release()
             self.lock = None
             seconds = time.perf_counter() - self.since
@@ -151,7 +163,7 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
         lock = compilation.Lock(Path(self.cache_path).parent / f"compiling-{kind}.lock")
         found = compilation.find_or_lock(find, lock, self._say_that_we_wait)
         if found is None:
-            _building.lock, _building.since = lock, time.perf_counter()
+            _building.begin(lock)
             compilation.report(f"compiling {self._py_func.__name__.strip('_')} for this processor, the first time only")
         return found
 

@@ -20,16 +20,18 @@ from qsimenv.statevec.kernel_cache import address_of
 from qsimenv.statevec.kernels.llvm_numba import caller_of
 
 PROGRAM = """
-import json
+import gc, json
 from numba.core import event
 
-compiled = []
+compiled, thresholds = [], set()
+gc.set_threshold(701, 11, 12)
 
 class Listener(event.Listener):
     def on_start(self, happening):
         function = happening.data["dispatcher"].py_func
         if function.__module__.startswith("qsimenv."):  # what Numba brings along is in each process's code
             compiled.append(function.__qualname__ + str(happening.data["args"]))
+            thresholds.add(gc.get_threshold()[0] > 701)
 
     def on_end(self, happening):
         pass
@@ -37,7 +39,8 @@ class Listener(event.Listener):
 event.register("numba:compile", Listener())
 from qsimenv.statevec.rehearsal import rehearse
 unreached = rehearse(["double"])
-print(json.dumps({"compiled": compiled, "unreached": unreached}))
+thresholds = {"while_compiling": sorted(thresholds), "afterwards": gc.get_threshold()}
+print(json.dumps({"compiled": compiled, "unreached": unreached, "thresholds": thresholds}))
 """
 
 
@@ -62,6 +65,8 @@ def test_each_kernel_is_compiled_once(tmp_path: Path) -> None:
     assert len(one) + len(other) > 20
     assert not set(one) & set(other), "both compiled these"
     assert all("qsimenv: compiling" in each["words"] for each in found if each["compiled"])
+    assert all(True in each["thresholds"]["while_compiling"] for each in found if each["compiled"])
+    assert all(each["thresholds"]["afterwards"] == [701, 11, 12] for each in found)
     later = finish(start(tmp_path))
     assert later["compiled"] == []
     assert later["unreached"] == [], "give these kernels a task in qsimenv.statevec.rehearsal"

@@ -250,7 +250,8 @@ def counting_steps(lines):
     """
     steps = np.zeros(lines.shape[0] + 1, np.int64)
     for k in range(lines.shape[0]):
-        steps[k:] ^= lines[k]
+        for later in range(k, steps.shape[0]):
+            steps[later] ^= lines[k]
     return steps
 
 
@@ -357,8 +358,10 @@ def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room, memo
     slopes_at = high_at + 2 * high
     spare = 2 * width * (outer + 1)
     factors = room[spare + 4 * width :]
-    room[: 2 * width] = coefficients[row_at : row_at + 2 * width]
-    factors[: 2 * high] = coefficients[high_at : high_at + 2 * high]
+    for k in range(2 * width):
+        room[k] = coefficients[row_at + k]
+    for k in range(2 * high):
+        factors[k] = coefficients[high_at + k]
     if entries:
         _turn_by_outside(ops, row, coefficients, tables, index, room, width, factors, high, bits)
     vectors_at = ops[row, TABLE] + 2 * entries
