@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qsimenv.gates import Matrix
-from qsimenv.statevec.encoding.pieces import NOTHING, Dense, Flip, Phase, Piece, Turn
+from qsimenv.statevec.encoding.pieces import NOTHING, Dense, Flip, Phase, Piece, Turn, is_identity
 from qsimenv.statevec.encoding.readings import Reading, Readings, Waiting
 from qsimenv.statevec.planning.plan import Op
 
@@ -377,8 +377,9 @@ class Compiler:
     # --- ops ---
 
     def _plain(self, op: Op, matrix: Matrix) -> None:
-        if not np.array_equal(matrix, np.eye(len(matrix))):
-            self._emit()
+        if not is_identity(matrix):
+            if self._holds_anything():
+                self._emit()
             self._emit_readings(self._waiting.take_signs())
             self._passes.append(Plain(op, matrix))
             if op.kind == "matrix":
@@ -517,6 +518,10 @@ class Compiler:
         self._flips ^= flip << target
 
     # --- emission ---
+
+    def _holds_anything(self) -> bool:
+        """Whether there are ops that are not emitted yet, but for a phase of the whole state."""
+        return bool(self._rows or self._slopes or self._flips or self._waiting or self._phases or self._before)
 
     def _emit(self) -> None:
         self._emit_moves()

@@ -119,6 +119,11 @@ def _piece(
     return Dense(_part(form, angles, data, flips, unmixed_value))
 
 
+def is_identity(matrix: gates.Matrix) -> bool:
+    """Whether it changes nothing at all. Cost: a tenth of a microsecond for most that do."""
+    return bool(matrix[0, 0] == 1) and np.array_equal(matrix, np.eye(len(matrix)))
+
+
 def stored_matrix(gate: Gate, op: Op, values: Sequence[float] | npt.NDArray[np.float64]) -> gates.Matrix:
     """The matrix of an op on its bits, diagonal or not."""
     form = form_of(gate)

@@ -15,6 +15,7 @@ from qsimenv.statevec.encoding.affine import compressed, inverse_columns, line_m
 from qsimenv.statevec.encoding.butterflies import MOST_BUTTERFLIES, butterfly_rows, find_butterflies
 from qsimenv.statevec.encoding.normalform import Affine, Factor, Pass, Phases, Plain, Rotations, Spread
 from qsimenv.statevec.encoding.phase_rows import phase_rows
+from qsimenv.statevec.encoding.pieces import is_identity
 from qsimenv.statevec.encoding.readings import Readings, SlotMaker, flip_groups, string_groups
 from qsimenv.statevec.encoding.rows import (
     ARRANGE,
@@ -166,7 +167,7 @@ class Writer:
                 if factor != 1:
                     self._number(op, stored, complex(factor))
             return
-        if np.array_equal(matrix, np.eye(len(matrix))):
+        if is_identity(matrix):
             return
         if len(matrix) == 4 and not op.control_mask and len(self._block) >= NORMAL_FORM_BITS:
             self._two_targets([self._position[bit] for bit in op.bits], matrix)
