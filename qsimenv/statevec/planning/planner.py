@@ -37,6 +37,8 @@ _SEARCHED_BITS = 26
 _TRIES = 20
 """From so many local bits on it takes longer than to try so many sets of wires for the lowest bits; with each two bits
 more, than to try twice as many."""
+_FEW_STEPS = 768
+"""In a circuit of more each try takes longer, and fewer are made."""
 _FEW_SETS = 25 * SET // 8
 """What takes no more than that is not worth it: the second last sweep is over a part of the state."""
 _MOST_QUBITS = 62
@@ -302,7 +304,7 @@ class _Planner:
             for order in self._orders(local, members)
             for offset in range(len(order) - self._num_low + 1)
         )
-        tries = int(_TRIES * 2.0 ** ((self._num_local - _SEARCHED_BITS) / 2))
+        tries = int(_TRIES * 2.0 ** ((self._num_local - _SEARCHED_BITS) / 2) * min(1.0, _FEW_STEPS / len(members)))
         return min(
             [low, *islice(lows, tries)], key=lambda each: self._blocks(members, local, each, True, searches=1).score
         )
