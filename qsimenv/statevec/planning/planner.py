@@ -139,10 +139,12 @@ class _Planner:
         draft = self._draft(start)
         made, reached = list[Stage](), 0 if start is None else -1
         for exchange, layout, blocks in zip(draft.exchanges, draft.layouts, draft.blocks, strict=True):
-            sweeps = tuple(self._sweeps(blocks, layout, reached))
-            reached |= reduce(or_, (int(np.bitwise_or.reduce(self._steps.mixed[each])) for each in blocks.members), 0)
+            sweeps = list[Sweep]()
+            for wires, inside in zip(blocks.sets, blocks.members, strict=True):
+                reached |= int(np.bitwise_or.reduce(self._steps.mixed[inside]))
+                sweeps.append(self._sweep(wires, inside, layout, reached))
             if exchange or sweeps:
-                made.append(Stage(exchange, sweeps))
+                made.append(Stage(exchange, tuple(sweeps)))
         last = draft.layouts[-1] if draft.layouts else draft.first
         return Plan(self._gates, draft.first, self._end(last), tuple(made))
 
@@ -343,16 +345,13 @@ class _Planner:
             steps.mixed, steps.used, members, local, low, self._size, visits=self._visits, work=work, searches=searches
         )
 
-    def _sweeps(self, blocks: Cover, layout: Layout, reached: int) -> Iterator[Sweep]:
-        """``reached``: the wires that steps before have mixed."""
-        steps = self._steps
-        for wires, inside in zip(blocks.sets, blocks.members, strict=True):
-            reached |= int(np.bitwise_or.reduce(steps.mixed[inside]))
-            ops: list[Op] = []
-            for number in by_layer(steps.mixed, steps.used, steps.affine, inside).tolist():
-                _add_ops(ops, steps.steps[number], self._gates, layout)
-            held = wires & (reached | _mask(layout.qubits[: self._num_low]))
-            yield Sweep(_block(held, layout, self._size, reached), tuple(ops))
+    def _sweep(self, wires: int, inside: Members, layout: Layout, reached: int) -> Sweep:
+        """One for the steps ``inside``. ``reached``: the wires that they or steps before have mixed."""
+        steps, ops = self._steps, list[Op]()
+        for number in by_layer(steps.mixed, steps.used, steps.affine, inside).tolist():
+            _add_ops(ops, steps.steps[number], self._gates, layout)
+        held = wires & (reached | _mask(layout.qubits[: self._num_low]))
+        return Sweep(_block(held, layout, self._size, reached), tuple(ops))
 
 
 @dataclass(frozen=True)
