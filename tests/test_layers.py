@@ -69,7 +69,12 @@ LAYERS = (
 DOORS = {
     "mpi4py": {"qsimenv.comm"},
     "cupy": {"qsimenv.arrays_cupy"},
-    "numba": {"qsimenv.statevec.*_numba", "qsimenv.statevec.kernel_cache", "qsimenv.statevec.threads"},
+    "numba": {
+        "qsimenv.statevec.*_numba",
+        "qsimenv.statevec.kernel_cache",
+        "qsimenv.statevec.kernel_parts",
+        "qsimenv.statevec.threads",
+    },
     "llvmlite": {"qsimenv.statevec.kernel_cache", "qsimenv.statevec.*_numba"},
     "h5py": {"qsimenv.shards"},
     "xxhash": {"qsimenv.shards"},

@@ -28,6 +28,7 @@ from numba.core import caching
 
 import qsimenv.statevec
 from qsimenv import compilation
+from qsimenv.statevec.kernel_parts import PartCompiler, keep_from_python
 
 _PACKAGE = Path(qsimenv.__file__).parent
 _KEPT_FOLDERS = 4
@@ -38,6 +39,8 @@ its time."""
 
 kernels: list[Any] = []
 """All kernels of the modules that were imported."""
+parts: list[Any] = []
+"""And all that only these call."""
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -54,6 +57,20 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return compiled
 
 
+def part(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """For what only kernels call, and Python never: no code of its own is made or kept. See ``kernel_parts``."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(
+            no_cfunc_wrapper=True, no_cpython_wrapper=True, pipeline_class=PartCompiler, **options
+        )(function)  # fmt: skip
+        keep_from_python(dispatcher)
+        parts.append(dispatcher)
+        return dispatcher
+
+    return compiled
+
+
 def kernel_modules() -> tuple[str, ...]:
     """The names of the modules that hold kernels, known by the end of their names."""
     found = pkgutil.walk_packages(qsimenv.statevec.__path__, "qsimenv.statevec.")
@@ -61,8 +78,7 @@ def kernel_modules() -> tuple[str, ...]:
 
 
 def address_of(kernel: Any, signature: tuple[Any, ...]) -> int:
-    """Where the code of a kernel is for arguments of these types; it is loaded, or compiled. See
-    ``llvm_numba.caller_of``."""
+    """Where the code of a kernel is for arguments of these types; it is loaded, or compiled."""
     kernel.compile(signature)
     compiled = kernel.overloads[signature]
     return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))

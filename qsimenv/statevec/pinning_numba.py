@@ -22,11 +22,12 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
+from qsimenv.statevec.threads_numba import in_threads, launcher
 
 _WORD = ir.IntType(64)
 _done = threading.local()
@@ -48,17 +49,16 @@ def pin_helpers(threads: int) -> None:
     if cores != pinned:
         if not _is_openmp():
             return
-        _pin(_masks(cores), _this_thread())
+        _pin(launcher(threads), threads, _masks(cores), _this_thread())
         _done.cores = cores
     with suppress(OSError):  # where a system forbids it
         os.sched_setaffinity(0, cores[:1])
         os.sched_setaffinity(0, cores)
 
 
-@lru_cache(maxsize=1)
 def _is_openmp() -> bool:
-    """Whether the threads are OpenMP's, of which each does its own share of a loop; known once they were started."""
-    _pin(np.zeros((0, 1), dtype=np.uint64), _this_thread())
+    """Whether the threads are OpenMP's, of which each does its own share of a loop."""
+    numba.get_num_threads()  # chooses what threads there are
     return bool(numba.threading_layer() == "omp")
 
 
@@ -118,8 +118,12 @@ def _this_thread() -> int:
     return found
 
 
-@njit(parallel=True, nogil=True)
-def _pin(masks: np.ndarray, caller: int) -> None:
-    for thread in prange(masks.shape[0]):
-        if _thread() != caller:
-            _stay_on(masks, thread)
+@part(nogil=True)
+def _stay(thread: int, threads: int, masks: np.ndarray, caller: int) -> None:
+    if _thread() != caller:
+        _stay_on(masks, thread)
+
+
+@njit(nogil=True)
+def _pin(launch: int, threads: int, masks: np.ndarray, caller: int) -> None:
+    in_threads(launch, threads, _stay, (masks, caller))

@@ -28,11 +28,13 @@ def run_one(thread: int, shares: npt.NDArray[np.int64], slots: int) -> npt.NDArr
     ops, coefficients = np.zeros_like(sweep.ops[:1]), np.array([2.0, 0.0])
     ops[0, sweep_numba.KIND] = sweep_numba.PHASE
     re, im = np.ones(1 << BITS), np.ones(1 << BITS)
-    scratch = sweep_numba._scratch_for(BLOCK_BITS, np.float64)[0]
-    sweep_numba._sweep_range(
-        re, im, re[:0], im[:0], shares, thread, sweep.block_bits, sweep.low_bits, sweep.offsets, sweep.outer, ops,
-        coefficients, sweep.tables, 0, 0, 0, False, scratch, np.zeros(slots),
+    own_first = np.roll(shares, -thread, axis=0)
+    sweep_numba._sweep_in_threads(
+        0, 1, re, im, re[:0], im[:0], own_first, sweep.block_bits, sweep.low_bits, sweep.offsets, sweep.outer, ops,
+        coefficients, sweep.tables, 0, 0, 0, False, sweep_numba._scratch_for(BLOCK_BITS, np.float64)[:1],
+        np.zeros((1, slots)),
     )  # fmt: skip
+    shares[:] = np.roll(own_first, thread, axis=0)
     np.testing.assert_array_equal(re, im)
     done = np.log2(re).reshape(BLOCKS, -1)
     assert (done == done[:, :1]).all()

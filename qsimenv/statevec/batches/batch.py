@@ -24,6 +24,7 @@ from qsimenv.statevec.measuring.sampling import EVENT_OF_FIRST_CHUNK
 from qsimenv.statevec.pinning_numba import pin_helpers
 from qsimenv.statevec.planning.program import lower
 from qsimenv.statevec.shares_numba import shares_of
+from qsimenv.statevec.threads_numba import launcher
 from qsimenv.task import Precision, Result, Task
 
 _PARALLEL_FROM = 1 << 20
@@ -72,12 +73,13 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
     threads = min(groups, threads_here()) if work >= _PARALLEL_FROM else 1
     if threads > 1:
         pin_helpers(threads)
-    kernel = kernels.run_in_parallel if threads > 1 else kernels.run_in_one
-    finite = kernel(
-        shares_of(groups, threads), prepared.arrays, inputs, (readout.terms, readout.rows, readout.weights), draw,
-        prepared.sizes, (result.expectation_values, result.samples, result.statevector),
+    finite = np.empty(threads, dtype=np.bool_)
+    kernels.run_groups(
+        launcher(threads), threads, shares_of(groups, threads), prepared.arrays, inputs,
+        (readout.terms, readout.rows, readout.weights), draw, prepared.sizes,
+        (result.expectation_values, result.samples, result.statevector, finite),
     )  # fmt: skip
-    if not finite:
+    if not all(finite.tolist()):
         _complain(circuit, values)
     result.metadata = {"threads": threads}
     return _asked_for(task, result)

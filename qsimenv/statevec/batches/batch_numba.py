@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
 from qsimenv.statevec.batches.batch_plan import (
     COEFFICIENT,
@@ -28,9 +27,10 @@ from qsimenv.statevec.batches.batch_plan import (
     TURN_Y,
 )
 from qsimenv.statevec.batches.vectors_numba import add_crossed, add_diagonal, complex_entries, matrix
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
 from qsimenv.statevec.measuring.random_numba import four_uniforms
 from qsimenv.statevec.shares_numba import next_number
+from qsimenv.statevec.threads_numba import in_threads
 
 _options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
@@ -85,7 +85,7 @@ def cosines_and_sines(angles, cosines, sines):
     return _large_cosines_and_sines(angles, cosines, sines)
 
 
-@njit(**_options)
+@part(**_options)
 def _large_cosines_and_sines(angles, cosines, sines):
     finite = True
     for k in range(len(angles)):
@@ -95,7 +95,7 @@ def _large_cosines_and_sines(angles, cosines, sines):
     return finite
 
 
-@njit(**_options)
+@part(**_options)
 def _angles(values, first, lanes, forms, x):
     """The angles of one group, one vector an angle. Lanes behind the last set repeat it."""
     starts, columns, factors, offsets = forms
@@ -108,7 +108,7 @@ def _angles(values, first, lanes, forms, x):
                 x[k * lanes + lane] += factor * values[min(first + lane, len(values) - 1), column]
 
 
-@njit(**_options)
+@part(**_options)
 def _coefficients(values, entries, first, lanes, forms, num_constants, x, cosines, sines, coefficients):
     """Fill in the coefficients of one group; False where an angle is not a finite number."""
     _angles(values, first, lanes, forms, x)
@@ -125,7 +125,7 @@ def _coefficients(values, entries, first, lanes, forms, num_constants, x, cosine
     return finite
 
 
-@njit(**_options)
+@part(**_options)
 def _dense(re, im, coefficients, at, rows, start, count, size, spare, lanes):
     """A complex matrix of any size on blocks of rows."""
     for block in range(start, start + count * size, size):
@@ -147,7 +147,7 @@ def _dense(re, im, coefficients, at, rows, start, count, size, spare, lanes):
                 im[to + lane] = spare[(size + row) * lanes + lane]
 
 
-@njit(**_options)
+@part(**_options)
 def _instructions(re, im, coefficients, instructions, rows, spare, lanes):
     for k in range(len(instructions)):
         kind, at, count = instructions[k, KIND], instructions[k, FIRST_ROW], instructions[k, NUM_BLOCKS]
@@ -168,7 +168,7 @@ def _instructions(re, im, coefficients, instructions, rows, spare, lanes):
             _dense(re, im, coefficients, first, rows, at, count, instructions[k, SIZE], spare, lanes)
 
 
-@njit(**_options)
+@part(**_options)
 def _observe(re, im, terms, rows, weights, totals):
     for k in range(len(terms)):
         number, diagonal, at, count, place = terms[k, 0], terms[k, 1], terms[k, 2], terms[k, 3], terms[k, 4]
@@ -178,7 +178,7 @@ def _observe(re, im, terms, rows, weights, totals):
             add_crossed(re, im, rows, at, weights, place, count, totals, number)
 
 
-@njit(**_options)
+@part(**_options)
 def _draw(re, im, lane, row_of, bin_of, outcomes, seed, event, number, sums, samples):
     """The shots of one set: the running sums of the bins' masses, and a search for each random number."""
     sums[:] = 0
@@ -208,27 +208,28 @@ def _draw(re, im, lane, row_of, bin_of, outcomes, seed, event, number, sums, sam
                 samples[start + k, byte] = outcomes[low, byte]
 
 
-@njit(**_options)
-def run_groups(shares, thread, table, inputs, readout, draw, scratch, results):
-    """The sets of the groups of one thread's share (``shares_of``), and of what is left of the others'. False where an
-    angle is not a finite number."""
+@part(**_options)
+def _run_share(thread, threads, shares, table, inputs, readout, draw, sizes, results):
+    """The sets of the groups of one thread's share (``shares_of``), and of what is left of the others'."""
     instructions, rows, row_of, constants, starts, columns, factors, offsets = table
     forms = (starts, columns, factors, offsets)
     values, entries, first_set = inputs
     terms, term_rows, weights = readout
     bin_of, outcomes, seed, event = draw
-    re, im, coefficients, spare, angles, totals, sums = scratch
-    expectations, samples, amplitudes = results
+    re, im, coefficients, spare, angles, totals, sums = _scratch(table, readout, draw, sizes)
+    expectations, samples, amplitudes, finite = results
     num_sets, lanes = len(values), len(re) // len(row_of)
     num_angles = len(offsets) * lanes
     x, cosines, sines = angles[:num_angles], angles[num_angles : 2 * num_angles], angles[2 * num_angles :]
     for k in range(len(constants)):
         coefficients[3 * num_angles + k * lanes : 3 * num_angles + (k + 1) * lanes] = constants[k]
-    finite = True
-    group, share, left = next_number(shares, thread, shares.shape[0])
+    finite[thread] = True
+    group, share, left = next_number(shares, thread, threads)
     while group >= 0:
         first = group * lanes
-        finite &= _coefficients(values, entries, first, lanes, forms, len(constants), x, cosines, sines, coefficients)
+        finite[thread] &= _coefficients(
+            values, entries, first, lanes, forms, len(constants), x, cosines, sines, coefficients
+        )
         re[:] = 0
         im[:] = 0
         re[:lanes] = 1
@@ -250,10 +251,9 @@ def run_groups(shares, thread, table, inputs, readout, draw, scratch, results):
                     place = row_of[index] + lane
                     amplitudes[first + lane, index] = complex(re[place], im[place])
         group, share, left = next_number(shares, share, left)
-    return finite
 
 
-@njit(**_options)
+@part(**_options)
 def _aligned(length, like):
     """An empty array of the type of ``like`` that begins with a vector."""
     array = np.empty(length + VECTOR_BYTES // like.itemsize, dtype=like.dtype)
@@ -261,7 +261,7 @@ def _aligned(length, like):
     return array[start : start + length]
 
 
-@njit(**_options)
+@part(**_options)
 def _scratch(table, readout, draw, sizes):
     """What one thread works in: planes, coefficients and a spare block of real numbers; angles with their cosines and
     sines, totals of the observables and sums of the bins as doubles."""
@@ -283,16 +283,7 @@ def _scratch(table, readout, draw, sizes):
 
 
 @njit(**_options)
-def run_in_one(shares, table, inputs, readout, draw, sizes, results):
-    """All groups on this thread. ``sizes``: lanes, coefficients, and how many vectors the largest matrix needs."""
-    return run_groups(shares, 0, table, inputs, readout, draw, _scratch(table, readout, draw, sizes), results)
-
-
-@njit(parallel=True, **_options)
-def run_in_parallel(shares, table, inputs, readout, draw, sizes, results):
-    """All groups, a share for each thread."""
-    finite = np.ones(shares.shape[0], dtype=np.bool_)
-    for thread in prange(shares.shape[0]):
-        own = _scratch(table, readout, draw, sizes)
-        finite[thread] = run_groups(shares, np.int64(thread), table, inputs, readout, draw, own, results)
-    return finite.all()
+def run_groups(launch, threads, shares, table, inputs, readout, draw, sizes, results):
+    """All groups, a share for each thread. ``sizes``: lanes, coefficients, and how many vectors the largest matrix
+    needs. The last of the results: for each thread whether all its angles were finite numbers."""
+    in_threads(launch, threads, _run_share, (shares, table, inputs, readout, draw, sizes, results))

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
 
 _options = {"nogil": True, "error_model": "numpy"}
 
@@ -59,8 +59,8 @@ def lay_out_phases(
         tables[2 * k] = outside[k, 0]
         tables[2 * k + 1] = slots[outside[k, 1]] if outside[k, 1] >= 0 else 0
     at = outside.size
-    for part in (tiles, inner, outer):
-        at = _put(tables, at, sum_table(_places(part, shift)))
+    for positions in (tiles, inner, outer):
+        at = _put(tables, at, sum_table(_places(positions, shift)))
     width = 1 << rows.size
     coefficients = np.empty(outside_angles.size + 2 * width * (1 + outer.size) + (2 << high.size))
     at = _put(coefficients, _put(coefficients, 0, outside_angles), factors(rows, single, pairs, 0.0).ravel())
@@ -72,7 +72,7 @@ def lay_out_phases(
     return tiles.size, inner.size, outer.size, base, common, tables, coefficients, np.concatenate((tiles, high))
 
 
-@njit(**_options)
+@part(**_options)
 def _put(array, at, numbers):
     """Copy numbers into an array from ``at`` on; the place after them."""
     for k in range(numbers.size):
@@ -80,7 +80,7 @@ def _put(array, at, numbers):
     return at + numbers.size
 
 
-@njit(**_options)
+@part(**_options)
 def _common(terms, outside, bits, lane_bits):
     """The position above the lanes that every term has, or -1."""
     shared = (1 << bits) - (1 << lane_bits)
@@ -98,7 +98,7 @@ def _common(terms, outside, bits, lane_bits):
     return common
 
 
-@njit(**_options)
+@part(**_options)
 def _places(positions, lane_bits):
     """Where the numbers with one of these bits lie in a block; see ``passes_numba.place`` for the gaps."""
     places = np.empty_like(positions)
@@ -107,7 +107,7 @@ def _places(positions, lane_bits):
     return places
 
 
-@njit(**_options)
+@part(**_options)
 def choose_rows(partners, positions, lane_bits, row_bits, wanted, needed, first):
     """The lanes, and one by one the position that leaves the fewest outer bits, the first ones out of those needed and
     then of those wanted; the rest, inner bits and outer bits."""
@@ -135,7 +135,7 @@ def choose_rows(partners, positions, lane_bits, row_bits, wanted, needed, first)
     return np.array(chosen, dtype=np.int64), inner, outer
 
 
-@njit(**_options)
+@part(**_options)
 def _new_outer_bits(position, mask, rest, partners):
     """How many of the rest would be outer bits if ``position`` became a row bit, beside those that are already."""
     mine = partners[position]
@@ -147,7 +147,7 @@ def _new_outer_bits(position, mask, rest, partners):
     return count
 
 
-@njit(**_options)
+@part(**_options)
 def factors(positions, linear, product, constant):
     """cos and sin, shape (2, count), of the form over all values of some positions, the first the lowest.
 
@@ -212,7 +212,7 @@ def xor_tables(columns, first, second):
     return tables
 
 
-@njit(**_options)
+@part(**_options)
 def sum_table(numbers):
     """For each number the sum of those that its bits pick."""
     table = np.zeros(1 << numbers.shape[0], dtype=np.int64)
@@ -317,7 +317,7 @@ def line_map(columns, lane_bits, most_near):
     )
 
 
-@njit(**_options)
+@part(**_options)
 def _picked_by(columns, steps, lanes, lane_bits):
     """The lane that each column picks, and above it which steps lead to its line."""
     picked = np.empty_like(columns)
@@ -326,7 +326,7 @@ def _picked_by(columns, steps, lanes, lane_bits):
     return picked
 
 
-@njit(**_options)
+@part(**_options)
 def _reduced(vector, basis):
     """What is left of a vector without what the basis has of it, and which of its members that was, as a mask.
 
@@ -345,7 +345,7 @@ def _reduced(vector, basis):
     return vector, used
 
 
-@njit(**_options)
+@part(**_options)
 def _joins(basis, count, vector):
     """Whether a vector is independent of the ``count`` ones of the basis; it is taken in then."""
     rest, used = _reduced(vector, basis)

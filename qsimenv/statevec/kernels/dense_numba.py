@@ -18,7 +18,7 @@ from qsimenv.statevec.encoding.rows import (
     TARGETS,
     TILES_TOGETHER,
 )
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
 from qsimenv.statevec.kernels.dense_vectors_numba import copy_of_vectors, output_of_matrix, two_bits
 from qsimenv.statevec.kernels.passes_numba import place, tile_start
 
@@ -38,7 +38,7 @@ _four_outputs_by_lane = output_of_matrix(TILES_TOGETHER, by_lane=True)
 _output_by_lane = output_of_matrix(1, by_lane=True)
 
 
-@njit(**_options)
+@part(**_options)
 def two_targets(re, im, bits, ops, row, coefficients):
     """A dense complex matrix on two bits of the block, HAS_LANES of which (the lower ones) are lane bits."""
     lane_bits = 4 if re.itemsize == 4 else 3
@@ -92,7 +92,7 @@ def _places(ops, row, itemsize):
     return distances, masks
 
 
-@njit(**_options)
+@part(**_options)
 def _copy_inputs(re, im, starts, distances, masks, room, width):
     """All inputs of some tiles to ``room``: of each a vector of real and one of imaginary parts for each tile."""
     to = 0
@@ -106,7 +106,7 @@ def _copy_inputs(re, im, starts, distances, masks, room, width):
                 to += 2 * width
 
 
-@njit(**_options)
+@part(**_options)
 def dense_matrix(re, im, bits, ops, row, coefficients, room):
     """A dense complex matrix on up to five bits of the block, HAS_LANES of which (the lower ones) are lane bits, where
     the controls above the lanes have their value.

@@ -6,13 +6,11 @@ kernel is compiled. A *kind* is an LLVM vector type, a *plane* an array argument
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 INDEX = ir.IntType(64)
@@ -104,36 +102,6 @@ def line_place(builder: ir.IRBuilder, kind: ir.VectorType, line: Any) -> Any:
     """Where a line lies in a scratch plane; see ``passes_numba.place``."""
     skipped = builder.lshr(line, ir.Constant(INDEX, _SKEW_LINE_BITS))
     return builder.shl(builder.add(line, skipped), ir.Constant(INDEX, kind.count.bit_length() - 1))
-
-
-def caller_of(types_for: Callable[[Any], tuple[Any, ...]]) -> Callable[..., Any]:
-    """An intrinsic ``call(address, arguments)`` of a kernel that returns nothing, at an address that comes with the
-    arguments (``kernel_cache.address_of``). What calls a kernel by name has it compiled in, with all that it calls,
-    once more; a parallel loop does so four times.
-
-    ``types_for``: what the kernel is compiled for, for planes of some type of numbers, the first of its arguments.
-    """
-
-    @intrinsic  # type: ignore[untyped-decorator]
-    def call(typing: Any, address: Any, arguments: Any) -> Any:
-        given, wanted = tuple(arguments.types), types_for(arguments.types[0].dtype)
-        if given != wanted:
-            raise TypingError(f"called with {given}, compiled for {wanted}")
-
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[Any]) -> Any:
-            convention = context.call_conv
-            pointer = convention.get_function_type(types.none, wanted).as_pointer()
-            kernel = builder.inttoptr(values[0], pointer)
-            status, _ = convention.call_function(
-                builder, kernel, types.none, wanted, cgutils.unpack_tuple(builder, values[1])
-            )
-            with cgutils.if_unlikely(builder, status.is_error):
-                convention.return_status_propagate(builder, status)
-            return context.get_dummy_value()
-
-        return types.void(address, arguments), generate
-
-    return call  # type: ignore[no-any-return]
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -32,7 +32,7 @@ from qsimenv.statevec.encoding.rows import (
     TURNED_BEFORE,
     TURNED_WITH_PHASES,
 )
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
 from qsimenv.statevec.kernels.lanes_numba import (
     HAS_VECTORS,
     butterflies,
@@ -84,7 +84,7 @@ def tile_start(number, ops, row, count, itemsize):
     return place(number, itemsize)
 
 
-@njit(**_options)
+@part(**_options)
 def rotate(plane, bits, ops, row, coefficients):
     """Turn up to four bits above the lanes, and (HAS_LANES) every lane bit, in one pass over a plane.
 
@@ -136,7 +136,7 @@ def rotate(plane, bits, ops, row, coefficients):
             _pairs_4(plane, start, (d0, d1, d2, d3), (s0, s1, s2, s3), lanes)
 
 
-@njit(**_options)
+@part(**_options)
 def rotate_by_lines(source, target, bits, ops, row, coefficients, tables, shift):
     """Turn up to four bits above the lanes in one pass from a plane into another, in which the lines change places.
 
@@ -173,7 +173,7 @@ def rotate_by_lines(source, target, bits, ops, row, coefficients, tables, shift)
         )
 
 
-@njit(**_options)
+@part(**_options)
 def rotate_in_memory(plane, far, bits, ops, row, coefficients, tables, index, memory, column):
     """Turn three or four bits above the lanes in one pass from memory (``far``) to a plane of the block, or the other
     way round; ``column`` is that of the row's tables for it. In the block lines may change places as they are stored.
@@ -210,7 +210,7 @@ def rotate_in_memory(plane, far, bits, ops, row, coefficients, tables, index, me
         _turn_in_memory(*walk, (d0, d1, d2, d3), (s0, s1, s2, s3), (t0, t1, t2, t3), (m0, m1, m2, m3))
 
 
-@njit(**_options)
+@part(**_options)
 def _turn_in_memory(plane, far, tiles, ops, row, here, there, spread, column, distances, slopes, partners, masks):
     """All tiles; ``here`` and ``there`` are a tile's line in the block and its place in memory, with the steps to the
     next ones, ``partners`` and ``masks`` the targets' lines and places."""
@@ -230,7 +230,7 @@ def _turn_in_memory(plane, far, tiles, ops, row, here, there, spread, column, di
         number ^= steps[step]
 
 
-@njit(**_options)
+@part(**_options)
 def _turn_by_lines(source, target, tiles, ops, row, distances, slopes, line, partners, steps):
     """All tiles; ``partners`` are the lines of the targets, ``steps`` lead from a tile's line to the next one's."""
     lane_bits, gathers = 4 if source.itemsize == 4 else 3, ops[row, GATHERS]
@@ -243,7 +243,7 @@ def _turn_by_lines(source, target, tiles, ops, row, distances, slopes, line, par
         line ^= steps[trailing_zeros(tile + 1)]
 
 
-@njit(**_options)
+@part(**_options)
 def counting_steps(lines):
     """For counting through the lines that some span: line k + 1 is another than line k in the step that the number of
     zeros at the end of k + 1 picks.
@@ -278,7 +278,7 @@ def lines_of(ops, row, tables):
     return tables[at : at + ops[row, RANK]]
 
 
-@njit(**_options)
+@part(**_options)
 def permute(source, target, bits, ops, row, tables, shift):
     """An affine permutation of a plane of the block into another: to number t goes what is at ``map(t) ^ shift``."""
     at = ops[row, TABLE] + 1 + 2 * ops[row, NUM_ENTRIES]
@@ -339,7 +339,7 @@ def table_room(bits):
     return 512 * (high + 3) + (2 << high)
 
 
-@njit(**_options)
+@part(**_options)
 def apply_phases(re, im, bits, ops, row, coefficients, tables, index, room, memory, far):
     """Multiply by ``exp(i q(x))``, row by row; ``phase_rows`` has the method, ``rows`` the layout.
 
@@ -421,7 +421,7 @@ def _table_of(k, numbers):
     return at + 2 * width * (_is_odd(k & odd) ^ is_odd) if odd or is_odd else at
 
 
-@njit(**_options)
+@part(**_options)
 def _rows(re, im, places, numbers, there, far):
     """Multiply rows that share a table: ``places`` has where they lie, ``numbers`` what they are multiplied by, and
     ``there`` where they come from, or go, if that is memory: ``far`` as in ``apply_phases``."""
@@ -439,7 +439,7 @@ def _rows(re, im, places, numbers, there, far):
             _multiply_to(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory)
 
 
-@njit(**_options)
+@part(**_options)
 def _turned_rows(re, im, places, numbers, there, far, distance, slope):
     """The same for rows that all have one bit; this is turned on ``slope`` afterwards."""
     start, tables, rows_at, vectors_at, vectors = places
@@ -455,7 +455,7 @@ def _turned_rows(re, im, places, numbers, there, far, distance, slope):
             _turn_row(*row)
 
 
-@njit(**_options)
+@part(**_options)
 def _turned_tiles(re, im, places, numbers, there, far, slopes, before):
     """The same for rows whose first bits are turned: ``before`` of them on the last slopes, then all on the first."""
     a0, a1, a2, b0, b1, b2 = slopes[0], slopes[1], slopes[2], slopes[3], slopes[4], slopes[5]
@@ -478,7 +478,7 @@ def _turned_tiles(re, im, places, numbers, there, far, slopes, before):
         _tiles(re, im, places, numbers, there, (b0, b1, b2), after)
 
 
-@njit(**_options)
+@part(**_options)
 def _tiles(re, im, places, numbers, there, before, after):
     """The same; as many of their first bits as there are slopes, before and after they are multiplied."""
     start, tables, rows_at, vectors_at, vectors = places
@@ -490,7 +490,7 @@ def _tiles(re, im, places, numbers, there, before, after):
         _turn_tiles(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, before, after)
 
 
-@njit(**_options)
+@part(**_options)
 def _tiles_from(re, im, places, numbers, there, before, after):
     """The same, loading them from memory."""
     start, tables, rows_at, vectors_at, vectors = places
@@ -502,7 +502,7 @@ def _tiles_from(re, im, places, numbers, there, before, after):
         _turn_tiles_from(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, before, after)
 
 
-@njit(**_options)
+@part(**_options)
 def _tiles_to(re, im, places, numbers, there, before, after):
     """The same, storing them in memory."""
     start, tables, rows_at, vectors_at, vectors = places
@@ -514,7 +514,7 @@ def _tiles_to(re, im, places, numbers, there, before, after):
         _turn_tiles_to(re, im, base, tables, vectors_at, vectors, room, at, width, c[k], s[k], memory, before, after)
 
 
-@njit(**_options)
+@part(**_options)
 def turn_in_a_row(re, im, ops, row, coefficients, tables, index, room, memory, far):
     """Phases of one bit with others, then its rotation by a slope of -1; so for two or three bits, one after the other,
     in one pass.
@@ -563,7 +563,7 @@ def turn_in_a_row(re, im, ops, row, coefficients, tables, index, room, memory, f
                 _butterflies_3(re, im, base, (d0, d1, d2), *at, three, width, last, there)
 
 
-@njit(**_options)
+@part(**_options)
 def _turn_by_outside(ops, row, coefficients, tables, index, room, width, factors, high, bits):
     """What the bits outside the block add: a constant, and an angle for each bit of the block."""
     angles = np.zeros(bits + 1)
@@ -577,7 +577,7 @@ def _turn_by_outside(ops, row, coefficients, tables, index, room, width, factors
     _turn(factors, high, angles[0], angles, 1 + row_bits, _lowest_bit(high))
 
 
-@njit(**_options)
+@part(**_options)
 def _turn(table, size, constant, angles, first, count):
     """Multiply a table of ``size`` factors, cos before sin, by ``exp(i (constant + angles of the number's bits))``."""
     c, s = np.empty(size, table.dtype), np.empty(size, table.dtype)

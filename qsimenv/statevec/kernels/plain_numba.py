@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from qsimenv.statevec.encoding.rows import CONTROL_VALUE, FIXED, NUM_FIXED, NUM_TARGETS, OFFSET, TARGETS
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
 from qsimenv.statevec.kernels.passes_numba import place
 
 _PAGE_BITS = 9
@@ -30,7 +30,7 @@ def _expand(number, ops, row, count):
 # The loops over a run count from 0, so that the compiler knows that no index is negative, and vectorises them.
 
 
-@njit(**_options)
+@part(**_options)
 def _multiply(re, im, c, s):
     for i in range(re.shape[0]):
         x, y = re[i], im[i]
@@ -38,13 +38,13 @@ def _multiply(re, im, c, s):
         im[i] = c * y + s * x
 
 
-@njit(**_options)
+@part(**_options)
 def _swap(first, second):
     for i in range(first.shape[0]):
         first[i], second[i] = second[i], first[i]
 
 
-@njit(**_options)
+@part(**_options)
 def _mix(first, second, a, b, c, d):
     for i in range(first.shape[0]):
         x, y = first[i], second[i]
@@ -52,7 +52,7 @@ def _mix(first, second, a, b, c, d):
         second[i] = c * x + d * y
 
 
-@njit(**_options)
+@part(**_options)
 def _mix_complex(first, second, matrix):
     ar, ai, br, bi, cr, ci, dr, di = matrix
     (re_0, im_0), (re_1, im_1) = first, second
@@ -64,7 +64,7 @@ def _mix_complex(first, second, matrix):
         im_1[i] = cr * xi + ci * xr + dr * yi + di * yr
 
 
-@njit(**_options)
+@part(**_options)
 def phase(re, im, bits, ops, row, coefficients):
     count = ops[row, NUM_FIXED]
     c, s = coefficients[ops[row, OFFSET]], coefficients[ops[row, OFFSET] + 1]
@@ -75,7 +75,7 @@ def phase(re, im, bits, ops, row, coefficients):
         _multiply(re[start : start + run], im[start : start + run], c, s)
 
 
-@njit(**_options)
+@part(**_options)
 def flip(re, im, bits, ops, row):
     count, target = ops[row, NUM_FIXED], ops[row, TARGETS]
     low = min(ops[row, FIXED], _PAGE_BITS)
@@ -87,7 +87,7 @@ def flip(re, im, bits, ops, row):
         _swap(im[start : start + run], im[other : other + run])
 
 
-@njit(**_options)
+@part(**_options)
 def real(re, im, bits, ops, row, coefficients):
     count, target, offset = ops[row, NUM_FIXED], ops[row, TARGETS], ops[row, OFFSET]
     a, b, c, d = coefficients[offset], coefficients[offset + 2], coefficients[offset + 4], coefficients[offset + 6]
@@ -100,7 +100,7 @@ def real(re, im, bits, ops, row, coefficients):
         _mix(im[start : start + run], im[other : other + run], a, b, c, d)
 
 
-@njit(**_options)
+@part(**_options)
 def one_target(re, im, bits, ops, row, coefficients):
     count, target, offset = ops[row, NUM_FIXED], ops[row, TARGETS], ops[row, OFFSET]
     matrix = coefficients[offset : offset + 8]
@@ -113,7 +113,7 @@ def one_target(re, im, bits, ops, row, coefficients):
         _mix_complex(x, y, matrix)
 
 
-@njit(**_options)
+@part(**_options)
 def many_targets(re, im, bits, ops, row, coefficients):
     count, targets, offset = ops[row, NUM_FIXED], ops[row, NUM_TARGETS], ops[row, OFFSET]
     size = 1 << targets

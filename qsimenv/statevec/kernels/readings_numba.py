@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from qsimenv.statevec.encoding.readings import FLIPS, LINE_BITS
 from qsimenv.statevec.encoding.rows import HAS_LANES, NUM_ENTRIES, TABLE
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import part
 from qsimenv.statevec.kernels.intrinsics_numba import (
     BLOCK_BITS,
     TILE_BITS,
@@ -109,7 +109,7 @@ class _Totals:
             store_at(self._builder, total, self._data, at)
 
 
-@njit(**_options)
+@part(**_options)
 def read_flips(x, y, bits, ops, row, tables, sums):
     """X, or Y, on the bits of a line and on six others, over parts of the block that fit the first-level cache.
 
@@ -138,7 +138,7 @@ def read_flips(x, y, bits, ops, row, tables, sums):
     _take_lines(far, tables, at, LINE_BITS, sums)
 
 
-@njit(**_options)
+@part(**_options)
 def _steps(positions, first, itemsize):
     return (
         place(1 << positions[first], itemsize),
@@ -147,12 +147,12 @@ def _steps(positions, first, itemsize):
     )
 
 
-@njit(**_options)
+@part(**_options)
 def _combined(steps, number):
     return (number & 1) * steps[0] + (number >> 1 & 1) * steps[1] + (number >> 2 & 1) * steps[2]
 
 
-@njit(**_options)
+@part(**_options)
 def _take_lanes(parts, tables, at, sums):
     """Add what was found for the bits of a line to their slots."""
     is_y = tables[at] != 0
@@ -164,7 +164,7 @@ def _take_lanes(parts, tables, at, sums):
             sums[slot] += -value if is_y and lane >> bit & 1 else value
 
 
-@njit(**_options)
+@part(**_options)
 def _take_lines(parts, tables, at, first, sums):
     """Add what was found for three other bits to theirs."""
     is_y = tables[at] != 0
@@ -177,7 +177,7 @@ def _take_lines(parts, tables, at, first, sums):
             sums[slot] += -value if is_less else value
 
 
-@njit(**_options)
+@part(**_options)
 def read_strings(x, y, bits, ops, row, tables, index, sums):
     """Strings that flip the same bits of the block, and of which the same part is wanted."""
     at = ops[row, TABLE]
@@ -204,7 +204,7 @@ def read_strings(x, y, bits, ops, row, tables, index, sums):
             sums[tables[term + 2]] += -value if odd else value
 
 
-@njit(**_options)
+@part(**_options)
 def _read_few(x, y, size, half, ops, row, tables, index, sums):
     """In blocks smaller than a tile: a product after the other."""
     at = ops[row, TABLE]

@@ -7,10 +7,11 @@ by line, past the caches where the state is large, because a sweep comes back to
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
 from qsimenv.statevec.kernels.copies_numba import copy_line, finish_streaming, stream_lines
+from qsimenv.statevec.threads_numba import in_threads, launcher, span
 
 CHUNK = 1 << 14
 """Amplitudes that one thread copies at a time; a piece of several chunks is shared by the threads."""
@@ -29,7 +30,7 @@ def _spread(number, positions):
     return number
 
 
-@njit(**_options)
+@part(**_options)
 def _pack_range(plane, positions, offsets, value, start, piece, first, last):
     step, line = min(1 << positions[0], last - first), 64 // plane.itemsize
     if step < line:
@@ -44,7 +45,7 @@ def _pack_range(plane, positions, offsets, value, start, piece, first, last):
             copy_line(plane, place + i, piece, k + i)
 
 
-@njit(**_options)
+@part(**_options)
 def _unpack_range(plane, positions, offsets, value, start, piece, first, last, streaming):
     step, line = min(1 << positions[0], last - first), 64 // plane.itemsize
     if step < line:
@@ -60,10 +61,9 @@ def _unpack_range(plane, positions, offsets, value, start, piece, first, last, s
         else:
             for i in range(0, step, line):
                 copy_line(piece, k + i, plane, place + i)
-    finish_streaming()
 
 
-@njit(**_options)
+@part(**_options)
 def _keep_range(plane, positions, source, target, others, first, last):
     step = min(1 << positions[0], last - first)
     for k in range(first, last, step):
@@ -76,26 +76,48 @@ def _keep_range(plane, positions, source, target, others, first, last):
                 plane[i] = 0
 
 
-@njit(parallel=True, **_options)
-def _pack_parallel(plane, positions, offsets, value, start, piece):
-    for chunk in prange(piece.shape[0] // CHUNK):
-        _pack_range(plane, positions, offsets, value, start, piece, chunk * CHUNK, (chunk + 1) * CHUNK)
+@part(**_options)
+def _pack_share(thread, threads, plane, positions, offsets, value, start, piece):
+    size = min(piece.shape[0], CHUNK)
+    first, last = span(piece.shape[0] // size, thread, threads)
+    for chunk in range(first, last):
+        _pack_range(plane, positions, offsets, value, start, piece, chunk * size, (chunk + 1) * size)
 
 
-@njit(parallel=True, **_options)
-def _unpack_parallel(plane, positions, offsets, value, start, piece, streaming):
-    for chunk in prange(piece.shape[0] // CHUNK):
-        _unpack_range(plane, positions, offsets, value, start, piece, chunk * CHUNK, (chunk + 1) * CHUNK, streaming)
+@part(**_options)
+def _unpack_share(thread, threads, plane, positions, offsets, value, start, piece, streaming):
+    size = min(piece.shape[0], CHUNK)
+    first, last = span(piece.shape[0] // size, thread, threads)
+    for chunk in range(first, last):
+        _unpack_range(plane, positions, offsets, value, start, piece, chunk * size, (chunk + 1) * size, streaming)
+    finish_streaming()
 
 
-@njit(parallel=True, **_options)
-def _keep_parallel(plane, positions, source, target, others, count):
-    for chunk in prange(count // CHUNK):
-        _keep_range(plane, positions, source, target, others, chunk * CHUNK, (chunk + 1) * CHUNK)
+@part(**_options)
+def _keep_share(thread, threads, plane, positions, source, target, others, count):
+    size = min(count, CHUNK)
+    first, last = span(count // size, thread, threads)
+    for chunk in range(first, last):
+        _keep_range(plane, positions, source, target, others, chunk * size, (chunk + 1) * size)
 
 
-def _shared(count):
-    return count > CHUNK and get_num_threads() > 1
+@njit(**_options)
+def _pack(launch, threads, plane, positions, offsets, value, start, piece):
+    in_threads(launch, threads, _pack_share, (plane, positions, offsets, value, start, piece))
+
+
+@njit(**_options)
+def _unpack(launch, threads, plane, positions, offsets, value, start, piece, streaming):
+    in_threads(launch, threads, _unpack_share, (plane, positions, offsets, value, start, piece, streaming))
+
+
+@njit(**_options)
+def _keep(launch, threads, plane, positions, source, target, others, count):
+    in_threads(launch, threads, _keep_share, (plane, positions, source, target, others, count))
+
+
+def _threads_for(count):
+    return get_num_threads() if count > CHUNK else 1
 
 
 def offsets_for(positions, count):
@@ -112,19 +134,15 @@ def pack(plane, positions, offsets, value, start, piece):
     ``value`` stands in place, as a part of the index; ``offsets`` is ``offsets_for(positions, len(piece))``. The
     lengths of ``plane`` and ``piece`` are powers of two, and ``start`` is a multiple of the latter.
     """
-    if _shared(len(piece)):
-        _pack_parallel(plane, positions, offsets, value, start, piece)
-    else:
-        _pack_range(plane, positions, offsets, value, start, piece, 0, len(piece))
+    threads = _threads_for(len(piece))
+    _pack(launcher(threads), threads, plane, positions, offsets, value, start, piece)
 
 
 def unpack(plane, positions, offsets, value, start, piece):
     """The reverse of ``pack``."""
     streaming = plane.nbytes >= STREAM_FROM_BYTES and plane.ctypes.data % 64 == 0
-    if _shared(len(piece)):
-        _unpack_parallel(plane, positions, offsets, value, start, piece, streaming)
-    else:
-        _unpack_range(plane, positions, offsets, value, start, piece, 0, len(piece), streaming)
+    threads = _threads_for(len(piece))
+    _unpack(launcher(threads), threads, plane, positions, offsets, value, start, piece, streaming)
 
 
 def keep_slot(plane, positions, source, target, unset=0):
@@ -136,10 +154,8 @@ def keep_slot(plane, positions, source, target, unset=0):
     others = values[(values != target) & (values & unset == 0)]
     if source == target and len(others) == 0:
         return
-    if _shared(count):
-        _keep_parallel(plane, positions, source, target, others, count)
-    else:
-        _keep_range(plane, positions, source, target, others, 0, count)
+    threads = _threads_for(count)
+    _keep(launcher(threads), threads, plane, positions, source, target, others, count)
 
 
 def put(plane, mask, value, number):

@@ -1,17 +1,16 @@
 """Kernels for the CPU: Numba on split planes.
 
 They know neither qubits nor ranks: two planes of real numbers, positions, masks, coefficients. ``sweep_cupy`` has the
-same names and arguments. Compiled code is kept on disk; ``parallel`` versions split the work over threads, the plain
-ones serve states too small for that. Nothing here allocates anything that grows with the state.
+same names and arguments. Compiled code is kept on disk; the work is split over threads where a state is large enough
+for that. Nothing here allocates anything that grows with the state.
 """
 
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
 
 import numpy as np
-from numba import from_dtype, get_num_threads, prange, types
+from numba import get_num_threads
 
 from qsimenv import arrays
 from qsimenv.statevec.encoding.rows import (
@@ -41,7 +40,7 @@ from qsimenv.statevec.encoding.rows import (
     TWO_TARGETS,
 )
 from qsimenv.statevec.encoding.tables_numba import xor_table
-from qsimenv.statevec.kernel_cache import address_of, njit
+from qsimenv.statevec.kernel_cache import njit, part
 from qsimenv.statevec.kernels.copies_numba import (
     clear_lines,
     finish_streaming,
@@ -51,7 +50,7 @@ from qsimenv.statevec.kernels.copies_numba import (
     take_lines,
 )
 from qsimenv.statevec.kernels.dense_numba import DENSE_ROOM, dense_matrix, two_targets
-from qsimenv.statevec.kernels.llvm_numba import caller_of, trailing_zeros
+from qsimenv.statevec.kernels.llvm_numba import trailing_zeros
 from qsimenv.statevec.kernels.passes_numba import (
     apply_phases,
     counting_steps,
@@ -70,6 +69,7 @@ from qsimenv.statevec.kernels.readings_numba import read_flips, read_strings
 from qsimenv.statevec.kernels.slots_numba import STREAM_FROM_BYTES
 from qsimenv.statevec.pinning_numba import pin_helpers
 from qsimenv.statevec.shares_numba import next_number, shares_of
+from qsimenv.statevec.threads_numba import in_threads, launcher, span
 
 PARALLEL_FROM = 1 << 15
 """Amplitudes from which starting threads pays."""
@@ -142,7 +142,7 @@ def _apply(x, y, z, room, bits, ops, coefficients, tables, index, sums, memory, 
     return x, y, z
 
 
-@njit(**_options)
+@part(**_options)
 def _block_start(number, outer):
     index = 0
     for k in range(outer.shape[0]):
@@ -150,7 +150,7 @@ def _block_start(number, outer):
     return index
 
 
-@njit(**_options)
+@part(**_options)
 def _spread_of(ops, tables, coefficients):
     """Of a first row that spreads: its bits in the index; the numbers of the runs that are made from run 0, and what
     it is multiplied by for each of them. Run 0 is the first of them, times 1. And the factors of all runs."""
@@ -165,7 +165,7 @@ def _spread_of(ops, tables, coefficients):
     return bits, made, coefficients[at:][made], coefficients[at:]
 
 
-@njit(**_options)
+@part(**_options)
 def _arranging_row(ops):
     """The row that says to which lines of the block the sweep loads; -1 where they come as they are."""
     for row in range(min(ops.shape[0], 2)):
@@ -174,7 +174,7 @@ def _arranging_row(ops):
     return -1
 
 
-@njit(**_options)
+@part(**_options)
 def _loading_row(ops):
     """The row that loads the block itself, after what is spread and arranged; -1 where it does not."""
     for row in range(min(ops.shape[0], 3)):
@@ -183,14 +183,14 @@ def _loading_row(ops):
     return -1
 
 
-@njit(**_options)
+@part(**_options)
 def _storing_row(ops):
     """The last row if it can store the block, else -1."""
     last = ops.shape[0] - 1
     return last if last >= 0 and ops[last, TO_MEMORY] else -1
 
 
-@njit(**_options)
+@part(**_options)
 def _gather(plane, start, offsets, run, empty, spread, block, in_run, to_run, line):
     """Copy a block's runs from memory to scratch; those with a bit of ``empty`` hold nothing but zeros.
 
@@ -224,7 +224,7 @@ def _gather(plane, start, offsets, run, empty, spread, block, in_run, to_run, li
                 spread_lines(plane, start + offsets[k], block, first, in_run, in_run.shape[0], after, to, by)
 
 
-@njit(**_options)
+@part(**_options)
 def _last_lines(ops, tables, bits, lane_bits):
     """From where the lines of a block go to memory: columns of a map, straight but for a last permutation of lines."""
     last = ops.shape[0] - 1
@@ -233,7 +233,7 @@ def _last_lines(ops, tables, bits, lane_bits):
     return 1 << np.arange(max(bits - lane_bits, 0))
 
 
-@njit(**_options)
+@part(**_options)
 def _last_shift(ops, tables, index, lane_bits):
     """The line from which line 0 goes to memory."""
     last = ops.shape[0] - 1
@@ -242,7 +242,7 @@ def _last_shift(ops, tables, index, lane_bits):
     return 0
 
 
-@njit(**_options)
+@part(**_options)
 def _scatter(block, plane, start, offsets, run, empty, streaming, in_run, steps, line):
     """The reverse; runs that still hold nothing but zeros are not written.
 
@@ -264,16 +264,17 @@ def _scatter(block, plane, start, offsets, run, empty, streaming, in_run, steps,
         line ^= steps[trailing_zeros(k + 1)]
 
 
-@njit(**_options)
-def _sweep_range(
-    re, im, other_re, other_im, shares, thread, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index,
-    before, after, streaming, scratch, sums,
+@part(**_options)
+def _sweep_share(
+    thread, threads, re, im, other_re, other_im, shares, bits, low_bits, offsets, outer, ops, coefficients, tables,
+    rank_index, before, after, streaming, all_scratch, all_sums,
 ):  # fmt: skip
-    """The blocks of one thread's share (``shares_of``), one after the other, each by way of ``scratch``; then what is
+    """The blocks of one thread's share (``shares_of``), one after the other, each by way of its scratch; then what is
     left of the others', unless something is read: sums are made in the same order each time.
 
     Where there are other planes, the upper half of a block is theirs.
     """
+    scratch, sums = all_scratch[thread], all_sums[thread]
     run = 1 << low_bits
     plane = place(1 << bits, re.itemsize) + _PAD
     x, y, z = scratch[:plane], scratch[plane : 2 * plane], scratch[2 * plane : 3 * plane]
@@ -307,29 +308,16 @@ def _sweep_range(
         finish_streaming()
 
 
-def _range_types(real):
-    """What ``_sweep_range`` is compiled for, for planes of these numbers."""
-    plane, numbers, number = real[::1], types.int64[::1], types.int64
-    coded = (numbers, numbers, types.int64[:, ::1], plane, numbers)
-    shares = types.int64[:, ::1]
-    return (*[plane] * 4, shares, *[number] * 3, *coded, *[number] * 3, types.boolean, plane, types.float64[::1])
-
-
-_call_range = caller_of(_range_types)
-
-
-@njit(parallel=True, **_options)
-def _sweep_parallel(
-    sweep_range, re, im, other_re, other_im, shares, bits, low_bits, offsets, outer, ops, coefficients, tables,
+@njit(**_options)
+def _sweep_in_threads(
+    launch, threads, re, im, other_re, other_im, shares, bits, low_bits, offsets, outer, ops, coefficients, tables,
     rank_index, before, after, streaming, scratch, sums,
 ):  # fmt: skip
-    """``sweep_range``: the address of ``_sweep_range``, which takes the compiler as long as all it calls."""
-    for thread in prange(scratch.shape[0]):
-        arguments = (
-            re, im, other_re, other_im, shares, np.int64(thread), bits, low_bits, offsets, outer, ops, coefficients,
-            tables, rank_index, before, after, streaming, scratch[thread], sums[thread],
-        )  # fmt: skip
-        _call_range(sweep_range, arguments)
+    arguments = (
+        re, im, other_re, other_im, shares, bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index,
+        before, after, streaming, scratch, sums,
+    )  # fmt: skip
+    in_threads(launch, threads, _sweep_share, arguments)
 
 
 def _is_streamed(plane, before):
@@ -355,11 +343,6 @@ def block_bits(num_local, threads, real_type=None):
 def num_threads() -> int:
     """Among how many threads a sweep is divided."""
     return int(get_num_threads())
-
-
-@lru_cache
-def _range_address(real_type):
-    return address_of(_sweep_range, _range_types(from_dtype(real_type)))
 
 
 _kept = threading.local()
@@ -404,63 +387,62 @@ def _sweep(
     sums = np.zeros((len(scratch), slots))
     arguments = (block_bits, low_bits, offsets, outer, ops, coefficients, tables, rank_index, before, after)
     arguments = (*arguments, _is_streamed(re, before) and _is_streamed(im, before))
-    if blocks == 1 or len(re) < PARALLEL_FROM or len(scratch) == 1:
-        _sweep_range(re, im, other_re, other_im, shares_of(blocks, 1), 0, *arguments, scratch[0], sums[0])
-    else:
-        pin_helpers(len(scratch))
-        sweep_range = _range_address(re.dtype)
-        shares = shares_of(blocks, len(scratch))
-        _sweep_parallel(sweep_range, re, im, other_re, other_im, shares, *arguments, scratch, sums)
+    threads = len(scratch) if blocks > 1 and len(re) >= PARALLEL_FROM else 1
+    if threads > 1:
+        pin_helpers(threads)
+    shares = shares_of(blocks, threads)
+    _sweep_in_threads(launcher(threads), threads, re, im, other_re, other_im, shares, *arguments, scratch, sums)
     return sums
 
 
 # --- measurement ---
 
 
-@njit(parallel=True, **_options)
-def _weights_parallel(re, im, bit):
+def _threads_for(plane):
+    return num_threads() if len(plane) >= PARALLEL_FROM else 1
+
+
+@part(**_options)
+def _weights_share(thread, threads, re, im, bit, found):
     zero, one = 0.0, 0.0
-    for i in prange(re.shape[0]):
+    first, last = span(re.shape[0], thread, threads)
+    for i in range(first, last):
         weight = np.float64(re[i]) * re[i] + np.float64(im[i]) * im[i]
         here = (i >> bit) & 1
         one += weight * here
         zero += weight * (1 - here)
-    return zero, one
+    found[thread, 0], found[thread, 1] = zero, one
 
 
 @njit(**_options)
-def _weights(re, im, bit):
-    zero, one = 0.0, 0.0
-    for i in range(re.shape[0]):
-        weight = np.float64(re[i]) * re[i] + np.float64(im[i]) * im[i]
-        if (i >> bit) & 1:
-            one += weight
-        else:
-            zero += weight
-    return zero, one
+def _weights(launch, threads, re, im, bit, found):
+    in_threads(launch, threads, _weights_share, (re, im, bit, found))
 
 
 def weights(re, im, bit):
     """The weight (squared norm) of the amplitudes whose index has 0, and 1, at ``bit``; above the index all have 0."""
-    return (_weights_parallel if len(re) >= PARALLEL_FROM else _weights)(re, im, bit)
+    threads = _threads_for(re)
+    found = np.empty((threads, 2))
+    _weights(launcher(threads), threads, re, im, bit, found)
+    zero, one = found.sum(axis=0).tolist()
+    return zero, one
 
 
-@njit(parallel=True, **_options)
-def _collapse_parallel(re, im, bit, value, scale):
-    for i in prange(re.shape[0]):
+@part(**_options)
+def _collapse_share(thread, threads, re, im, bit, value, scale):
+    first, last = span(re.shape[0], thread, threads)
+    for i in range(first, last):
         factor = scale if (i >> bit) & 1 == value else 0 * scale
         re[i] *= factor
         im[i] *= factor
 
 
 @njit(**_options)
-def _collapse(re, im, bit, value, scale):
-    for i in range(re.shape[0]):
-        factor = scale if (i >> bit) & 1 == value else 0 * scale
-        re[i] *= factor
-        im[i] *= factor
+def _collapse(launch, threads, re, im, bit, value, scale):
+    in_threads(launch, threads, _collapse_share, (re, im, bit, value, scale))
 
 
 def collapse(re, im, bit, value, scale):
     """Keep the amplitudes whose index has ``value`` at ``bit``, times ``scale``; zero the others."""
-    (_collapse_parallel if len(re) >= PARALLEL_FROM else _collapse)(re, im, bit, value, re.dtype.type(scale))
+    threads = _threads_for(re)
+    _collapse(launcher(threads), threads, re, im, bit, value, re.dtype.type(scale))

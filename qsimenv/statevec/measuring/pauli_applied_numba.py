@@ -8,17 +8,18 @@ these are one transform by Walsh and Hadamard, or one number where no term has a
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
 from qsimenv.statevec.kernels.intrinsics_numba import BLOCK_BITS, TILE_BITS, add_products, parity
 from qsimenv.statevec.measuring.pauli_numba import END, FIRST_IMAGINARY, FIRST_REAL, PARALLEL_FROM, X_MASK
+from qsimenv.statevec.threads_numba import in_threads, launcher, span
 
 _TILE = 1 << TILE_BITS
-_options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+_options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
 
-@njit(**_options)
+@part(**_options)
 def _walsh(numbers):
     """Walsh and Hadamard's transform, in place."""
     half = 1
@@ -31,7 +32,7 @@ def _walsh(numbers):
         half *= 2
 
 
-@njit(**_options)
+@part(**_options)
 def _varies(mask, z_masks, size):
     """Whether a term has a sign inside of a block."""
     signs = 0
@@ -40,7 +41,7 @@ def _varies(mask, z_masks, size):
     return signs & (size - 1) != 0
 
 
-@njit(**_options)
+@part(**_options)
 def _signed_sums(index, z_masks, coefficients, first, last, varies, out):
     """``sum_t c_t (-1)**popcount((index + k) & z_t)`` for each k of a block, over terms ``first`` to ``last``.
 
@@ -56,7 +57,7 @@ def _signed_sums(index, z_masks, coefficients, first, last, varies, out):
         _walsh(out)
 
 
-@njit(**_options)
+@part(**_options)
 def _add_block(re, im, start, c, s, varies, inner, out_re, out_im, to):
     """A block of products added to a block of the result, tile by tile."""
     tiles = inner & -_TILE
@@ -65,7 +66,7 @@ def _add_block(re, im, start, c, s, varies, inner, out_re, out_im, to):
         add_products(re, im, start + (number ^ tiles), c, s, at, inner, out_re, out_im, to + number)
 
 
-@njit(**_options)
+@part(**_options)
 def _add_few(re, im, start, c, s, inner, out_re, out_im, to):
     """As above for a block smaller than a tile."""
     for k in range(len(c)):
@@ -75,11 +76,12 @@ def _add_few(re, im, start, c, s, inner, out_re, out_im, to):
         out_im[to + k] += c[i] * y + s[i] * x
 
 
-@njit(**_options)
-def _add_range(re, im, index, out_re, out_im, masks, z_masks, coefficients, factors, first, last):
-    """Blocks ``first`` to ``last`` of the result."""
-    size = factors.shape[1]
-    c, s = factors[0], factors[1]
+@part(**_options)
+def _add_share(thread, threads, re, im, index, out_re, out_im, masks, z_masks, coefficients, factors):
+    """A thread's part of the blocks of the result."""
+    size = factors.shape[2]
+    first, last = span(len(re) // size, thread, threads)
+    c, s = factors[thread, 0], factors[thread, 1]
     for number in range(first, last):
         to = number * size
         for row in range(len(masks)):
@@ -95,14 +97,9 @@ def _add_range(re, im, index, out_re, out_im, masks, z_masks, coefficients, fact
                 _add_block(re, im, start, c, s, varies, inner, out_re, out_im, to)
 
 
-@njit(parallel=True, **_options)
-def _add_parallel(re, im, index, out_re, out_im, masks, z_masks, coefficients, factors):
-    count, threads = len(re) // factors.shape[2], factors.shape[0]
-    for thread in prange(threads):
-        _add_range(
-            re, im, index, out_re, out_im, masks, z_masks, coefficients, factors[thread],
-            count * thread // threads, count * (thread + 1) // threads,
-        )  # fmt: skip
+@njit(**_options)
+def _add(launch, threads, re, im, index, out_re, out_im, masks, z_masks, coefficients, factors):
+    in_threads(launch, threads, _add_share, (re, im, index, out_re, out_im, masks, z_masks, coefficients, factors))
 
 
 def add_pauli_sum(re, im, index, out_re, out_im, masks, z_masks, coefficients):
@@ -114,8 +111,4 @@ def add_pauli_sum(re, im, index, out_re, out_im, masks, z_masks, coefficients):
     size = 1 << min(len(re).bit_length() - 1, BLOCK_BITS)
     threads = get_num_threads() if len(re) >= PARALLEL_FROM else 1
     factors = np.empty((threads, 2, size))
-    arguments = (re, im, index, out_re, out_im, masks, z_masks, coefficients)
-    if threads == 1:
-        _add_range(*arguments, factors[0], 0, len(re) // size)
-    else:
-        _add_parallel(*arguments, factors)
+    _add(launcher(threads), threads, re, im, index, out_re, out_im, masks, z_masks, coefficients, factors)

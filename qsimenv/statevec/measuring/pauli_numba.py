@@ -9,9 +9,9 @@ number z of the block is its sum with the signs of z. Sums are in double precisi
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
 from qsimenv.statevec.kernels.intrinsics_numba import (
     BLOCK_BITS,
     TILE_BITS,
@@ -21,6 +21,7 @@ from qsimenv.statevec.kernels.intrinsics_numba import (
     transform_tiles,
 )
 from qsimenv.statevec.measuring.pauli_groups import block_bits
+from qsimenv.statevec.threads_numba import in_threads, launcher, span
 
 PARALLEL_FROM = 1 << 15
 """Amplitudes from which starting threads pays."""
@@ -29,14 +30,14 @@ _TILE = 1 << TILE_BITS
 X_MASK, FIRST_REAL, FIRST_IMAGINARY, END = range(4)
 """Columns of ``masks``: the bits flipped, and where the terms with real and with imaginary parts begin, and end."""
 
-_options = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
+_options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 
 _sums = {**_options, "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
 _LEAST_RUN = 16
 """Amplitudes next to each other from which sums need no shuffled lanes to be fast."""
 
 
-@njit(**_options)
+@part(**_options)
 def _transformed_products(first, second, start, other_re, other_im, other_start, x_mask, sign, out):
     """A block of products, tile by tile, then over the numbers of the tiles."""
     tiles = x_mask & -_TILE
@@ -47,7 +48,7 @@ def _transformed_products(first, second, start, other_re, other_im, other_start,
             transform_tiles(out, line)
 
 
-@njit(**_options)
+@part(**_options)
 def _add_terms(transformed, index, z_masks, first, last, weight, totals):
     low = len(transformed) - 1
     for term in range(first, last):
@@ -55,7 +56,7 @@ def _add_terms(transformed, index, z_masks, first, last, weight, totals):
         totals[term] += sign * transformed[z_masks[term] & low]
 
 
-@njit(**_options)
+@part(**_options)
 def _block(re, im, start, other_re, other_im, other_start, index, mask, z_masks, weight, scratch, totals):
     """One block of products and all terms of one mask."""
     inner = mask[X_MASK] & (len(scratch) - 1)
@@ -80,7 +81,7 @@ def _few(re, im, other_re, other_im, offset, rank_index, masks, z_masks, weight,
                 totals[term] += weight * part * (1.0 - 2.0 * parity((i | rank_index) & z_masks[term]))
 
 
-@njit(**_options)
+@part(**_options)
 def _top_bit(number):
     bit = -1
     while number:
@@ -89,7 +90,7 @@ def _top_bit(number):
     return bit
 
 
-@njit(**_sums)
+@part(**_sums)
 def _sums_of_run(re, im, other_re, other_im):
     """Real and imaginary part of the sum of ``conj(other) own``."""
     real = imaginary = 0.0
@@ -100,7 +101,7 @@ def _sums_of_run(re, im, other_re, other_im):
     return real, imaginary
 
 
-@njit(**_options)
+@part(**_options)
 def _sums_of_runs(re, im, start, other_re, other_im, other_start, size, inner, sums):
     """Real and imaginary part (rows) of a block's sums where the flipped bit is zero in our index, and where one."""
     run = inner if inner else size
@@ -114,7 +115,7 @@ def _sums_of_runs(re, im, start, other_re, other_im, other_start, size, inner, s
         sums[1, one] += imaginary
 
 
-@njit(**_options)
+@part(**_options)
 def _sums_of_near_pairs(re, im, start, other_re, other_im, other_start, size, inner, sums):
     """The same for bits inside of two lines, a tile at a time."""
     lines = np.zeros(4 * 8)  # real parts of even and of odd lines, imaginary parts of both
@@ -124,7 +125,7 @@ def _sums_of_near_pairs(re, im, start, other_re, other_im, other_start, size, in
         sums[k >> 4, 1 if k & inner else 0] += lines[k]
 
 
-@njit(**_options)
+@part(**_options)
 def _is_plain(mask, z_masks, size):
     """Whether a block needs no transform: at most one bit flipped, and signs on no other, among those of the block."""
     inner = mask[X_MASK] & (size - 1)
@@ -136,7 +137,7 @@ def _is_plain(mask, z_masks, size):
     return signs & (size - 1) & ~inner == 0
 
 
-@njit(**_options)
+@part(**_options)
 def _plain_block(re, im, start, other_re, other_im, other_start, size, index, mask, z_masks, weight, totals):
     """A block of such a mask: sums where the flipped bit is zero in our index, and where it is one."""
     inner = mask[X_MASK] & (size - 1)
@@ -161,12 +162,14 @@ def _place(number, fast):
     return rest | block
 
 
-@njit(**_options)
-def _range(
-    re, im, other_re, other_im, offset, rank_index, bits, fast, masks, z_masks, paired, scratch, totals, first, last
+@part(**_options)
+def _share(
+    thread, threads, re, im, other_re, other_im, offset, rank_index, bits, fast, masks, z_masks, paired, all_scratch,
+    all_totals,
 ):  # fmt: skip
-    """Blocks ``first`` to ``last`` of ``bits`` bits of the other planes, in the order of ``_place``."""
-    size = 1 << bits
+    """A thread's part of the blocks of ``bits`` bits of the other planes, in the order of ``_place``."""
+    size, scratch, totals = 1 << bits, all_scratch[thread], all_totals[thread]
+    first, last = span(len(other_re) >> bits, thread, threads)
     plain = np.empty(len(masks), dtype=np.bool_)
     for row in range(len(masks)):
         plain[row] = _is_plain(masks[row], z_masks, size)
@@ -186,7 +189,7 @@ def _range(
                 _whole_block(*arguments, size, rank_index | start, mask, z_masks, weight, scratch, totals)
 
 
-@njit(**_options)
+@part(**_options)
 def _whole_block(
     re, im, start, other_re, other_im, other_start, size, index, mask, z_masks, weight, scratch, totals
 ):  # fmt: skip
@@ -205,16 +208,14 @@ def _whole_block(
         )  # fmt: skip
 
 
-@njit(parallel=True, **_options)
-def _parallel(
-    re, im, other_re, other_im, offset, rank_index, bits, fast, masks, z_masks, paired, scratch, totals
+@njit(**_options)
+def _add_up(
+    launch, threads, re, im, other_re, other_im, offset, rank_index, bits, fast, masks, z_masks, paired, scratch, totals
 ):  # fmt: skip
-    threads, count = scratch.shape[0], len(other_re) >> bits
-    for thread in prange(threads):
-        _range(
-            re, im, other_re, other_im, offset, rank_index, bits, fast, masks, z_masks, paired, scratch[thread],
-            totals[thread], count * thread // threads, count * (thread + 1) // threads,
-        )  # fmt: skip
+    arguments = (
+        re, im, other_re, other_im, offset, rank_index, bits, fast, masks, z_masks, paired, scratch, totals,
+    )  # fmt: skip
+    in_threads(launch, threads, _share, arguments)
 
 
 def order_of_blocks(masks, count):
@@ -244,8 +245,5 @@ def pauli_sums(re, im, other_re, other_im, offset, rank_index, masks, z_masks, p
     bits, fast = order_of_blocks(masks, len(other_re))
     scratch = np.empty((threads, 1 << (BLOCK_BITS if bits >= BLOCK_BITS else TILE_BITS)))
     arguments = (re, im, other_re, other_im, offset, rank_index, bits, fast, masks, z_masks, paired)
-    if threads == 1:
-        _range(*arguments, scratch[0], totals[0], 0, len(other_re) >> bits)
-    else:
-        _parallel(*arguments, scratch, totals)
+    _add_up(launcher(threads), threads, *arguments, scratch, totals)
     return totals.sum(axis=0)

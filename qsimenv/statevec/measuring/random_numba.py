@@ -7,10 +7,11 @@ share the work. ``random_numbers`` is the door.
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
 from qsimenv.statevec.kernels.intrinsics_numba import multiply_high
+from qsimenv.statevec.threads_numba import in_threads, launcher, span
 
 PARALLEL_FROM = 1 << 15
 """Numbers from which starting threads pays."""
@@ -45,8 +46,9 @@ def four_uniforms(seed, counter, event, run):
     )  # fmt: skip
 
 
-@njit(**_options)
-def _fill_range(seed, run, event, chosen, numbers, first, last):
+@part(**_options)
+def _fill_share(thread, threads, seed, run, event, chosen, numbers):
+    first, last = span(len(chosen), thread, threads)
     block = np.int64(-1)
     x0 = x1 = x2 = x3 = np.uint64(0)
     for k in range(first, last):
@@ -59,18 +61,12 @@ def _fill_range(seed, run, event, chosen, numbers, first, last):
         numbers[k] = np.float64(word >> np.uint64(11)) * _TO_UNIT
 
 
-@njit(parallel=True, **_options)
-def _fill_parallel(seed, run, event, chosen, numbers, threads):
-    count = len(chosen)
-    for thread in prange(threads):
-        first, last = count * thread // threads, count * (thread + 1) // threads
-        _fill_range(seed, run, event, chosen, numbers, first, last)
+@njit(**_options)
+def _fill(launch, threads, seed, run, event, chosen, numbers):
+    in_threads(launch, threads, _fill_share, (seed, run, event, chosen, numbers))
 
 
 def fill(seed, run, event, chosen, numbers):
     """Put number ``chosen[k]`` of a stream, in [0, 1), into ``numbers[k]``; ``seed``, ``run``, ``event`` are uint64."""
-    threads = get_num_threads()
-    if len(chosen) < PARALLEL_FROM or threads == 1:
-        _fill_range(seed, run, event, chosen, numbers, 0, len(chosen))
-    else:
-        _fill_parallel(seed, run, event, chosen, numbers, threads)
+    threads = get_num_threads() if len(chosen) >= PARALLEL_FROM else 1
+    _fill(launcher(threads), threads, seed, run, event, chosen, numbers)

@@ -7,12 +7,13 @@ in double precision, and bounded buffers are the caller's.
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
 from qsimenv.statevec.kernels.intrinsics_numba import WEIGHT_RUN, weight_of_run, weights_of_run
 from qsimenv.statevec.measuring.weights_numba import gather_nodes
 from qsimenv.statevec.shares_numba import next_number, shares_of
+from qsimenv.statevec.threads_numba import in_threads, launcher, span
 
 PARALLEL_FROM = 1 << 15
 """Shots from which starting threads pays."""
@@ -37,7 +38,7 @@ def _first_above(sums, count, wanted):
     return k + (sums[k] <= wanted)
 
 
-@njit(**_options)
+@part(**_options)
 def _search(row, size, sums, shots, numbers, values):
     """For each shot the first bin whose running sum exceeds its number times the total; never one without weight."""
     run = min(size, WEIGHT_RUN)
@@ -75,7 +76,7 @@ def _place(weights, flips, reached, wanted):
     return passed
 
 
-@njit(**_options)
+@part(**_options)
 def _search_in_place(re, im, base, flips, size, sums, shots, numbers, values):
     """As ``_search`` for a node whose weights are those of ``size`` neighbours, bin b at ``base | (b ^ flips)``."""
     count = size // WEIGHT_RUN
@@ -98,47 +99,47 @@ def _search_in_place(re, im, base, flips, size, sums, shots, numbers, values):
             values[some[i]] = k * WEIGHT_RUN + _place(weights, low, before, buffer[i])
 
 
-@njit(**_options)
+@part(**_options)
 def _search_rows(rows, size, sums, spans, shots, numbers, values, first, last):
     for node in range(first, last):
         _search(rows[node], size, sums, shots[spans[node, 0] : spans[node, 1]], numbers, values)
 
 
-@njit(parallel=True, **_options)
-def _search_parallel(rows, size, sums, spans, shots, numbers, values):
-    count, threads = len(spans), sums.shape[0]
-    for thread in prange(threads):
-        first, last = count * thread // threads, count * (thread + 1) // threads
-        _search_rows(rows, size, sums[thread], spans, shots, numbers, values, first, last)
+@part(**_options)
+def _search_share(thread, threads, rows, size, sums, spans, shots, numbers, values):
+    first, last = span(len(spans), thread, threads)
+    _search_rows(rows, size, sums[thread], spans, shots, numbers, values, first, last)
+
+
+@njit(**_options)
+def _search_all(launch, threads, rows, size, sums, spans, shots, numbers, values):
+    in_threads(launch, threads, _search_share, (rows, size, sums, spans, shots, numbers, values))
 
 
 def search(rows, spans, shots, numbers, values):
     """Draw a bin of its node for every shot: those of the node in row n are ``shots[spans[n, 0] : spans[n, 1]]``."""
     size = rows.shape[1]
-    sums = _room_for_sums(get_num_threads(), size)
-    if len(shots) < PARALLEL_FROM or len(sums) == 1:
-        _search_rows(rows, size, sums[0], spans, shots, numbers, values, 0, len(spans))
-    else:
-        _search_parallel(rows, size, sums, spans, shots, numbers, values)
+    threads = get_num_threads() if len(shots) >= PARALLEL_FROM else 1
+    sums = _room_for_sums(threads, size)
+    _search_all(launcher(threads), threads, rows, size, sums, spans, shots, numbers, values)
 
 
-@njit(**_options)
-def _draw_range(re, im, bases, groups, tables, spans, shots, numbers, values, rows, sums, size, shares, thread):
-    group, share, left = next_number(shares, thread, shares.shape[0])
+@part(**_options)
+def _draw_share(
+    thread, threads, re, im, bases, groups, tables, spans, shots, numbers, values, rows, sums, size, shares
+):  # fmt: skip
+    group, share, left = next_number(shares, thread, threads)
     while group >= 0:
         begin, end = groups[group], groups[group + 1]
-        gather_nodes(re, im, bases[begin:end], tables, rows)
-        _search_rows(rows, size, sums, spans[begin:end], shots, numbers, values, 0, end - begin)
+        gather_nodes(re, im, bases[begin:end], tables, rows[thread])
+        _search_rows(rows[thread], size, sums[thread], spans[begin:end], shots, numbers, values, 0, end - begin)
         group, share, left = next_number(shares, share, left)
 
 
-@njit(parallel=True, **_options)
-def _draw_parallel(re, im, bases, groups, tables, spans, shots, numbers, values, rows, sums, size, shares):
-    for thread in prange(shares.shape[0]):
-        _draw_range(
-            re, im, bases, groups, tables, spans, shots, numbers, values, rows[thread], sums[thread], size,
-            shares, np.int64(thread),
-        )  # fmt: skip
+@njit(**_options)
+def _draw(launch, threads, re, im, bases, groups, tables, spans, shots, numbers, values, rows, sums, size, shares):
+    arguments = (re, im, bases, groups, tables, spans, shots, numbers, values, rows, sums, size, shares)
+    in_threads(launch, threads, _draw_share, arguments)
 
 
 def draw(re, im, bases, groups, tables, spans, shots, numbers, values, size):
@@ -148,37 +149,30 @@ def draw(re, im, bases, groups, tables, spans, shots, numbers, values, size):
     rows = np.empty((threads, most, size + ROW_PAD))
     sums = _room_for_sums(threads, size)
     shares, arguments = shares_of(len(groups) - 1, threads), (bases, groups, tables, spans, shots, numbers, values)
-    if threads == 1:
-        _draw_range(re, im, *arguments, rows[0], sums[0], size, shares, 0)
-    else:
-        _draw_parallel(re, im, *arguments, rows, sums, size, shares)
+    _draw(launcher(threads), threads, re, im, *arguments, rows, sums, size, shares)
 
 
-@njit(**_options)
-def _draw_in_place_range(re, im, bases, flips, spans, shots, numbers, values, sums, size, shares, thread):
-    node, share, left = next_number(shares, thread, shares.shape[0])
+@part(**_options)
+def _draw_in_place_share(thread, threads, re, im, bases, flips, spans, shots, numbers, values, sums, size, shares):
+    node, share, left = next_number(shares, thread, threads)
     while node >= 0:
         mine = shots[spans[node, 0] : spans[node, 1]]
-        _search_in_place(re, im, bases[node], flips, size, sums, mine, numbers, values)
+        _search_in_place(re, im, bases[node], flips, size, sums[thread], mine, numbers, values)
         node, share, left = next_number(shares, share, left)
 
 
-@njit(parallel=True, **_options)
-def _draw_in_place_parallel(re, im, bases, flips, spans, shots, numbers, values, sums, size, shares):
-    for thread in prange(shares.shape[0]):
-        _draw_in_place_range(
-            re, im, bases, flips, spans, shots, numbers, values, sums[thread], size, shares, np.int64(thread)
-        )  # fmt: skip
+@njit(**_options)
+def _draw_in_place(launch, threads, re, im, bases, flips, spans, shots, numbers, values, sums, size, shares):
+    arguments = (re, im, bases, flips, spans, shots, numbers, values, sums, size, shares)
+    in_threads(launch, threads, _draw_in_place_share, arguments)
 
 
 def draw_in_place(re, im, bases, flips, spans, shots, numbers, values, size):
     """As ``draw``, where bin b of a node is the amplitude at ``base | (b ^ flips)``; ``size`` is WEIGHT_RUN or more."""
     threads = min(get_num_threads(), len(bases))
     sums, shares = _room_for_sums(threads, size), shares_of(len(bases), threads)
-    if threads == 1:
-        _draw_in_place_range(re, im, bases, flips, spans, shots, numbers, values, sums[0], size, shares, 0)
-    else:
-        _draw_in_place_parallel(re, im, bases, flips, spans, shots, numbers, values, sums, size, shares)
+    arguments = (bases, flips, spans, shots, numbers, values)
+    _draw_in_place(launcher(threads), threads, re, im, *arguments, sums, size, shares)
 
 
 def _room_for_sums(threads, size):
@@ -189,8 +183,9 @@ def _room_for_sums(threads, size):
 # --- shots ---
 
 
-@njit(**_options)
-def _pick_range(sums, last_bin, guide, numbers, values, counts, first, last):
+@part(**_options)
+def _pick_share(thread, threads, sums, last_bin, guide, numbers, values, counts):
+    first, last = span(len(numbers), thread, threads)
     total = sums[-1]
     slots = len(guide)
     for shot in range(first, last):
@@ -201,30 +196,25 @@ def _pick_range(sums, last_bin, guide, numbers, values, counts, first, last):
         while k < last_bin and sums[k] <= wanted:
             k += 1
         values[shot] = k
-        counts[k] += 1
+        counts[thread, k] += 1
 
 
-@njit(parallel=True, **_options)
-def _pick_parallel(sums, last_bin, guide, numbers, values, counts):
-    count, threads = len(numbers), counts.shape[0]
-    for thread in prange(threads):
-        first, last = count * thread // threads, count * (thread + 1) // threads
-        _pick_range(sums, last_bin, guide, numbers, values, counts[thread], first, last)
+@part(**_options)
+def _order_share(thread, threads, values, places, order):
+    first, last = span(len(values), thread, threads)
+    for shot in range(first, last):
+        order[places[thread, values[shot]]] = shot
+        places[thread, values[shot]] += 1
 
 
 @njit(**_options)
-def _order_range(values, places, order, first, last):
-    for shot in range(first, last):
-        order[places[values[shot]]] = shot
-        places[values[shot]] += 1
+def _pick(launch, threads, sums, last_bin, guide, numbers, values, counts):
+    in_threads(launch, threads, _pick_share, (sums, last_bin, guide, numbers, values, counts))
 
 
-@njit(parallel=True, **_options)
-def _order_parallel(values, places, order):
-    count, threads = len(values), places.shape[0]
-    for thread in prange(threads):
-        first, last = count * thread // threads, count * (thread + 1) // threads
-        _order_range(values, places[thread], order, first, last)
+@njit(**_options)
+def _order(launch, threads, values, places, order):
+    in_threads(launch, threads, _order_share, (values, places, order))
 
 
 def pick(masses, numbers):
@@ -240,22 +230,17 @@ def pick(masses, numbers):
     threads = get_num_threads() if len(numbers) >= PARALLEL_FROM else 1
     counts = np.zeros((threads, len(masses)), dtype=np.int64)
     values, order = np.empty(len(numbers), dtype=np.int64), np.empty(len(numbers), dtype=np.int64)
-    if threads == 1:
-        _pick_range(sums, last_bin, guide, numbers, values, counts[0], 0, len(numbers))
-    else:
-        _pick_parallel(sums, last_bin, guide, numbers, values, counts)
+    _pick(launcher(threads), threads, sums, last_bin, guide, numbers, values, counts)
     starts = np.zeros(len(masses) + 1, dtype=np.int64)
     np.cumsum(counts.sum(axis=0), out=starts[1:])
     places = starts[:-1] + np.cumsum(counts, axis=0) - counts
-    if threads == 1:
-        _order_range(values, places[0], order, 0, len(numbers))
-    else:
-        _order_parallel(values, places, order)
+    _order(launcher(threads), threads, values, places, order)
     return values, starts, order
 
 
-@njit(**_options)
-def _map_range(numbers, tables, first, last):
+@part(**_options)
+def _map_share(thread, threads, numbers, tables):
+    first, last = span(len(numbers), thread, threads)
     size = tables.shape[1]
     bits = 0
     while 1 << bits < size:
@@ -268,11 +253,9 @@ def _map_range(numbers, tables, first, last):
         numbers[k] = mapped
 
 
-@njit(parallel=True, **_options)
-def _map_parallel(numbers, tables, threads):
-    count = len(numbers)
-    for thread in prange(threads):
-        _map_range(numbers, tables, count * thread // threads, count * (thread + 1) // threads)
+@njit(**_options)
+def _map(launch, threads, numbers, tables):
+    in_threads(launch, threads, _map_share, (numbers, tables))
 
 
 def map_bits(numbers, tables):
@@ -280,8 +263,5 @@ def map_bits(numbers, tables):
 
     ``tables``: int64 of shape (pieces, a power of two).
     """
-    threads = get_num_threads()
-    if len(numbers) < PARALLEL_FROM or threads == 1:
-        _map_range(numbers, tables, 0, len(numbers))
-    else:
-        _map_parallel(numbers, tables, threads)
+    threads = get_num_threads() if len(numbers) >= PARALLEL_FROM else 1
+    _map(launcher(threads), threads, numbers, tables)

@@ -8,9 +8,10 @@ table for the low bits of k and one for the others. All sums are in double preci
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, prange
+from numba import get_num_threads
 
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
+from qsimenv.statevec.threads_numba import in_threads, launcher, span
 
 PARALLEL_FROM = 1 << 15
 """Amplitudes, or weights, from which starting threads pays."""
@@ -24,7 +25,7 @@ def _square(re, im, i):
     return np.float64(re[i]) * np.float64(re[i]) + np.float64(im[i]) * np.float64(im[i])
 
 
-@njit(**_sums)
+@part(**_sums)
 def _weight_of_run(re, im, start, run):
     re, im = re[start : start + run], im[start : start + run]  # slices from 0 on are what LLVM vectorises
     total = 0.0
@@ -33,7 +34,7 @@ def _weight_of_run(re, im, start, run):
     return total
 
 
-@njit(**_options)
+@part(**_options)
 def _add_run(re, im, start, run, out, to):
     re, im, out = re[start : start + run], im[start : start + run], out[to : to + run]
     for i in range(len(re)):
@@ -43,9 +44,10 @@ def _add_run(re, im, start, run, out, to):
 # --- weights of everything, by bin ---
 
 
-@njit(**_options)
-def _histogram_range(re, im, first, last, run, width, low_bits, row_low, row_high, masses):
-    mask = (1 << low_bits) - 1
+@part(**_options)
+def _histogram_share(thread, threads, re, im, run, width, low_bits, row_low, row_high, all_masses):
+    mask, masses = (1 << low_bits) - 1, all_masses[thread]
+    first, last = span(len(re) // run, thread, threads)
     for number in range(first, last):
         row = row_low[number & mask] | row_high[number >> low_bits]
         if width == 1:
@@ -54,12 +56,9 @@ def _histogram_range(re, im, first, last, run, width, low_bits, row_low, row_hig
             _add_run(re, im, number * run, run, masses[row], 0)
 
 
-@njit(parallel=True, **_options)
-def _histogram_parallel(re, im, count, run, width, low_bits, row_low, row_high, masses):
-    threads = masses.shape[0]
-    for thread in prange(threads):
-        first, last = count * thread // threads, count * (thread + 1) // threads
-        _histogram_range(re, im, first, last, run, width, low_bits, row_low, row_high, masses[thread])
+@njit(**_options)
+def _histogram(launch, threads, re, im, run, width, low_bits, row_low, row_high, masses):
+    in_threads(launch, threads, _histogram_share, (re, im, run, width, low_bits, row_low, row_high, masses))
 
 
 def histogram(re, im, run, width, row_low, row_high, num_rows):
@@ -68,20 +67,17 @@ def histogram(re, im, run, width, row_low, row_high, num_rows):
     Run k of ``run`` amplitudes belongs to a row by the tables: with ``width == run`` number i of the run is added to
     column i, with ``width == 1`` all are added up.
     """
-    count, low_bits = len(re) // run, len(row_low).bit_length() - 1
+    low_bits = len(row_low).bit_length() - 1
     threads = get_num_threads() if len(re) >= PARALLEL_FROM else 1
     masses = np.zeros((threads, num_rows, width))
-    if threads == 1:
-        _histogram_range(re, im, 0, count, run, width, low_bits, row_low, row_high, masses[0])
-    else:
-        _histogram_parallel(re, im, count, run, width, low_bits, row_low, row_high, masses)
+    _histogram(launcher(threads), threads, re, im, run, width, low_bits, row_low, row_high, masses)
     return masses.sum(axis=0)
 
 
 # --- weights of some nodes, and outcomes among them ---
 
 
-@njit(**_options)
+@part(**_options)
 def gather_nodes(re, im, bases, tables, rows):
     """Put the weights of the nodes at ``bases`` into ``rows``. Nodes that share cache lines share the reading."""
     run, summed, low_bits, index_low, index_high, bin_low, bin_high = tables
@@ -100,19 +96,17 @@ def gather_nodes(re, im, bases, tables, rows):
                 _add_run(re, im, start, run, rows[node], to)
 
 
-@njit(**_options)
-def _gather_groups(re, im, bases, groups, tables, rows, first, last):
+@part(**_options)
+def _gather_share(thread, threads, re, im, bases, groups, tables, rows):
+    first, last = span(len(groups) - 1, thread, threads)
     for group in range(first, last):
         begin, end = groups[group], groups[group + 1]
         gather_nodes(re, im, bases[begin:end], tables, rows[begin:end])
 
 
-@njit(parallel=True, **_options)
-def _gather_parallel(re, im, bases, groups, tables, rows, threads):
-    count = len(groups) - 1
-    for thread in prange(threads):
-        first, last = count * thread // threads, count * (thread + 1) // threads
-        _gather_groups(re, im, bases, groups, tables, rows, first, last)
+@njit(**_options)
+def _gather(launch, threads, re, im, bases, groups, tables, rows):
+    in_threads(launch, threads, _gather_share, (re, im, bases, groups, tables, rows))
 
 
 def gather(re, im, bases, groups, tables, rows):
@@ -121,11 +115,8 @@ def gather(re, im, bases, groups, tables, rows):
     ``groups`` (starts, and the end) are nodes to be read together. ``tables`` are (run, summed, low_bits, index_low,
     index_high, bin_low, bin_high): neighbours of a run go to neighbouring bins, or to one where ``summed``.
     """
-    threads = get_num_threads()
-    if rows.size < PARALLEL_FROM or threads == 1:
-        _gather_groups(re, im, bases, groups, tables, rows, 0, len(groups) - 1)
-    else:
-        _gather_parallel(re, im, bases, groups, tables, rows, threads)
+    threads = get_num_threads() if rows.size >= PARALLEL_FROM else 1
+    _gather(launcher(threads), threads, re, im, bases, groups, tables, rows)
 
 
 @njit(**_options)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv.statevec.kernel_cache import njit
+from qsimenv.statevec.kernel_cache import njit, part
 from qsimenv.statevec.planning.steps import Masks
 
 _WINDOW = 1024
@@ -32,7 +32,7 @@ _LEAST_BITS = 20
 _GAIN = 5
 """A row must be shorter by the score's part 2**-5 to leave wires to a later set."""
 
-_options = {"nogil": True, "cache": True}
+_options = {"nogil": True}
 
 
 class Cover(NamedTuple):
@@ -85,7 +85,7 @@ def _made(sets: Masks, ends: Masks, order: npt.NDArray[np.int32], score: int) ->
     return Cover(sets.tolist(), [order[first:last] for first, last in pairwise(edges)], int(score))
 
 
-@njit(**_options)
+@part(**_options)
 def _size(mask):
     count = 0
     while mask:
@@ -94,7 +94,7 @@ def _size(mask):
     return count
 
 
-@njit(**_options)
+@part(**_options)
 def _take(mixed, used, todo, count, chosen, allowed, size, everything, fresh, most_fresh, left, taken):
     """Take what fits and let ``chosen`` grow up to ``size``; what is left, in order, into ``left`` (may be ``todo``).
 
@@ -130,14 +130,14 @@ def _take(mixed, used, todo, count, chosen, allowed, size, everything, fresh, mo
     return chosen, kept, done
 
 
-@njit(**_options)
+@part(**_options)
 def _is_spread(mixed, used, step, fresh):
     """Whether a step only turns a wire out of ``fresh``: a sweep does that as it loads its blocks."""
     m = mixed[step]
     return m & fresh != 0 and m == used[step] and m & (m - 1) == 0
 
 
-@njit(**_options)
+@part(**_options)
 def _work(weights, mixed, used, steps, count, fresh):
     """What some steps weigh in a sweep over the whole state, before which nothing has mixed the wires ``fresh``;
     nothing where that is not counted."""
@@ -154,14 +154,14 @@ def _work(weights, mixed, used, steps, count, fresh):
     return total
 
 
-@njit(**_options)
+@part(**_options)
 def _weight(fresh, everything, work):
     """What a set weighs after which nothing has mixed the wires ``fresh`` yet."""
     least = SET >> max(0, _size(everything) - _LEAST_BITS)
     return max((SET + work) >> _size(fresh), least)
 
 
-@njit(**_options)
+@part(**_options)
 def _score(
     mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, weights, fresh, most_fresh,
     room, taken,
@@ -189,7 +189,7 @@ def _score(
     return score + _work(weights, mixed, used, source, count, fresh), visits
 
 
-@njit(**_options)
+@part(**_options)
 def _needed_first(mixed, used, todo, count, fresh, few):
     """At most so many of the fresh wires: those that steps mix first which are more than a spread."""
     chosen, untouched = np.int64(0), fresh
@@ -203,7 +203,7 @@ def _needed_first(mixed, used, todo, count, fresh, few):
     return chosen
 
 
-@njit(**_options)
+@part(**_options)
 def _few_fresh(
     mixed, used, todo, count, before, allowed, base, size, everything, count_moves, weights, fresh, room, taken
 ):
@@ -224,7 +224,7 @@ def _few_fresh(
     return found
 
 
-@njit(**_options)
+@part(**_options)
 def _best_window(
     mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, weights, fresh, most_fresh,
     fewest,
@@ -256,7 +256,7 @@ def _best_window(
     return chosen
 
 
-@njit(**_options)
+@part(**_options)
 def _improve(
     mixed, used, todo, count, chosen, before, allowed, base, size, everything, count_moves, weights, fresh, most_fresh,
     visits, fewest,
@@ -380,7 +380,7 @@ def by_layer(mixed, used, affine, members):
     return _sorted(members, layers)
 
 
-@njit(**_options)
+@part(**_options)
 def _sorted(members, layers):
     """The steps by layer, those of one layer as they were: a counting sort."""
     places = np.zeros(layers.max() + 2 if layers.shape[0] else 1, np.int64)
