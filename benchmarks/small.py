@@ -28,6 +28,8 @@ from qsimenv.formats.qiskit_out import to_qiskit
 
 SETS = 10_000
 EPOCH = 480
+WIDER, WIDER_SETS = (12, 4), 100
+"""Qubits and layers."""
 _PAUSE_S = 0.2
 """Before each measurement: the threads of the one before spin for a while."""
 
@@ -46,7 +48,8 @@ def ours() -> dict[str, tuple[Call, int]]:
     """What is called, and how often it has to be for a median that means something."""
     one, wide, bell = one_circuit(), ansatz(4, 3), ghz(3)
     fresh, many = values_of(one, 1000), values_of(wide, SETS)
-    epoch, measured = vqls_epoch(), _measured(wide)
+    epoch, measured, wider = vqls_epoch(), _measured(wide), ansatz(*WIDER)
+    some = values_of(wider, WIDER_SETS)
     return {
         "one circuit, fresh parameters": (lambda k: qs.run(one, parameters=fresh[k % 1000], observables=["ZZZ"]), 50),
         "one circuit, 100 shots": (lambda k: qs.run(bell, shots=100, seed=k).counts, 50),
@@ -56,6 +59,7 @@ def ours() -> dict[str, tuple[Call, int]]:
             lambda _: qs.run(wide, parameters=many, observables=["ZZZZ"], precision="single"),
             1,
         ),
+        "12 qubits, 100 sets": (lambda _: qs.run(wider, parameters=some, observables=["Z" * WIDER[0]]), 1),
         "10,000 sets, 100 shots each": (
             lambda k: qs.run(measured, parameters=many, shots=100, seed=k),
             1,
@@ -96,6 +100,8 @@ def aer() -> dict[str, tuple[Call, int]]:
         with_expectation(t.circuit).assign_parameters(row) for t in vqls_epoch() for row in np.asarray(t.parameters)
     ]
     circuits, binds = batch(wide, many)
+    wider = ansatz(*WIDER)
+    wider_circuits, wider_binds = batch(wider, values_of(wider, WIDER_SETS))
     return {
         "one circuit, fresh parameters": (
             lambda k: simulator.run(one.assign_parameters(fresh[k % 1000]), shots=1).result(),
@@ -107,6 +113,10 @@ def aer() -> dict[str, tuple[Call, int]]:
         ),
         "epoch": (lambda _: simulator.run(bound, shots=1).result(), 1),
         "10,000 sets": (lambda _: simulator.run(circuits, parameter_binds=binds, shots=1).result(), 1),
+        "12 qubits, 100 sets": (
+            lambda _: simulator.run(wider_circuits, parameter_binds=wider_binds, shots=1).result(),
+            1,
+        ),
     }
 
 

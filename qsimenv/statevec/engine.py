@@ -20,6 +20,7 @@ from qsimenv.statevec.costs.demand import (
     MAX_QUBITS,
     OVERHEAD_BYTES,
     bytes_per_rank,
+    is_batch,
     num_rows,
     refusal,
     result_bytes,
@@ -59,15 +60,15 @@ class StateVectorEngine(Engine):
         return Estimate(NAME, ranks, bytes_per_rank(task, ranks), seconds(task, ranks, fits_one))
 
     def is_immediate(self, task: Task) -> bool:
-        return _is_small(task) and result_bytes(task) <= _IMMEDIATE_BYTES
+        return _is_on_cpu(task) and is_small(task.circuit) and result_bytes(task) <= _IMMEDIATE_BYTES
 
     def run(self, task: Task, team: Team) -> Result:
         return self.run_watched(task, team, Watch())
 
     def run_watched(self, task: Task, team: Team, watch: Watch) -> Result:
         _check_one_state(task, watch)
-        if _is_small(task) and watch.checkpointing is None and task.save in (None, WHOLE):
-            return run_small(task, team)
+        if _is_on_cpu(task) and is_batch(task) and watch.checkpointing is None and task.save in (None, WHOLE):
+            return run_small(task, team, watch)
         on = _device(task, team)
         if _are_run_apart(task, team, on):
             return run_large(task, team, watch, on, apart=True)
@@ -116,9 +117,9 @@ def gradient(task: Task, team: Team) -> npt.NDArray[np.float64]:
     return result.reshape(*task.batch_shape, -1)
 
 
-def _is_small(task: Task) -> bool:
-    """Whether it takes the way of small circuits, which is the CPU's: no launch is as short as they are."""
-    return arrays.wished(task.device) != "gpu" and is_small(task.circuit)
+def _is_on_cpu(task: Task) -> bool:
+    """Whether it may take the way of small circuits, which is the CPU's: no launch is as short as they are."""
+    return arrays.wished(task.device) != "gpu"
 
 
 def _device(task: Task, team: Team) -> DeviceName:

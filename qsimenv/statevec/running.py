@@ -21,7 +21,7 @@ from qsimenv.comm import Team
 from qsimenv.engines import Watch
 from qsimenv.errors import InvalidArgumentError, NotSupportedError, QSimEnvError
 from qsimenv.statevec.batches.shares import ARRAYS, share_out
-from qsimenv.statevec.costs.demand import seconds_a_run
+from qsimenv.statevec.costs.demand import num_rows, seconds_a_run
 from qsimenv.statevec.kernels.devices import DeviceName
 from qsimenv.statevec.threads import set_threads
 from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Precision, Result, Task
@@ -29,8 +29,12 @@ from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Precision, Result, Task
 NAME = "statevector"
 _UNINTERRUPTED_SECONDS = 0.1
 """Rows of a small circuit run in one compiled call for about so long, before it is asked whether they are wanted."""
+_TOGETHER = 32
+"""As many rows at least: lanes and threads have enough to do then."""
 _ROWS_WORTH_SHARING = 64
-"""Rows of a small circuit for each rank, from which a message costs less than it saves."""
+"""Rows of a small circuit for each rank, from which a message costs less than it saves; so do fewer that take longer
+than ``_WORTH_SHARING_S``."""
+_WORTH_SHARING_S = 0.01
 
 
 def parameter_rows(task: Task) -> npt.NDArray[np.float64]:
@@ -40,23 +44,24 @@ def parameter_rows(task: Task) -> npt.NDArray[np.float64]:
     return task.parameters if task.parameters.ndim == 2 else task.parameters[np.newaxis]
 
 
-def run_small(task: Task, team: Team) -> Result:
-    """A small circuit: every rank runs all rows, or where they are many, its share of them."""
+def run_small(task: Task, team: Team, watch: Watch) -> Result:
+    """A small circuit: every rank runs all rows, or where they are many, its share of them. A row counts as a sweep."""
     from qsimenv.statevec.batches import batch
 
     began, seed, rows = time.perf_counter(), _agree_on_seed(task.seed, team), parameter_rows(task)
-    shared = team.size > 1 and len(rows) >= _ROWS_WORTH_SHARING * team.size
+    shared = len(rows) >= team.size > 1 and _are_worth_sharing(task, team)
     together = Team() if shared else team
-    step = max(1, int(_UNINTERRUPTED_SECONDS / seconds_a_run(task, 1)))
 
     def run_rows(values: npt.NDArray[np.float64], first: int) -> Result:
-        if len(values) <= step:
+        if len(values) <= _TOGETHER:
             return batch.run(task, values, seed, first, set_threads)
-        parts = []
+        parts, step = [], max(1, int(_UNINTERRUPTED_SECONDS / seconds_a_run(task, 1) / _TOGETHER)) * _TOGETHER
         for start in range(0, len(values), step):
             interrupt.check(together)
             parts.append(batch.run(task, values[start : start + step], seed, first + start, set_threads))
-        return _joined(parts)
+            if watch.progress is not None and team.rank == 0:
+                watch.progress(min(start + step, len(values)), len(values))
+        return _joined(parts) if len(parts) > 1 else parts[0]
 
     result = share_out(rows, team, run_rows) if shared else run_rows(rows, 0)
     return _finished(result, task, {
@@ -65,6 +70,12 @@ def run_small(task: Task, team: Team) -> Result:
         "seconds": {"total": round(time.perf_counter() - began, 6)},
         "peak_bytes": int(team.maximum(memory.recent_peak_bytes())),
     })  # fmt: skip
+
+
+def _are_worth_sharing(task: Task, team: Team) -> bool:
+    """Whether the rows of a small circuit take longer than the messages that sharing them costs."""
+    count = num_rows(task)
+    return count >= _ROWS_WORTH_SHARING * team.size or count * seconds_a_run(task, 1) >= _WORTH_SHARING_S
 
 
 def _joined(parts: list[Result]) -> Result:

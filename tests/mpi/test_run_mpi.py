@@ -48,7 +48,7 @@ pytestmark = pytest.mark.mpi
 @pytest.fixture(autouse=True)
 def no_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small circuits take the way of large ones here: their states are shared by the ranks."""
-    monkeypatch.setattr(engine, "is_small", lambda _circuit: False)
+    monkeypatch.setattr(engine, "is_batch", lambda _task: False)
 
 
 MOST_EXCESS = 6.0

@@ -18,6 +18,7 @@ from qsimenv.errors import InvalidArgumentError
 from qsimenv.statevec import engine
 from qsimenv.statevec.batches import batch_numba, batch_plan
 from qsimenv.statevec.batches.batch_plan import is_small
+from qsimenv.statevec.measuring.sampling import FIRST_CHUNK
 from qsimenv.task import Result
 
 BOUND = {"double": 1e-12, "single": 1e-5}
@@ -29,7 +30,7 @@ WIDTH = 6
 def run_large(circuit: Circuit, **options: object) -> Result:
     """The same task, but as a large circuit would be run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "is_small", lambda _circuit: False)
+        patch.setattr(engine, "is_batch", lambda _task: False)
         return qs.run(circuit, **options)
 
 
@@ -239,6 +240,51 @@ def test_wrong_values_are_refused_with_one_line(circuit: Circuit, values: object
     with pytest.raises(InvalidArgumentError, match=message) as caught:
         qs.run(circuit, parameters=values, observables=["Z"])
     assert "\n" not in str(caught.value)
+
+
+def deep(num_qubits: int, num_clbits: int = 0) -> Circuit:
+    """More rows of gates than a small circuit has, whatever its width."""
+    turns = [gate("ry", q % num_qubits, params=[f"p0 + {0.1 * q}"]) for q in range(80)]
+    links = [gate("cx", q % num_qubits, (q + 1) % num_qubits) for q in range(0, 80, 3)]
+    ends = [Measure(qubit, qubit) for qubit in range(num_clbits)]
+    return Circuit(num_qubits, num_clbits, (*turns, *links, *turns, *ends), parameters=("a",))
+
+
+@pytest.mark.parametrize(("num_qubits", "least"), [(12, 8), (13, 16), (14, 32), (15, 64)])
+def test_many_sets_of_a_wider_or_longer_circuit_are_run_together(num_qubits: int, least: int) -> None:
+    circuit = deep(num_qubits)
+    assert is_small(circuit, least)
+    assert not is_small(circuit, least - 1)
+    assert not is_small(circuit, least, num_terms=batch_plan.MOST_ROWS >> num_qubits), (
+        "tables of observables grow as well"
+    )
+    assert not is_small(deep(16), 1 << 20)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_sets_run_together_give_what_each_gives_alone(precision: str) -> None:
+    circuit, values = deep(13), np.linspace(-3, 3, 16).reshape(16, 1)
+    options = {"observables": ["Z" * 13, {"XY" + "I" * 11: 0.5, "ZI" * 6 + "Z": 2.0}], "precision": precision}
+    together = qs.run(circuit, parameters=values, **options)
+    for row, found in zip(values, together.expectation_values, strict=True):
+        alone = qs.run(circuit, parameters=row, **options)
+        assert np.abs(alone.expectation_values - found).max() < BOUND[precision]
+
+
+@pytest.mark.parametrize("num_measured", [12, 13])
+def test_shots_of_sets_run_together_are_those_of_each_alone(num_measured: int) -> None:
+    circuit, values = deep(13, num_measured), np.linspace(-3, 3, 16).reshape(16, 1)
+    assert is_small(circuit, 16, shots=100) == (num_measured == FIRST_CHUNK)
+    together = qs.run(circuit, parameters=values, shots=100, seed=5)
+    alone = qs.run(circuit, parameters=values[0], shots=100, seed=5)
+    np.testing.assert_array_equal(alone.samples, together.samples[0])
+
+
+def test_the_progress_of_many_sets_is_told() -> None:
+    told: list[tuple[int, int | None]] = []
+    made = qs.Task(deep(14), parameters=np.zeros((70, 1)), observables=["Z" * 14])
+    engines.run(made, Team(), engines.Watch(progress=lambda done, total: told.append((done, total))))
+    assert told == [(32, 70), (64, 70), (70, 70)]
 
 
 def test_what_is_wide_long_or_measured_in_the_middle_is_not_small() -> None:

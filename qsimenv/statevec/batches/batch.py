@@ -1,6 +1,6 @@
 """Batches of small circuits: one circuit for any number of sets of parameters, in one compiled call.
 
-The engine comes here with circuits for which ``batch_plan.is_small`` holds, be it for one set or for a million. What a
+The engine comes here with tasks for which ``batch_plan.is_small`` holds, be it for one set or for a million. What a
 set gives, its shots included, is what it would give alone: it depends on the seed, the set's number and its values.
 """
 
@@ -17,7 +17,7 @@ from qsimenv import formula
 from qsimenv.circuit import Circuit, Gate
 from qsimenv.errors import InvalidArgumentError
 from qsimenv.statevec.batches import batch_numba as kernels
-from qsimenv.statevec.batches.batch_plan import Table, read_out, tabulate
+from qsimenv.statevec.batches.batch_plan import Table, kept, read_out, tabulate
 from qsimenv.statevec.batches.vectors_numba import LANES
 from qsimenv.statevec.encoding.rows import REAL_TYPE
 from qsimenv.statevec.measuring.sampling import EVENT_OF_FIRST_CHUNK
@@ -85,7 +85,7 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
     return _asked_for(task, result)
 
 
-@lru_cache(maxsize=256)
+@kept
 def _prepare(circuit: Circuit, precision: Precision) -> _Prepared:
     real_type = REAL_TYPE[precision]
     lanes = LANES[np.dtype(real_type).itemsize]

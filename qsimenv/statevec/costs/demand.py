@@ -65,12 +65,20 @@ def seconds(task: Task, ranks: int, fits_one: bool) -> float:
 def seconds_a_run(task: Task, ranks: int) -> float:
     """A guess from the gates and the rates of this machine, with some microseconds a gate for deciding."""
     kinds = _kinds(task.circuit)
-    if is_small(task.circuit):
+    if is_batch(task):
         row = _SMALL_SECONDS_A_ROW * (kinds.total() << task.circuit.num_qubits) + 1e-8 * (task.shots or 0)
         return _SMALL_SECONDS / num_rows(task) + row
     num_local = task.circuit.num_qubits - (ranks.bit_length() - 1)
     machine = Machine(rates.load(), default_threads())
     return 1e-4 + kinds.total() * 1e-6 + rough_s(kinds, num_local, task.precision, machine)
+
+
+def is_batch(task: Task) -> bool:
+    """Whether all its rows are run in one compiled call, where that is the CPU's."""
+    if is_small(task.circuit):
+        return True
+    num_terms = sum(len(each.terms) for each in task.observables)
+    return is_small(task.circuit, num_rows(task), num_terms, task.shots)
 
 
 @lru_cache(maxsize=256)
