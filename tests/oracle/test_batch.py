@@ -12,7 +12,7 @@ from test_gates import random_unitary
 
 import qsimenv as qs
 from qsimenv import engines, gates
-from qsimenv.circuit import Circuit, Gate, Instruction, Measure, Register, gate
+from qsimenv.circuit import Circuit, Gate, Instruction, Measure, Register, Repeat, gate
 from qsimenv.comm import Team
 from qsimenv.errors import InvalidArgumentError
 from qsimenv.statevec import engine
@@ -291,6 +291,7 @@ def test_what_is_wide_long_or_measured_in_the_middle_is_not_small() -> None:
     assert is_small(Circuit(batch_plan.MAX_QUBITS, 0, (gate("h", 0),)))
     assert not is_small(Circuit(batch_plan.MAX_QUBITS + 1, 0, (gate("h", 0),)))
     assert not is_small(Circuit(8, 0, (gate("h", 0),) * 2000))
+    assert not is_small(Circuit(8, 0, (Repeat(((gate("h", 0),),) * 2000),))), "loops count as often as they come"
     assert not is_small(Circuit(2, 1, (Measure(0, 0), gate("h", 0))))
 
 

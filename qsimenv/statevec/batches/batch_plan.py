@@ -115,10 +115,15 @@ def is_small(circuit: Circuit, num_sets: int = 1, num_terms: int = 0, shots: int
 
 @lru_cache(maxsize=1024)
 def _gate_rows(circuit: Circuit) -> int:
-    """Rows of all gates; more than there can be for a circuit that is too wide, or not measured at the end alone."""
-    if circuit.num_qubits > MOST_QUBITS or not lower(circuit).is_static:
+    """Rows of all gates, those of loops as often as they come; more than there can be for a circuit that is too wide,
+    or not measured at the end alone."""
+    if circuit.num_qubits > MOST_QUBITS or len(circuit.instructions) << circuit.num_qubits > MOST_ROWS:
         return _NEVER
-    return len(circuit.instructions) << circuit.num_qubits
+    program = lower(circuit)
+    if not program.is_static:
+        return _NEVER
+    num_gates = sum(len(program.segments[step.segment]) for step in program.code if isinstance(step, Apply))
+    return num_gates << circuit.num_qubits
 
 
 def kept(make: Callable[Concatenate[Circuit, _P], _T]) -> Callable[Concatenate[Circuit, _P], _T]:
@@ -127,7 +132,7 @@ def kept(make: Callable[Concatenate[Circuit, _P], _T]) -> Callable[Concatenate[C
     few: Callable[..., _T] = lru_cache(maxsize=4)(make)
 
     def found(circuit: Circuit, /, *arguments: _P.args, **options: _P.kwargs) -> _T:
-        keeper = many if len(circuit.instructions) << circuit.num_qubits <= MAX_ROWS else few
+        keeper = many if _gate_rows(circuit) <= MAX_ROWS else few
         return keeper(circuit, *arguments, **options)
 
     return found
