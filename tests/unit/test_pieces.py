@@ -121,7 +121,7 @@ def test_every_one_bit_gate_that_mixes_is_a_turn(name: str, data: st.DataObject,
     else:
         made = gate(name, 0, params=[data.draw(angle) for _ in range(gates.num_params(name))])
     assume(mixed_qubits(made))
-    turn = piece_of(made, Op(0, "matrix", (3,), flips, 0, 0), ())
+    turn = piece_of(made, made.angles(), Op(0, "matrix", (3,), flips, 0, 0))
     assert isinstance(turn, Turn)
     wanted = made.base_matrix()[::-1, ::-1] if flips else made.base_matrix()
     np.testing.assert_allclose(matrix_of(turn), wanted, atol=1e-14)
@@ -137,7 +137,7 @@ def test_a_turn_after_another_is_one(angles: list[float], flip: bool, slope: flo
     u = gates.BASE["u4"].matrix(*angles)
     made = gate(gates.UNITARY, 0, matrix=u[:, ::-1] if flip else u)
     assume(mixed_qubits(made))
-    turn = piece_of(made, Op(0, "matrix", (3,), 0, 0, 0), ())
+    turn = piece_of(made, (), Op(0, "matrix", (3,), 0, 0, 0))
     assert isinstance(turn, Turn)
     first = np.diag([1, np.exp(1j * angle)]) @ np.array([[1, slope], [-slope, 1]]) / math.hypot(1, slope)
     np.testing.assert_allclose(matrix_of(turn.after_turn(slope, angle)), matrix_of(turn) @ first, atol=1e-14)
@@ -145,7 +145,8 @@ def test_a_turn_after_another_is_one(angles: list[float], flip: bool, slope: flo
 
 @pytest.mark.parametrize("name", ["x", "y", "h", "ry"])
 def test_what_is_simple_stays_simple(name: str) -> None:
-    turn = piece_of(gate(name, 0, params=[0.4] * gates.num_params(name)), Op(0, "matrix", (0,), 0, 0, 0), ())
+    angles = (0.4,) * gates.num_params(name)
+    turn = piece_of(gate(name, 0, params=angles), angles, Op(0, "matrix", (0,), 0, 0, 0))
     assert isinstance(turn, Turn)
     assert (turn.slope == 0) == (name not in ("h", "ry"))
     assert turn.flip == (name in ("x", "y"))

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from qsimenv import formula, gates
 from qsimenv.circuit import Circuit, Gate
+from qsimenv.statevec.encoding.angles import Angles, linear_forms
 from qsimenv.statevec.planning.program import Apply, lower
 from qsimenv.task import Observable
 
@@ -51,18 +52,6 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 Rows = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Angles:
-    """The angles of all instructions, in radians, as linear forms of the values: of the parameters, and behind those of
-    the ``formulas`` that are not linear. Form k: ``offsets[k] + sum(factors * values[columns])`` from starts[k] on."""
-
-    formulas: tuple[str, ...]
-    starts: npt.NDArray[np.int64]
-    columns: npt.NDArray[np.int64]
-    factors: npt.NDArray[np.float64]
-    offsets: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -289,27 +278,6 @@ def components(matrix: gates.Matrix) -> Iterator[list[int]]:
             found = reached
         left -= found
         yield sorted(found)
-
-
-def linear_forms(angles: Sequence[tuple[str, float, float]], num_parameters: int) -> Angles:
-    """``factor * formula + offset`` for each (formula, factor, offset)."""
-    formulas: dict[str, int] = {}
-    starts, columns, factors, offsets = [0], list[int](), list[float](), list[float]()
-    for text, factor, offset in angles:
-        form = formula.linear(text)
-        if form is None:
-            form = {num_parameters + formulas.setdefault(text, len(formulas)): 1.0}, 0.0
-        columns += form[0].keys()
-        factors += [factor * value for value in form[0].values()]
-        offsets.append(factor * form[1] + offset)
-        starts.append(len(columns))
-    return Angles(
-        tuple(formulas),
-        np.array(starts, dtype=np.int64),
-        np.array(columns, dtype=np.int64),
-        np.array(factors, dtype=np.float64),
-        np.array(offsets, dtype=np.float64),
-    )
 
 
 @kept

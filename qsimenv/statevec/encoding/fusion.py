@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from qsimenv import gates
+from qsimenv.statevec.encoding.later import UnmadeMatrix, made_of_matrices
 from qsimenv.statevec.encoding.pieces import Dense, Piece
 from qsimenv.statevec.planning.plan import Op
 
 Item = tuple[Op, Piece]
+Matrix = gates.Matrix | UnmadeMatrix
 
 
 @dataclass(eq=False)
@@ -37,7 +39,7 @@ def has_dense(items: Sequence[Item]) -> bool:
     return any(_is_dense(op, piece) for op, piece in items)
 
 
-def fused(items: Sequence[Item], matrix_of: Callable[[Op], gates.Matrix]) -> Iterator[Item]:
+def fused(items: Sequence[Item], matrix_of: Callable[[Op], Matrix]) -> Iterator[Item]:
     """The same ops, some of them as one; in another order where they have no bit in common.
 
     ``matrix_of`` gives the matrix of an op on its bits. Cost: some microseconds an op.
@@ -79,7 +81,7 @@ def _is_dense(op: Op, piece: Piece) -> bool:
     return isinstance(piece, Dense) and op.kind == "matrix" and len(op.bits) > 1 and not op.control_mask
 
 
-def _emitted(group: _Group, matrix_of: Callable[[Op], gates.Matrix]) -> Iterator[Item]:
+def _emitted(group: _Group, matrix_of: Callable[[Op], Matrix]) -> Iterator[Item]:
     """The ops of a group; or one that does what all of them do."""
     if not group.is_dense or len(group.items) == 1:
         yield from group.items
@@ -90,13 +92,17 @@ def _emitted(group: _Group, matrix_of: Callable[[Op], gates.Matrix]) -> Iterator
     bits = tuple(_each(group.bits))
     matrices = [matrix_of(op) for op, _ in group.items]
     places = [_places(bits, op.bits, op.control_mask, op.control_value) for op, _ in group.items]
-    product = product_of(
-        np.concatenate(matrices, axis=None, dtype=np.complex128),
-        np.concatenate(places, axis=None),
-        np.array([size for each in places for size in each.shape]),
-        1 << len(bits),
+    all_places, sizes = np.concatenate(places, axis=None), np.array([size for each in places for size in each.shape])
+
+    def product(matrices: Sequence[gates.Matrix]) -> gates.Matrix:
+        entries = np.concatenate(matrices, axis=None, dtype=np.complex128)
+        found: gates.Matrix = product_of(entries, all_places, sizes, 1 << len(bits))
+        return found
+
+    yield (
+        Op(group.items[0][0].gate, "matrix", bits, 0, 0, 0),
+        Dense(made_of_matrices(matrices, 1 << len(bits), product)),
     )
-    yield Op(group.items[0][0].gate, "matrix", bits, 0, 0, 0), Dense(product)
 
 
 @lru_cache(maxsize=1 << 12)

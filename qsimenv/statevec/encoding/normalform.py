@@ -13,16 +13,12 @@ phase, a CX chain one permutation. Readings of two states (``readings``) are hel
 
 from __future__ import annotations
 
-import cmath
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from qsimenv.gates import Matrix
+from qsimenv.statevec.encoding.later import UnmadeMatrix, is_later, length, reduced
 from qsimenv.statevec.encoding.pieces import NOTHING, Dense, Flip, Phase, Piece, Turn, is_identity
 from qsimenv.statevec.encoding.readings import Reading, Readings, Waiting
 from qsimenv.statevec.planning.plan import Op
@@ -272,7 +268,7 @@ class Plain:
     """An op that has no place in the form, with its matrix (or diagonal) in stored bits."""
 
     op: Op
-    matrix: npt.NDArray[np.complex128]
+    matrix: Matrix | UnmadeMatrix
 
 
 @dataclass(frozen=True)
@@ -289,13 +285,14 @@ class Compiler:
     """Takes the ops of the sweeps of a stage one after the other and gives the passes of each sweep.
 
     ``finish_sweep`` emits all that is bound to the block; phases may wait for a later sweep, ``finish`` emits them too.
-    ``scale`` is what the stored numbers have to be multiplied by. ``unset``: the bits, as a mask, that are 0 wherever
-    the state is not zero before the first op: until something mixes them there is nothing that their phases could turn.
+    The stored numbers have to be multiplied by ``size exp(i angle)``. ``unset``: the bits, as a mask, that are 0
+    wherever the state is not zero before the first op: until something mixes them there is nothing that their phases
+    could turn.
     """
 
     def __init__(self, unset: int = 0) -> None:
         self._unset = unset
-        self.scale: complex = 1.0
+        self.size, self.angle = 1.0, 0.0
         self._passes: list[Pass] = []
         self._rows: dict[int, int] = {}
         self._flips = 0
@@ -376,7 +373,7 @@ class Compiler:
 
     # --- ops ---
 
-    def _plain(self, op: Op, matrix: Matrix) -> None:
+    def _plain(self, op: Op, matrix: Matrix | UnmadeMatrix) -> None:
         if not is_identity(matrix):
             if self._holds_anything():
                 self._emit()
@@ -431,16 +428,16 @@ class Compiler:
         """The rotation of the bit that is held back, the phase on it and a turn as one."""
         slope, angle = self._slopes.pop(bit), self._phases.linear.pop(bit, 0.0)
         self._unset |= self._fresh & 1 << bit
-        self._shrink(math.hypot(1.0, slope))
+        self._shrink(length(slope))
         return turn.after_turn(slope, angle)
 
     def _shrink(self, factor: float) -> None:
         """Leave a factor in the scale; multiply it in before the stored numbers grow out of range."""
-        self.scale *= factor
+        self.size *= factor
         self._held_factor *= factor
-        if abs(self.scale) < SMALLEST_SCALE:
-            self._passes.append(Factor(abs(self.scale)))
-            self.scale /= abs(self.scale)
+        if abs(self.size) < SMALLEST_SCALE:
+            self._passes.append(Factor(self.size))
+            self.size = 1.0
 
     def _flip(self, bit: int) -> None:
         """X is moved to the front: past phases and rotations it only changes signs."""
@@ -547,14 +544,14 @@ class Compiler:
 
     def _emit_readings(self, readings: Sequence[Reading]) -> None:
         if readings:
-            self._passes.append(Readings(tuple(readings), abs(self.scale) / self._held_factor))
+            self._passes.append(Readings(tuple(readings), self.size / self._held_factor))
 
     def _emit_phases(self, form: Quadratic) -> None:
-        self.scale *= cmath.exp(1j * form.constant)
+        self.angle = reduced(self.angle + form.constant)
         if form:
-            size = abs(self.scale)
-            factor = size if size < _SMALL_SCALE and not form.shared_bits() else 1.0
-            self.scale /= factor
+            factor = 1.0
+            if (is_later(self.size) or self.size < _SMALL_SCALE) and not form.shared_bits():
+                factor, self.size = self.size, 1.0
             self._passes.append(Phases(form, factor))
 
 

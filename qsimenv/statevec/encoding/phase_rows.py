@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from qsimenv.statevec.encoding.later import Numbers, Unmade, are_known, made_of
 
 ROW_BITS = 8
 
@@ -34,10 +36,10 @@ class PhaseRows(NamedTuple):
     shared: list[int]
     num_outside: int
     tables: npt.NDArray[np.int64]
-    coefficients: npt.NDArray[np.float64]
+    coefficients: Numbers | Unmade
     positions: list[int]
     num_wanted: int
-    parity: tuple[list[int], npt.NDArray[np.float64]] | None
+    parity: tuple[list[int], Numbers | Unmade] | None
 
     @property
     def first(self) -> list[int]:
@@ -84,14 +86,22 @@ def phase_rows(
         mask = (0 if a in position else 1 << a) | (0 if b in position else 1 << b)
         outside += (mask, position.get(a, position.get(b, -1)))
         outside_angles.append(angle)
-    laid = lay_out_phases(
-        np.array(terms, dtype=np.int64).reshape(-1, 2), np.array(angles, dtype=np.float64),
-        np.array(outside, dtype=np.int64).reshape(-1, 2), np.array(outside_angles, dtype=np.float64),
-        len(position), lane_bits, ROW_BITS, has_gaps, np.array(wanted, dtype=np.int64), needed, count, not parities,
-    )  # fmt: skip
-    tile_bits, inner_bits, outer_bits, base, common, tables, coefficients, positions = laid
-    if factor != 1:
-        coefficients[-(2 << (inner_bits + outer_bits)) :] *= factor  # those of each row's own
+    table, outside_table = (np.array(some, dtype=np.int64).reshape(-1, 2) for some in (terms, outside))
+    first, numbers = np.array(wanted, dtype=np.int64), [*angles, *outside_angles, factor]
+
+    def laid_out(numbers: Numbers) -> tuple[Any, ...]:
+        laid: tuple[Any, ...] = lay_out_phases(
+            table, numbers[: len(angles)], outside_table, numbers[len(angles) : -1],
+            len(position), lane_bits, ROW_BITS, has_gaps, first, needed, count, not parities,
+        )  # fmt: skip
+        if numbers[-1] != 1:
+            laid[6][-(2 << laid[1] + laid[2]) :] *= numbers[-1]  # those of each row's own
+        return laid
+
+    is_known = are_known(numbers)
+    laid = laid_out(np.array(numbers) if is_known else np.ones(len(numbers)))
+    tile_bits, inner_bits, outer_bits, base, common, tables, made, positions = laid
+    coefficients = made if is_known else Unmade(tuple(numbers), made.size, lambda numbers: laid_out(numbers)[6])
     num_wanted = min(count, tile_bits) if common < 0 else 0
     shared = [common] if common >= 0 else []
     found = positions.tolist()
@@ -101,19 +111,23 @@ def phase_rows(
         number = sum(1 << k for k, place in enumerate((*range(lane_bits), *found)) if place in inside)
         row, others = number & (1 << lane_bits + tile_bits) - 1, number >> lane_bits + tile_bits
         outside_mask = mask & ~sum(1 << bit for bit in position)
-        table = [others & (1 << inner_bits) - 1, others >> inner_bits, outside_mask]
-        parity = table, parity_factors(row, 1 << lane_bits + tile_bits, angle)
+        places = [others & (1 << inner_bits) - 1, others >> inner_bits, outside_mask]
+        parity = places, parity_factors(row, 1 << lane_bits + tile_bits, angle)
     return PhaseRows(
         tile_bits, inner_bits, outer_bits, base, shared, len(outside_angles), tables, coefficients, found, num_wanted,
         parity,
     )  # fmt: skip
 
 
-def parity_factors(mask: int, size: int, angle: float) -> npt.NDArray[np.float64]:
+def parity_factors(mask: int, size: int, angle: float) -> Numbers | Unmade:
     """cos and sin of an angle where the sum of a number's bits in the mask is odd, and of 0 where it is even; and the
-    other way round. Shape (2, 2, size): which of both, cos and sin, number."""
+    other way round. Of shape (2, 2, size), flat: which of both, cos and sin, number."""
     is_odd = np.zeros(1, dtype=np.int64)
     while is_odd.size < size:
         is_odd = np.concatenate([is_odd, is_odd ^ (mask & is_odd.size > 0)])
-    factors = np.array([[1.0, 0.0], [math.cos(angle), math.sin(angle)]])
-    return factors[np.stack([is_odd, 1 - is_odd])].swapaxes(1, 2)
+
+    def factors(numbers: Numbers) -> Numbers:
+        found = np.array([[1.0, 0.0], [math.cos(numbers[0]), math.sin(numbers[0])]])
+        return found[np.stack([is_odd, 1 - is_odd])].swapaxes(1, 2).reshape(-1)
+
+    return made_of([angle], factors)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +17,17 @@ import numpy.typing as npt
 
 from qsimenv import gates
 from qsimenv.circuit import Gate
+from qsimenv.statevec.encoding.later import (
+    Numbers,
+    UnknownError,
+    UnmadeMatrix,
+    half_cosine,
+    half_tangent,
+    is_later,
+    joint,
+    length,
+    reduced,
+)
 from qsimenv.statevec.planning.plan import Kind, Op
 from qsimenv.statevec.planning.steps import Form, form_named, form_of
 
@@ -49,6 +60,8 @@ class Turn(NamedTuple):
 
     def after_turn(self, slope: float, angle: float) -> Turn:
         """The gate that does what a normalised rotation by ``slope``, a phase by ``angle`` and this gate do."""
+        if any(map(is_later, (slope, angle, self.before, self.slope))):
+            return self._after_later_turn(slope, angle)
         size = self.factor / math.hypot(1.0, slope)
         low, high = cmath.rect(size, self.constant), cmath.rect(size, self.constant + self.after)
         lean, turned = cmath.rect(1.0, self.before), cmath.rect(1.0, angle)
@@ -57,6 +70,21 @@ class Turn(NamedTuple):
             rows = [row[::-1] for row in rows]
         (a, b), (c, d) = ((x - slope * turned * y, slope * x + turned * y) for x, y in rows)
         return turn_of(a, b, c, d)
+
+    def _after_later_turn(self, slope: float, angle: float) -> Turn:
+        """The same where some of it is known later. Raises UnknownError for one with an X."""
+        if self.flip and not self.steep:
+            raise UnknownError("an X and a rotation, after one that is known later")
+        turn = self.steep or self
+        both = joint(slope, angle + turn.before, turn.slope)
+        return Turn(
+            False,
+            turn.constant + both.angle,
+            both.lean,
+            both.slope,
+            turn.factor / length(slope) * both.size,
+            turn.after + both.after,
+        )
 
 
 class Phase(NamedTuple):
@@ -76,23 +104,29 @@ class Flip(NamedTuple):
 class Dense(NamedTuple):
     """Any other matrix on the op's bits."""
 
-    matrix: gates.Matrix
+    matrix: gates.Matrix | UnmadeMatrix
 
 
 Piece = Turn | Phase | Flip | Dense
 _FLIP = Flip()
 
 
-def piece_of(gate: Gate, op: Op, values: Sequence[float] | npt.NDArray[np.float64]) -> Piece:
-    """What an op of the gate is, for parameter ``values`` of shape (P,)."""
-    angles = gate.angles(values) if gate.params else ()
+class Unknown(tuple[float, ...]):
+    """The angles of a gate, of which some are known later."""
+
+    __slots__ = ()
+
+
+def piece_of(gate: Gate, angles: tuple[float, ...], op: Op) -> Piece:
+    """What an op of the gate is with these angles. Raises UnknownError where it takes those that are known later."""
     mask = op.control_mask
     if mask:
         controls, wanted = mask.bit_count(), _wanted(op)
     else:
         controls = wanted = 0
     size, num_bits = len(gate.qubits), len(op.bits)
-    return _piece(
+    piece = _piece.__wrapped__ if angles.__class__ is Unknown else _piece
+    return piece(
         gate.name, size, gate.controls, gate.matrix, angles, op.kind, num_bits, op.flips, controls, wanted,
         op.unmixed_value,
     )  # fmt: skip
@@ -113,27 +147,54 @@ def _piece(
             return Dense(np.diag(_diagonal(form.base, angles, data, flips)))
         return _phase(form.base, angles, data, flips, kind == "parity", controls, wanted)
     if num_bits == 1 and not controls:
-        return _turn(form, angles, data, flips)
+        return _turn_later(form, angles, flips) if any(map(is_later, angles)) else _turn(form, angles, data, flips)
     if form.is_cx:
         return _FLIP
-    return Dense(_part(form, angles, data, flips, unmixed_value))
+    is_real = gates.BASE[form.base].real if form.base in gates.BASE else False
+
+    def part(angles: tuple[float, ...]) -> gates.Matrix:
+        return _part(form, angles, data, flips, unmixed_value)
+
+    return Dense(_of_angles(angles, 1 << num_bits, is_real, part))
 
 
-def is_identity(matrix: gates.Matrix) -> bool:
-    """Whether it changes nothing at all. Cost: a tenth of a microsecond for most that do."""
+def is_identity(matrix: gates.Matrix | UnmadeMatrix) -> bool:
+    """Whether it changes nothing at all, whatever is known later. Cost: a tenth of a microsecond for most that do."""
+    if isinstance(matrix, UnmadeMatrix):
+        return False
     return bool(matrix[0, 0] == 1) and np.array_equal(matrix, np.eye(len(matrix)))
 
 
-def stored_matrix(gate: Gate, op: Op, values: Sequence[float] | npt.NDArray[np.float64]) -> gates.Matrix:
-    """The matrix of an op on its bits, diagonal or not."""
+def stored_matrix(gate: Gate, angles: tuple[float, ...], op: Op) -> gates.Matrix | UnmadeMatrix:
+    """The matrix of an op on its bits, diagonal or not, of a gate with these angles."""
     form = form_of(gate)
-    angles = gate.angles(values) if gate.params else ()
-    if op.kind == "matrix":
-        return _part(form, angles, gate.matrix, op.flips, op.unmixed_value)
-    diagonal = _diagonal(form.base, angles, gate.matrix, op.flips)
-    if op.kind == "parity":
-        diagonal = diagonal[np.bitwise_count(np.arange(1 << len(op.bits))) & 1]
-    return np.diag(diagonal)
+
+    def matrix(angles: tuple[float, ...]) -> gates.Matrix:
+        if op.kind == "matrix":
+            return _part(form, angles, gate.matrix, op.flips, op.unmixed_value)
+        diagonal = _diagonal(form.base, angles, gate.matrix, op.flips)
+        if op.kind == "parity":
+            diagonal = diagonal[np.bitwise_count(np.arange(1 << len(op.bits))) & 1]
+        return np.diag(diagonal)
+
+    return _of_angles(angles, 1 << len(op.bits), False, matrix)
+
+
+def _of_angles(
+    angles: tuple[float, ...], rows: int, is_real: bool, matrix: Callable[[tuple[float, ...]], gates.Matrix]
+) -> gates.Matrix | UnmadeMatrix:
+    """A matrix of so many rows, as soon as the angles are known that it has."""
+    if angles.__class__ is not Unknown:
+        return matrix(angles)
+    places = [k for k, angle in enumerate(angles) if is_later(angle)]
+
+    def make(numbers: Numbers) -> gates.Matrix:
+        known = list(angles)
+        for place, number in zip(places, numbers.tolist(), strict=True):
+            known[place] = number
+        return matrix(tuple(known))
+
+    return UnmadeMatrix(tuple(angles[place] for place in places), rows, is_real, make)
 
 
 def _matrix(base: str, angles: tuple[float, ...], data: bytes) -> gates.Matrix:
@@ -186,7 +247,7 @@ def _table(base: str, angles: tuple[float, ...], data: bytes, flips: int) -> lis
     for turn in turns:
         for (row,) in turn.rows:
             table[row ^ flips] += _angle(turn, angles)
-    return [math.remainder(angle, math.tau) for angle in table]
+    return list(map(reduced, table))
 
 
 def _angle(turn: gates.Turn, angles: tuple[float, ...]) -> float:
@@ -206,6 +267,36 @@ def _wanted(op: Op) -> int:
 def _turn(form: Form, angles: tuple[float, ...], data: bytes, flips: int) -> Turn:
     (a, b), (c, d) = _entries(form, angles, data, flips)
     return turn_of(a, b, c, d)
+
+
+def _turn_later(form: Form, angles: tuple[float, ...], flips: int) -> Turn:
+    """A one-target gate with angles that are known later: always a phase, a rotation, however steep, and a phase.
+
+    Raises UnknownError where the gate is not spelled so.
+    """
+    turns = gates.BASE[form.base].turns
+    if turns is None:
+        raise UnknownError(f"gate {form.base} with angles that are known later")
+    phases, rotation = [[0.0, 0.0], [0.0, 0.0]], (0.0, 1.0, 0.0)
+    before, after = phases
+    for turn in turns:
+        angle = _angle(turn, angles)
+        if turn.kind == "phase":
+            for (row,) in turn.rows:
+                before[row ^ flips] += angle
+            continue
+        # A turn about x is one about y between phases by a quarter.
+        sign, quarter = (1.0 if flips else -1.0, 0.0) if turn.kind == "y" else (1.0, math.pi / 2)
+        rotation = sign * half_tangent(angle), half_cosine(angle), quarter
+        before = after
+    slope, factor, quarter = rotation
+    (low, high), (low_after, high_after) = phases
+    constant, first, last = low + low_after, high - low - quarter, high_after - low_after + quarter
+    if abs(slope) > NOTHING:
+        if not is_later(slope) and abs(slope) * _STEEPEST > 1:
+            raise UnknownError(f"gate {form.base}, nearly an X, with angles that are known later")
+        return Turn(False, constant, first, slope, factor, last)
+    return Turn(False, constant + (math.pi if factor < 0 else 0.0), 0.0, 0.0, 1.0, first + last)
 
 
 def turn_of(a: complex, b: complex, c: complex, d: complex) -> Turn:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from qsimenv import gates
 from qsimenv.statevec.encoding.affine import compressed, inverse_columns, line_map, transposed, xor_table, xor_tables
 from qsimenv.statevec.encoding.butterflies import MOST_BUTTERFLIES, butterfly_rows, find_butterflies
+from qsimenv.statevec.encoding.later import Numbers, Unmade, UnmadeMatrix, made_of, made_of_matrix
 from qsimenv.statevec.encoding.normalform import Affine, Factor, Pass, Phases, Plain, Rotations, Spread
 from qsimenv.statevec.encoding.phase_rows import phase_rows
 from qsimenv.statevec.encoding.pieces import is_identity
@@ -69,6 +70,8 @@ from qsimenv.statevec.encoding.rows import (
 from qsimenv.statevec.encoding.sharing import Sharing
 from qsimenv.statevec.planning.plan import NORMAL_FORM_BITS, Op, Sweep
 
+Matrix = gates.Matrix | UnmadeMatrix
+
 _CHOOSING_BIT = 62
 """Stands above all bits of an index for the choice between two states that are swept together."""
 _ROOM_FOR_SLOPES = 4
@@ -95,11 +98,14 @@ class Writer:
         self._arranged: tuple[list[int], list[int], list[tuple[int, int]]] | None = None
         self._walks: dict[int, _Walk] = {}
         self._rows: list[list[int]] = []
-        self._coefficients: list[npt.NDArray[np.float64]] = []
+        self._coefficients: list[Numbers] = []
+        self.unmade: list[tuple[int, Unmade]] = []
+        """Coefficients that are known later, and where they will be; in the sweep are zeros there."""
         self._tables: list[npt.NDArray[np.int64]] = []
         self._num_coefficients = self._num_tables = 0
 
     def write(self, passes: Sequence[Pass], scale: complex) -> EncodedSweep:
+        """The sweep with these passes, after which the stored numbers are to be multiplied by ``scale``."""
         turned, waiting, number = set[int](), dict[int, float](), 0
         loads: _Lines | None = None
         while number < len(passes):
@@ -151,7 +157,10 @@ class Writer:
         self._rows.append(row)
         return row
 
-    def _add_coefficients(self, numbers: npt.ArrayLike) -> None:
+    def _add_coefficients(self, numbers: npt.ArrayLike | Unmade) -> None:
+        if isinstance(numbers, Unmade):
+            self.unmade.append((self._num_coefficients, numbers))
+            numbers = np.zeros(numbers.size)
         self._coefficients.append(np.asarray(numbers, dtype=np.float64).reshape(-1))
         self._num_coefficients += self._coefficients[-1].size
 
@@ -161,8 +170,8 @@ class Writer:
 
     # --- ops that stay what they are ---
 
-    def _plain(self, op: Op, matrix: gates.Matrix) -> None:
-        if op.kind != "matrix":
+    def _plain(self, op: Op, matrix: Matrix) -> None:
+        if op.kind != "matrix" and not isinstance(matrix, UnmadeMatrix):
             for stored, factor in enumerate(np.diagonal(matrix)):
                 if factor != 1:
                     self._number(op, stored, complex(factor))
@@ -176,20 +185,23 @@ class Writer:
             self._dense(op.bits, matrix, op.control_mask, op.control_value)
             return
         kind = GENERAL
-        if len(matrix) == 2 and not matrix.imag.any():
+        if isinstance(matrix, UnmadeMatrix):
+            kind = REAL if len(matrix) == 2 and matrix.is_real else GENERAL
+        elif len(matrix) == 2 and not matrix.imag.any():
             kind = FLIP if np.array_equal(matrix, [[0, 1], [1, 0]]) else REAL
         self._controlled_row(kind, [self._position[bit] for bit in op.bits], op.control_mask, op.control_value)
-        self._add_coefficients(np.ascontiguousarray(matrix).view(np.float64))
+        self._add_coefficients(made_of_matrix(matrix, _real_and_imaginary))
 
-    def _two_targets(self, targets: Sequence[int], matrix: gates.Matrix) -> None:
+    def _two_targets(self, targets: Sequence[int], matrix: Matrix) -> None:
         """See ``lanes_numba.dense``: for output v, pattern m and each lane the entry (row, row ^ m) of the matrix."""
+        places = [0, 1, 2, 3]
         if targets[0] > targets[1]:
-            targets, swapped = targets[::-1], [0, 2, 1, 3]
-            matrix = matrix[np.ix_(swapped, swapped)]
+            targets, places = targets[::-1], [0, 2, 1, 3]
         lanes = tuple(position for position in targets if position < self._lane_bits)
         row = self._row(TWO_TARGETS, targets, targets[len(lanes) :])
         row[HAS_LANES] = len(lanes)
-        self._add_coefficients(_three_products(matrix).take(_two_bit_entries(lanes, self._lane_bits)))
+        index = _two_bit_entries(lanes, self._lane_bits)
+        self._add_coefficients(made_of_matrix(matrix, lambda made: _three_products(made, places).take(index)))
 
     def _number(self, op: Op, stored: int, factor: complex) -> None:
         """Multiply by ``factor`` where the op's bits have the value ``stored`` and its controls theirs."""
@@ -209,13 +221,11 @@ class Writer:
             return False
         return len(bits) > 1 or any(bit in bits or mask >> bit & 1 for bit in self._block[: self._lane_bits])
 
-    def _dense(self, bits: Sequence[int], matrix: gates.Matrix, mask: int, value: int) -> None:
+    def _dense(self, bits: Sequence[int], matrix: Matrix, mask: int, value: int) -> None:
         """A dense matrix on these bits under controls; lanes in which those are not fulfilled stay what they are."""
         order = sorted(range(len(bits)), key=lambda k: self._position[bits[k]])
         targets = [self._position[bits[k]] for k in order]
-        if order != list(range(len(bits))):
-            places = deposit(np.arange(len(matrix)), order)
-            matrix = matrix[np.ix_(places, places)]
+        places = deposit(np.arange(len(matrix)), order).tolist()
         lanes = tuple(position for position in targets if position < self._lane_bits)
         in_lanes = [bit if mask >> bit & 1 else -1 for bit in self._block[: self._lane_bits]]
         beyond = mask & ~sum(1 << bit for bit in in_lanes if bit >= 0)
@@ -223,16 +233,20 @@ class Writer:
         num_tiles = 1 << len(self._block) - self._lane_bits - row[NUM_FIXED]
         row[HAS_LANES], row[BY_LANE] = len(lanes), int(bool(lanes) or beyond != mask or num_tiles < TILES_TOGETHER)
         index = _dense_entries(lanes, self._lane_bits, len(targets))
-        numbers = _three_products(matrix).take(index if row[BY_LANE] else index[..., 0])
-        if beyond != mask:
-            fulfilled = [
-                all(bit < 0 or lane >> k & 1 == value >> bit & 1 for k, bit in enumerate(in_lanes))
-                for lane in range(1 << self._lane_bits)
-            ]
-            numbers = np.where(
-                fulfilled, numbers, _three_products(np.eye(len(matrix), dtype=np.complex128)).take(index)
-            )
-        self._add_coefficients(numbers)
+        picked = index if row[BY_LANE] else index[..., 0]
+        if beyond == mask:
+            self._add_coefficients(made_of_matrix(matrix, lambda made: _three_products(made, places).take(picked)))
+            return
+        fulfilled = [
+            all(bit < 0 or lane >> k & 1 == value >> bit & 1 for k, bit in enumerate(in_lanes))
+            for lane in range(1 << self._lane_bits)
+        ]
+        nothing = _three_products(np.eye(len(matrix), dtype=np.complex128), places).take(index)
+
+        def where_fulfilled(made: gates.Matrix) -> Numbers:
+            return np.where(fulfilled, _three_products(made, places).take(picked), nothing)
+
+        self._add_coefficients(made_of_matrix(matrix, where_fulfilled))
 
     def _controlled_row(self, kind: int, targets: Sequence[int], mask: int, value: int, num_free: int = 0) -> list[int]:
         """A row under controls over index bits; those of the block become fixed positions, as do the targets but for
@@ -265,7 +279,8 @@ class Writer:
             targets = [position for position, _ in group]
             row = self._row(ROTATE, targets, targets)
             row[HAS_LANES] = int(has_lanes and number == bool(loads))
-            self._add_coefficients([*(slope for _, slope in group), *[0.0] * (_ROOM_FOR_SLOPES - len(group)), *lanes])
+            numbers = [*(slope for _, slope in group), *[0.0] * (_ROOM_FOR_SLOPES - len(group)), *lanes]
+            self._add_coefficients(made_of(numbers))
             if loads and number == 0:
                 self._lines(row, loads)
                 row[GATHERS] = 1
@@ -273,11 +288,8 @@ class Writer:
     def _spread(self, slopes: Mapping[int, float]) -> None:
         self._row(SPREAD, [], [])
         higher = self._stored[self._low_bits :]
-        runs, factors = sum(1 << k for k, bit in enumerate(higher) if bit in slopes), np.ones(1)
-        for bit in higher:
-            factors = np.concatenate([factors, -slopes.get(bit, -1.0) * factors])
-        self._add_table([sum(1 << bit for bit in slopes), runs])
-        self._add_coefficients(factors)
+        self._add_table([sum(1 << bit for bit in slopes), sum(1 << k for k, bit in enumerate(higher) if bit in slopes)])
+        self._add_coefficients(made_of([slopes.get(bit, -1.0) for bit in higher], _spread_factors))
 
     def _phases(self, phases: Phases, before: Mapping[int, float], following: Sequence[Pass]) -> set[int]:
         """A row, which first turns the bits ``before``, and may turn bits of the rotations that follow: which."""
@@ -298,11 +310,11 @@ class Writer:
         self._walks[len(self._rows) - 1] = _Walk(laid.positions, laid.tile_bits, laid.inner_bits, laid.shared)
         self._add_table(laid.tables)
         self._add_coefficients(laid.coefficients)
-        self._add_coefficients(slopes)
+        self._add_coefficients(made_of(slopes))
         if laid.parity:
             masks, factors = laid.parity
             row[PARITY] = self._num_tables
-            self._add_table([self._num_coefficients, self._num_coefficients + factors[0].size, *masks])
+            self._add_table([self._num_coefficients, self._num_coefficients + factors.size // 2, *masks])
             self._add_coefficients(factors)
         return {self._block[position] for position in laid.first if position in then}
 
@@ -322,7 +334,7 @@ class Writer:
         if row[NUM_TARGETS] or row[BASE] != self._place(self._position[bit]):
             return False
         row[NUM_TARGETS], row[TARGETS], row[NUM_TURNS] = 1, self._position[bit], 1
-        self._add_coefficients([slope])
+        self._add_coefficients(made_of([slope]))
         return True
 
     def _butterflies(self, passes: Sequence[Pass]) -> int:
@@ -521,8 +533,24 @@ def _can_store(row: Sequence[int]) -> bool:
     return not row[TURNED_BEFORE] or row[NUM_TURNS] == row[TURNED_BEFORE]
 
 
-def _three_products(matrix: gates.Matrix) -> npt.NDArray[np.float64]:
-    """What real products take of a matrix: real parts, imaginary parts, sums (Gauss); shape (3, entries)."""
+def _spread_factors(slopes: Numbers) -> Numbers:
+    """For each set of bits, as a mask, what spreading multiplies by that has these set."""
+    factors = np.ones(1)
+    for slope in slopes:
+        factors = np.concatenate([factors, -slope * factors])
+    return factors
+
+
+def _real_and_imaginary(matrix: gates.Matrix) -> Numbers:
+    """The entries of a matrix as real numbers, row by row."""
+    return np.ascontiguousarray(matrix).view(np.float64).reshape(-1)
+
+
+def _three_products(matrix: gates.Matrix, places: Sequence[int]) -> Numbers:
+    """What real products take of a matrix whose rows and columns are wanted in this order: real parts, imaginary parts,
+    sums (Gauss); shape (3, entries)."""
+    if places != list(range(len(matrix))):
+        matrix = matrix[np.ix_(places, places)]
     entries, numbers = matrix.reshape(-1), np.empty((3, matrix.size))
     numbers[0], numbers[1] = entries.real, entries.imag
     np.add(numbers[0], numbers[1], out=numbers[2])

@@ -6,10 +6,10 @@ what can be done while one block of bits is in cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -71,6 +71,8 @@ class Plan:
     start: Layout
     end: Layout
     stages: tuple[Stage, ...]
+    kept: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What others keep with the plan, and with all that differ in angles alone."""
 
     @cached_property
     def num_exchanges(self) -> int:
