@@ -29,6 +29,8 @@ _SMALL_SECONDS, _SMALL_SECONDS_A_ROW = 3e-5, 1e-9
 
 def usable_ranks(circuit: Circuit, ranks: int) -> int:
     """How many of ``ranks`` can share the state: every gate must find the qubits it mixes in one rank's memory."""
+    if ranks == 1:
+        return 1
     reach = max((len(mixed_qubits(i)) for i in walk(circuit.instructions) if isinstance(i, Gate)), default=0)
     while ranks > 1 and circuit.num_qubits - (ranks.bit_length() - 1) < max(reach, 1):
         ranks //= 2

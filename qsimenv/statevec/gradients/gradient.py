@@ -105,7 +105,7 @@ def applied(observable: Observable, state: State) -> State:
         state.device.slots.put(plane, 0, 0, 0)
     other = State(planes[0], planes[1], state.layout, state.team, state.work)
     other.scale = state.scale
-    strings = collect([observable], state.layout)
+    strings = collect((observable,), state.layout)
     for terms in strings.split(state.layout.num_local):
         _add_strings(state, other, strings, terms)
     return other

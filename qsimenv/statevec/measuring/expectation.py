@@ -31,7 +31,7 @@ def expectation_values(state: State, observables: Sequence[Observable]) -> Float
     Cost: one reading of the state for all strings without X and Y, and one for each distinct set of flipped qubits, or
     fewer; half an exchange for each two sets of flipped rank qubits.
     """
-    strings = collect(observables, state.layout)
+    strings = collect(tuple(observables), state.layout)
     sums = np.zeros(len(strings.x_masks))
     num_local = state.layout.num_local
     for terms in strings.split(max(num_local - 1, 0)):

@@ -6,8 +6,9 @@ that flip the same rank bits share one exchange. A string that several observabl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -90,8 +91,9 @@ def _fits(differing: int) -> bool:
     return bits + (differing >> bits).bit_count() <= NEAR_BITS
 
 
-def collect(observables: Sequence[Observable], layout: Layout) -> Strings:
-    """The strings of some observables on the bits of ``layout``."""
+@lru_cache(maxsize=64)
+def collect(observables: tuple[Observable, ...], layout: Layout) -> Strings:
+    """The strings of some observables on the bits of ``layout``; kept, because many states are asked for the same."""
     terms = [(number, pauli, c) for number, value in enumerate(observables) for pauli, c in value.terms]
     x, z = (
         _on_bits(np.array([int(pauli.translate(table) or "0", 2) for _, pauli, _ in terms], dtype=np.int64), layout)
