@@ -18,9 +18,9 @@ import numpy.typing as npt
 from qsimenv.circuit import Assign, Circuit, Gate, Measure, Reset, Variable
 from qsimenv.comm import Team
 from qsimenv.errors import TimedOutError
-from qsimenv.statevec.encoding.angles import Angles, linear_forms
+from qsimenv.statevec.encoding.angles import Angles, angles_of
 from qsimenv.statevec.encoding.encode import encode, is_constant
-from qsimenv.statevec.encoding.recipe import sweeps_of
+from qsimenv.statevec.encoding.recipe import Recipes
 from qsimenv.statevec.encoding.rows import EncodedSweep
 from qsimenv.statevec.kernels.devices import DeviceName, device
 from qsimenv.statevec.measuring.random_numbers import uniforms
@@ -92,7 +92,9 @@ class Prepared:
             return self._encodings[key]
         plan, found = self.plan(segment, layout), None
         if self.num_local == self.circuit.num_qubits:  # several ranks have to scale the state in one way
-            found = sweeps_of(plan, self._angles_of(segment).of(values), self.precision, self.device.form, from_zero)
+            recipes: Recipes = plan.kept.setdefault("recipes", Recipes())
+            angles = self._angles_of(segment).of(values)
+            found = recipes.sweeps(plan, angles, self.precision, self.device.form, from_zero)
         encoded = found or self.encoded(plan, values, from_zero)
         if self._constant[segment]:
             self._encodings[key] = encoded
@@ -101,8 +103,7 @@ class Prepared:
     def _angles_of(self, segment: int) -> Angles:
         """Those of the gates of a segment, one after the other."""
         if segment not in self._angles:
-            angles = [(angle, 1.0, 0.0) for gate in self.program.segments[segment] for angle in gate.params]
-            self._angles[segment] = linear_forms(angles, len(self.circuit.parameters))
+            self._angles[segment] = angles_of(self.program.segments[segment], len(self.circuit.parameters))
         return self._angles[segment]
 
     def encoded(self, plan: Plan, values: npt.NDArray[np.float64], from_zero: bool = False) -> Encoded:

@@ -9,20 +9,21 @@ import msgspec
 import numpy as np
 import pytest
 
-from qsimenv import gates
+from qsimenv import engines, gates
 from qsimenv.circuit import Circuit, Gate, gate
 from qsimenv.comm import Team
 from qsimenv.errors import InvalidArgumentError
 from qsimenv.statevec import simulate
 from qsimenv.statevec.encoding.encode import encode
 from qsimenv.statevec.encoding.later import Tape, UnknownError
-from qsimenv.statevec.encoding.recipe import STEEPEST, sweeps_of
+from qsimenv.statevec.encoding.recipe import STEEPEST, Recipes
 from qsimenv.statevec.encoding.rows import VECTORS, EncodedSweep
+from qsimenv.statevec.gradients import backwards, gradient
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.statevec.planning.plan import Plan
-from qsimenv.statevec.planning.planner import forget_plans, make_plan, plan_from_zero
+from qsimenv.statevec.planning.planner import make_plan, plan_from_zero
 from qsimenv.statevec.state import State
-from qsimenv.task import Precision
+from qsimenv.task import Observable, Precision, Task
 from tests.unit.test_normalform import random_gate
 
 TOLERANCE: dict[Precision, float] = {"double": 1e-13, "single": 2e-6}
@@ -58,11 +59,10 @@ def check(
     layout: Layout | None = None,
 ) -> int:
     """What recipes give for several angles is what ``encode`` gives; how often they gave something."""
-    forget_plans()
-    given = 0
+    given, recipes = 0, Recipes()
     for angles in several:
         plan = planned(with_angles(gate_list, angles), block_bits, layout)
-        sweeps = sweeps_of(plan, angles, precision, VECTORS, layout is None)
+        sweeps = recipes.sweeps(plan, angles, precision, VECTORS, layout is None)
         if sweeps is not None:
             given += 1
             wanted = amplitudes(plan, encode(plan, (), precision, from_zero=layout is None), precision)
@@ -219,6 +219,62 @@ def test_what_is_no_number_is_refused(encoded: list[Plan]) -> None:
         prepared_sweeps(circuit, np.array([value]))
     with pytest.raises(InvalidArgumentError, match="gate ry: 'log\\(p0\\)' is nan for these parameters, not a number"):
         prepared_sweeps(circuit, np.array([-1.0]))
+
+
+# --- gradients ---
+
+
+def rotations_with_parameters(random: np.random.Generator) -> Circuit:
+    """Rotations of one qubit and of two by parameters, between others; the first parameter is that of several."""
+    gate_list, texts = list[Gate](), [f"p{k}" for k in range(6)]
+    for _ in range(60):
+        a, b = (int(qubit) for qubit in random.choice(N, size=2, replace=False))
+        name = str(random.choice(["rx", "ry", "rz", "rzz", "rxx", "cry", "cp", "h", "cx", "x", "t", "sx"]))
+        text = str(random.choice(texts))
+        params = [str(random.choice([text, f"2*{text} - 0.3", "-p0"]))] * gates.num_params(name)
+        gate_list.append(gate(name, *([a, b][: 2 if name in ("rzz", "rxx", "cry", "cp", "cx") else 1]), params=params))
+    return Circuit(N, 0, tuple(gate_list), parameters=tuple(f"x{k}" for k in range(6)))
+
+
+@pytest.mark.parametrize("precision", ["double", "single"])
+@pytest.mark.parametrize("seed", range(4))
+def test_gradients(seed: int, precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those with recipes are those without."""
+    random = np.random.default_rng(seed)
+    circuit, observable = rotations_with_parameters(random), Observable((("ZZX" + "IY" * 4, 0.7), ("I" * 10 + "Z", 1)))
+    asked, own = list[Plan](), backwards.encode
+
+    def counted(plan: Plan, *arguments: object, **options: object) -> object:
+        asked.append(plan)
+        return own(plan, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(backwards, "encode", counted)
+    rows = random.uniform(-3, 3, (4, 6))
+    simulate.forget_prepared()
+    found = gradient.gradient(circuit, observable, rows, precision, Team())
+    assert len(asked) == 1
+    for values, derivatives in zip(rows, found, strict=True):
+        simulate.forget_prepared()
+        gradient._backwards.cache_clear()
+        (wanted,) = gradient.gradient(circuit, observable, values[np.newaxis], precision, Team())
+        np.testing.assert_allclose(derivatives, wanted, atol=20 * TOLERANCE[precision])
+    assert len(asked) == 5
+
+
+def test_gradients_by_angles_that_others_turn_have_no_recipe() -> None:
+    """What is read for them is different each time; what is found is the same as by differences."""
+    gate_list = [gate("h", q) for q in range(N)] + [gate("u", 2, params=["p0", "p1", "p0*p1"]), gate("cx", 2, 3)]
+    circuit = Circuit(N, 0, (*gate_list, gate("rx", 3, params=["p1"])), parameters=("a", "b"))
+    observable, step = Observable((("I" * 7 + "ZZII", 1.0), ("I" * 7 + "YXII", 0.5))), 1e-5
+    for values in np.random.default_rng(2).uniform(-3, 3, (3, 2)):
+        (found,) = gradient.gradient(circuit, observable, values[np.newaxis], "double", Team())
+        for k in range(2):
+            moved = [
+                engines.run(Task(circuit=circuit, parameters=shifted, observables=(observable,)), Team())
+                for shifted in (values + step * np.eye(2)[k], values - step * np.eye(2)[k])
+            ]
+            up, down = (float(each.expectation_values[0]) for each in moved)  # type: ignore[index]
+            assert found[k] == pytest.approx((up - down) / (2 * step), abs=1e-8)
 
 
 # --- numbers that are known later ---

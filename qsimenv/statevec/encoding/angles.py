@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qsimenv import formula
+from qsimenv.circuit import Gate
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,8 @@ def linear_forms(angles: Sequence[tuple[formula.Angle, float, float]], num_param
         np.array(factors, dtype=np.float64),
         np.array(offsets, dtype=np.float64),
     )
+
+
+def angles_of(gate_list: Sequence[Gate], num_parameters: int) -> Angles:
+    """Those of some gates, one after the other."""
+    return linear_forms([(angle, 1.0, 0.0) for gate in gate_list for angle in gate.params], num_parameters)

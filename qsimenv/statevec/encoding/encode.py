@@ -48,10 +48,12 @@ def encode(
 
 
 class Draft(NamedTuple):
-    """A sweep, but for what is known later: some of its coefficients, and ``size`` and ``angle`` of its scale."""
+    """A sweep, but for what is known later: some of its coefficients, from some places on, the factors of its slots,
+    and ``size`` and ``angle`` of its scale."""
 
     sweep: EncodedSweep
     unmade: Sequence[tuple[int, Unmade]]
+    factors: Unmade | None
     size: float
     angle: float
 
@@ -114,7 +116,8 @@ def _draft_stage(
                 is_last = part is parts[-1]
                 grown, turned = (compiler.size / size, compiler.angle - angle) if is_last else (1.0, 0.0)
                 scale = cmath.rect(grown, turned) if are_known((grown, turned)) else 1.0
-                yield Draft(writer.write(part, scale), writer.unmade, grown, turned)
+                written = writer.write(part, scale)
+                yield Draft(written, writer.unmade, writer.unmade_factors, grown, turned)
 
 
 def _runs(

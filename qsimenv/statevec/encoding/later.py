@@ -26,9 +26,11 @@ Numbers = npt.NDArray[np.float64]
     SUM,
     TANGENT,
     COSINE,
+    SINE,
     LENGTH,
     PRODUCT,
     RATIO,
+    SIZE,
     JOINT_COSINE,
     JOINT_TANGENT,
     JOINT_ANGLE,
@@ -36,9 +38,10 @@ Numbers = npt.NDArray[np.float64]
     JOINT_LEAN,
     JOINT_SIZE,
     JOINT_AFTER,
-) = range(13)
-"""What an entry of a tape is, of one, two or three numbers: x; tan x; cos x; the length of (1, x); x y; x / y; and of
-two rotations by slopes x and z with a phase by y between them what ``joint`` asks for."""
+) = range(15)
+"""What an entry of a tape is, of one, two or three numbers: x; tan x; cos x; sin x; the length of (1, x); x y; x / y;
+x y, being the size of a state; and of two rotations by slopes x and z with a phase by y between them what ``joint``
+asks for."""
 
 _MOST_TERMS = 16
 """A sum of more becomes an entry of its own: long ones take their time each time something is added."""
@@ -155,14 +158,26 @@ def is_later(number: float) -> bool:
     return isinstance(number, Later)
 
 
-def half_tangent(angle: float) -> float:
-    """tan(angle / 2)."""
-    return angle.tape.later(TANGENT, 0.5 * angle) if isinstance(angle, Later) else math.tan(angle / 2)
+def tangent(angle: float) -> float:
+    """That of an angle, for a slope."""
+    return angle.tape.later(TANGENT, angle) if isinstance(angle, Later) else math.tan(angle)
 
 
-def half_cosine(angle: float) -> float:
-    """cos(angle / 2)."""
-    return angle.tape.later(COSINE, 0.5 * angle) if isinstance(angle, Later) else math.cos(angle / 2)
+def cosine(angle: float) -> float:
+    """That of an angle."""
+    return angle.tape.later(COSINE, angle) if isinstance(angle, Later) else math.cos(angle)
+
+
+def sine(angle: float) -> float:
+    """That of an angle."""
+    return angle.tape.later(SINE, angle) if isinstance(angle, Later) else math.sin(angle)
+
+
+def shrunk(size: float, factor: float) -> float:
+    """The size of a state times a factor."""
+    numbers: tuple[Any, ...] = size, factor
+    tape = next((each.tape for each in numbers if isinstance(each, Later)), None)
+    return size * factor if tape is None else tape.later(SIZE, size, factor)
 
 
 def length(slope: float) -> float:

@@ -18,6 +18,8 @@ from qsimenv.statevec.encoding.later import (
     LENGTH,
     PRODUCT,
     RATIO,
+    SINE,
+    SIZE,
     SUM,
     TANGENT,
 )
@@ -28,7 +30,7 @@ _options = {"nogil": True, "error_model": "numpy"}
 
 @njit(**_options)
 def work_out(entries, starts, columns, factors, constants, inputs, results):
-    """The rows ``results`` of a tape for some inputs; and the smallest product and the greatest slope on the way.
+    """The rows ``results`` of a tape for some inputs; and the smallest size and the greatest slope on the way.
 
     ``entries`` has four columns: an operation and the rows it works on. Row k is ``constants[k]`` and the sum over
     ``starts[k] <= j < starts[k + 1]`` of ``factors[j]`` times entry ``columns[j]``; the inputs are the first entries.
@@ -41,7 +43,7 @@ def work_out(entries, starts, columns, factors, constants, inputs, results):
         y = _row(entries[k, 2], starts, columns, factors, constants, values)
         z = _row(entries[k, 3], starts, columns, factors, constants, values)
         number = _made(operation, x, y, z)
-        if operation == PRODUCT:
+        if operation == SIZE:
             smallest = min(smallest, abs(number))
         elif operation in (TANGENT, JOINT_SLOPE, JOINT_TANGENT):
             steepest = max(steepest, abs(number))
@@ -69,9 +71,11 @@ def _made(operation, x, y, z):
         return math.tan(x)
     if operation == COSINE:
         return math.cos(x)
+    if operation == SINE:
+        return math.sin(x)
     if operation == LENGTH:
         return math.hypot(1.0, x)
-    if operation == PRODUCT:
+    if operation in (PRODUCT, SIZE):
         return x * y
     if operation == RATIO:
         return x / y

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qsimenv.gates import Matrix
-from qsimenv.statevec.encoding.later import UnmadeMatrix, is_later, length, reduced
+from qsimenv.statevec.encoding.later import UnmadeMatrix, is_later, length, reduced, shrunk
 from qsimenv.statevec.encoding.pieces import NOTHING, Dense, Flip, Phase, Piece, Turn, is_identity
 from qsimenv.statevec.encoding.readings import Reading, Readings, Waiting
 from qsimenv.statevec.planning.plan import Op
@@ -433,7 +433,7 @@ class Compiler:
 
     def _shrink(self, factor: float) -> None:
         """Leave a factor in the scale; multiply it in before the stored numbers grow out of range."""
-        self.size *= factor
+        self.size = shrunk(self.size, factor)
         self._held_factor *= factor
         if abs(self.size) < SMALLEST_SCALE:
             self._passes.append(Factor(self.size))

@@ -21,12 +21,12 @@ from qsimenv.statevec.encoding.later import (
     Numbers,
     UnknownError,
     UnmadeMatrix,
-    half_cosine,
-    half_tangent,
+    cosine,
     is_later,
     joint,
     length,
     reduced,
+    tangent,
 )
 from qsimenv.statevec.planning.plan import Kind, Op
 from qsimenv.statevec.planning.steps import Form, form_named, form_of
@@ -287,7 +287,7 @@ def _turn_later(form: Form, angles: tuple[float, ...], flips: int) -> Turn:
             continue
         # A turn about x is one about y between phases by a quarter.
         sign, quarter = (1.0 if flips else -1.0, 0.0) if turn.kind == "y" else (1.0, math.pi / 2)
-        rotation = sign * half_tangent(angle), half_cosine(angle), quarter
+        rotation = sign * tangent(angle / 2), cosine(angle / 2), quarter
         before = after
     slope, factor, quarter = rotation
     (low, high), (low_after, high_after) = phases

@@ -7,7 +7,6 @@ one bit like rotations, so that they cost no pass but their own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qsimenv.statevec.encoding.later import Numbers, Unmade, cosine, made_of, sine
 from qsimenv.statevec.planning.plan import Op
 
 LINE_BITS = 3
@@ -92,7 +92,8 @@ class SlotMaker:
     def add(self, pass_: Readings) -> dict[tuple[int, int], int]:
         """The slot of each distinct string of a pass."""
         slots = dict[tuple[int, int], int]()
-        weight = 2 * (pass_.scale / self._scale) ** 2
+        ratio = pass_.scale / self._scale
+        weight = 2 * ratio * ratio
         for x, z, parameter, factor in pass_.readings:
             slot = slots.setdefault((x, z), len(self._masks))
             if slot == len(self._masks):
@@ -103,15 +104,17 @@ class SlotMaker:
         return slots
 
     def made(self) -> Slots | None:
-        """All of them, or None where nothing is read."""
+        """All of them, or None where nothing is read; with zeros for factors that are known later."""
         if not self._masks:
             return None
-        masks = np.array(self._masks, dtype=np.int64)
-        slots, parameters, factors = zip(*self._rows, strict=True)
-        return Slots(
-            masks[:, 0].copy(), masks[:, 1].copy(), np.array(slots, dtype=np.int64),
-            np.array(parameters, dtype=np.int64), np.array(factors),
-        )  # fmt: skip
+        masks, factors = np.array(self._masks, dtype=np.int64), self.factors()
+        slots, parameters = (np.array([row[column] for row in self._rows], dtype=np.int64) for column in (0, 1))
+        known = np.zeros(factors.size) if isinstance(factors, Unmade) else factors
+        return Slots(masks[:, 0].copy(), masks[:, 1].copy(), slots, parameters, known)
+
+    def factors(self) -> Numbers | Unmade:
+        """Those of the slots."""
+        return made_of([factor for _, _, factor in self._rows])
 
 
 class Group(NamedTuple):
@@ -210,7 +213,7 @@ class Waiting:
         """Strings that flip a bit, behind a phase on it: X becomes X cos + Y sin."""
         if not angle or bit not in self.flips:
             return
-        c, s, turned = math.cos(angle), math.sin(angle), list[Reading]()
+        c, s, turned = cosine(angle), sine(angle), list[Reading]()
         for each in self.flips[bit]:
             other = -s if each.z_mask else s
             turned.append(each._replace(factor=each.factor * c))

@@ -10,7 +10,7 @@ stays one, however steep, and one by 0 is a rotation, too. Where that would cost
 from __future__ import annotations
 
 import cmath
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from qsimenv.statevec.encoding.encode import Draft, drafts
 from qsimenv.statevec.encoding.later import Numbers, Tape, UnknownError
 from qsimenv.statevec.encoding.pieces import Unknown
+from qsimenv.statevec.encoding.readings import Looks
 from qsimenv.statevec.encoding.rows import EncodedSweep, Form
 from qsimenv.statevec.planning.plan import Plan
 from qsimenv.task import Precision
@@ -48,30 +49,46 @@ class _Known:
     num_recipes: int = 0
 
 
-def sweeps_of(plan: Plan, angles: Numbers, precision: Precision, form: Form, from_zero: bool = False) -> Sweeps | None:
-    """What ``encode`` gives for the angles of all gates one after the other, shape (A,), up to rounding and the way the
-    state is scaled; None where it is to be asked. That is so for the first time, for gates that mix several qubits by
-    angles that vary, and for angles that the recipe is not good for.
+class Recipes:
+    """Those of one plan."""
 
-    Multiples of pi/4 are taken for fixed, which spares work, until they change. Cost: some microseconds a sweep and its
-    rows, and with the second angles some times what ``encode`` takes.
-    """
-    known = plan.kept.get((precision, form, from_zero))
-    if known is None:
-        may_vary = np.remainder(angles, np.pi / 4) != 0
-        plan.kept[precision, form, from_zero] = _Known(angles, may_vary)
-        return None
-    changed = angles != known.angles
-    if (known.recipe is None and changed.any()) or (changed & ~known.may_vary).any():
-        if known.num_recipes == _MOST_RECIPES:
+    def __init__(self) -> None:
+        self._known: dict[Hashable, _Known] = {}
+
+    def sweeps(
+        self,
+        plan: Plan,
+        angles: Numbers,
+        precision: Precision,
+        form: Form,
+        from_zero: bool = False,
+        looks: Looks | None = None,
+    ) -> Sweeps | None:
+        """What ``encode`` gives for the angles of all gates one after the other, shape (A,), up to rounding and the way
+        the state is scaled; None where it is to be asked. That is so for the first time, for gates that are no
+        rotations, and for angles that a recipe is not good for.
+
+        ``looks`` are the same each time. Multiples of pi/4 are taken for fixed, which spares work, until they change.
+        Cost: some microseconds a sweep and its rows, and with the second angles some times what ``encode`` takes.
+        """
+        known = self._known.get((precision, form, from_zero))
+        if known is None:
+            may_vary = np.remainder(angles, np.pi / 4) != 0
+            self._known[precision, form, from_zero] = _Known(angles, may_vary)
             return None
-        known.may_vary = known.may_vary | changed
-        known.recipe = _recipe(plan, known, precision, form, from_zero)
-        known.num_recipes = known.num_recipes + 1 if known.recipe else _MOST_RECIPES
-    return known.recipe.sweeps(angles[known.may_vary]) if known.recipe else None
+        changed = angles != known.angles
+        if (known.recipe is None and changed.any()) or (changed & ~known.may_vary).any():
+            if known.num_recipes == _MOST_RECIPES:
+                return None
+            known.may_vary = known.may_vary | changed
+            known.recipe = _recipe(plan, known, precision, form, from_zero, looks)
+            known.num_recipes = known.num_recipes + 1 if known.recipe else _MOST_RECIPES
+        return known.recipe.sweeps(angles[known.may_vary]) if known.recipe else None
 
 
-def _recipe(plan: Plan, known: _Known, precision: Precision, form: Form, from_zero: bool) -> Recipe | None:
+def _recipe(
+    plan: Plan, known: _Known, precision: Precision, form: Form, from_zero: bool, looks: Looks | None
+) -> Recipe | None:
     """The recipe for the angles that may vary, None where there is none."""
     tape = Tape(int(known.may_vary.sum()))
     numbers = known.angles.tolist()
@@ -83,7 +100,7 @@ def _recipe(plan: Plan, known: _Known, precision: Precision, form: Form, from_ze
         is_known = not known.may_vary[start:end].any()
         angles.append(tuple(numbers[start:end]) if is_known else Unknown(numbers[start:end]))
     try:
-        return Recipe(drafts(plan, angles, precision, form, from_zero), tape, precision)
+        return Recipe(drafts(plan, angles, precision, form, from_zero, looks), tape, precision)
     except UnknownError:
         return None
 
@@ -94,16 +111,12 @@ class Recipe:
     def __init__(self, stages: Sequence[Sequence[Draft]], tape: Tape, precision: Precision) -> None:
         self._stages = stages
         self._smallest = _SMALLEST_SIZE[precision]
-        wanted = [
-            number
-            for draft in chain(*stages)
-            for number in (draft.size, draft.angle, *(each for _, unmade in draft.unmade for each in unmade.numbers))
-        ]
+        wanted = [number for draft in chain(*stages) for number in _numbers_of(draft)]
         self._results = np.array([tape.row(number) for number in wanted], dtype=np.int64)
         self._tape = _arrays(tape)
 
     def sweeps(self, angles: Numbers) -> Sweeps | None:
-        """See ``sweeps_of``."""
+        """See ``Recipes.sweeps``."""
         from qsimenv.statevec.encoding.later_numba import work_out  # not on top: see ``phase_rows``
 
         if not (np.abs(angles) <= _LARGEST_ANGLE).all():  # nor what is no number
@@ -121,15 +134,27 @@ class Recipe:
         return tuple(made)
 
 
+def _numbers_of(draft: Draft) -> Iterator[float]:
+    """What is known later of a sweep, in the order in which ``_made`` takes it."""
+    yield from (draft.size, draft.angle)
+    for _, unmade in draft.unmade:
+        yield from unmade.numbers
+    if draft.factors:
+        yield from draft.factors.numbers
+
+
 def _made(draft: Draft, numbers: Numbers, place: int) -> tuple[int, EncodedSweep]:
     """A sweep with its numbers, which begin at a place; and where they end."""
     scale, place = cmath.rect(numbers[place], numbers[place + 1]), place + 2
-    coefficients = draft.sweep.coefficients.copy()
+    coefficients, slots = draft.sweep.coefficients.copy(), draft.sweep.slots
     for start, unmade in draft.unmade:
         end = place + len(unmade.numbers)
         coefficients[start : start + unmade.size] = unmade.make(numbers[place:end]).reshape(-1)
         place = end
-    return place, replace(draft.sweep, coefficients=coefficients, scale=scale)
+    if draft.factors and slots:
+        end = place + len(draft.factors.numbers)
+        slots, place = replace(slots, factors=numbers[place:end]), end
+    return place, replace(draft.sweep, coefficients=coefficients, scale=scale, slots=slots)
 
 
 def _arrays(tape: Tape) -> tuple[Any, ...]:

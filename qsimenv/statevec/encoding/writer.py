@@ -101,6 +101,8 @@ class Writer:
         self._coefficients: list[Numbers] = []
         self.unmade: list[tuple[int, Unmade]] = []
         """Coefficients that are known later, and where they will be; in the sweep are zeros there."""
+        self.unmade_factors: Unmade | None = None
+        """Those of the slots, if they are known later."""
         self._tables: list[npt.NDArray[np.int64]] = []
         self._num_coefficients = self._num_tables = 0
 
@@ -135,6 +137,8 @@ class Writer:
                 case Readings():
                     self._readings(self._slots.add(each))
         self._reach_memory()
+        factors = self._slots.factors()
+        self.unmade_factors = factors if isinstance(factors, Unmade) else None
         return EncodedSweep(
             len(self._block),
             self._low_bits,

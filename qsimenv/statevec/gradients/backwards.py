@@ -11,14 +11,19 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv import formula
+from qsimenv import formula, gates
 from qsimenv.circuit import Gate
+from qsimenv.statevec.encoding.angles import angles_of
+from qsimenv.statevec.encoding.encode import encode
 from qsimenv.statevec.encoding.readings import Looks, Reading
+from qsimenv.statevec.encoding.recipe import Recipes, Sweeps
+from qsimenv.statevec.encoding.rows import Form
 from qsimenv.statevec.gradients.generators import generator
 from qsimenv.statevec.planning.layout import Layout
 from qsimenv.statevec.planning.plan import Plan
 from qsimenv.statevec.planning.planner import make_plan, most_in_parity
 from qsimenv.statevec.planning.steps import Step, steps_of
+from qsimenv.task import Precision
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,17 +31,34 @@ Floats = npt.NDArray[np.float64]
 class Backwards:
     """The way back through some gates from one layout, in blocks of at most ``block_bits`` bits."""
 
-    def __init__(self, gate_list: Sequence[Gate], start: Layout, block_bits: int, low_bits: int | None) -> None:
+    def __init__(
+        self, gate_list: Sequence[Gate], num_parameters: int, start: Layout, block_bits: int, low_bits: int | None
+    ) -> None:
         self._undone = list(_needed(gate_list))
         inverse = [gate.inverse() for gate, _ in self._undone]
         self.plan: Plan = make_plan(inverse, start, block_bits, low_bits)
         most = most_in_parity(min(block_bits, start.num_local))
         self._steps = {step.gate: step for step in steps_of(inverse, len(start.bits), most).steps}
         self._layouts = _layouts(self.plan)
+        self._angles, self._recipes = angles_of(inverse, num_parameters), Recipes()
+        self._has_fixed_looks = all(_has_fixed_readings(gate) for gate, _ in self._undone if is_parametric(gate))
+        self._fixed_looks: Looks | None = None
         self._idle = frozenset(number for number, (_, is_idle) in enumerate(self._undone) if is_idle)
 
-    def looks(self, values: Floats) -> Looks:
-        """What is read before each gate is undone, for parameter values of shape (P,)."""
+    def sweeps(self, values: Floats, precision: Precision, form: Form, may_have_recipe: bool) -> Sweeps:
+        """The plan's sweeps of both states, for parameter values of shape (P,).
+
+        ``may_have_recipe``: they need not be those that other ranks have.
+        """
+        if not may_have_recipe or not self._has_fixed_looks:
+            return encode(self.plan, values, precision, form, looks=self._looks(values))
+        if self._fixed_looks is None:
+            self._fixed_looks = self._looks(values)
+        found = self._recipes.sweeps(self.plan, self._angles.of(values), precision, form, looks=self._fixed_looks)
+        return found or encode(self.plan, values, precision, form, looks=self._fixed_looks)
+
+    def _looks(self, values: Floats) -> Looks:
+        """What is read before each gate is undone."""
         readings = {
             number: list(_readings(gate, self._steps[number], self._layouts[number], values))
             for number, (gate, _) in enumerate(self._undone)
@@ -47,6 +69,11 @@ class Backwards:
 
 def is_parametric(gate: Gate) -> bool:
     return any(isinstance(angle, str) for angle in gate.params)
+
+
+def _has_fixed_readings(gate: Gate) -> bool:
+    """Whether what is read for its parameters is the same for all values: of a rotation by a multiple of them."""
+    return gates.BASE[gate.base].num_params == 1 and formula.linear(gate.params[0]) is not None
 
 
 def _needed(gate_list: Sequence[Gate]) -> Iterator[tuple[Gate, bool]]:

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from qsimenv.circuit import Circuit, Gate
 from qsimenv.comm import Team
 from qsimenv.errors import NotSupportedError, OutOfMemoryError, QSimEnvError
-from qsimenv.statevec.encoding.encode import encode
 from qsimenv.statevec.encoding.rows import REAL_TYPE
 from qsimenv.statevec.exchange import PIECE_BYTES
 from qsimenv.statevec.gradients.backwards import Backwards
@@ -59,7 +58,7 @@ def _backwards(circuit: Circuit, start: Layout, precision: Precision, on: Device
     block_bits = found.block_bits(start.num_local, precision, found.sweeps.num_threads())
     if found.form.reads:
         block_bits = min(block_bits, PAIR_BLOCK_BITS)
-    return Backwards(_gates(circuit), start, block_bits, found.low_bits(precision))
+    return Backwards(_gates(circuit), len(circuit.parameters), start, block_bits, found.low_bits(precision))
 
 
 def gradient(
@@ -84,8 +83,7 @@ def _one_row(
     psi = Run(prepare(circuit, num_local, precision, on), team, values, 0, 0, 0, 0, work).final_state()
     pair = Pair(psi, applied(observable, psi), len(values))
     backwards = _backwards(circuit, psi.layout, precision, on)
-    encoded = encode(backwards.plan, values, precision, psi.device.form, looks=backwards.looks(values))
-    pair.run(backwards.plan, encoded)
+    pair.run(backwards.plan, backwards.sweeps(values, precision, psi.device.form, may_have_recipe=team.size == 1))
     return team.sum(pair.derivatives)
 
 
