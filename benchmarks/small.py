@@ -30,6 +30,8 @@ SETS = 10_000
 EPOCH = 480
 WIDER, WIDER_SETS = (12, 4), 100
 """Qubits and layers."""
+WIDEST = (16, 4)
+"""Those of a circuit that is run for one set after the other, as an optimiser asks for them."""
 _PAUSE_S = 0.2
 """Before each measurement: the threads of the one before spin for a while."""
 
@@ -49,7 +51,8 @@ def ours() -> dict[str, tuple[Call, int]]:
     one, wide, bell = one_circuit(), ansatz(4, 3), ghz(3)
     fresh, many = values_of(one, 1000), values_of(wide, SETS)
     epoch, measured, wider = vqls_epoch(), _measured(wide), ansatz(*WIDER)
-    some = values_of(wider, WIDER_SETS)
+    some, widest = values_of(wider, WIDER_SETS), ansatz(*WIDEST)
+    others, string = values_of(widest, 1000), "Z" * WIDEST[0]
     return {
         "one circuit, fresh parameters": (lambda k: qs.run(one, parameters=fresh[k % 1000], observables=["ZZZ"]), 50),
         "one circuit, 100 shots": (lambda k: qs.run(bell, shots=100, seed=k).counts, 50),
@@ -60,6 +63,11 @@ def ours() -> dict[str, tuple[Call, int]]:
             1,
         ),
         "12 qubits, 100 sets": (lambda _: qs.run(wider, parameters=some, observables=["Z" * WIDER[0]]), 1),
+        "16 qubits, fresh parameters": (
+            lambda k: qs.run(widest, parameters=others[k % 1000], observables=[string]),
+            10,
+        ),
+        "16 qubits, gradient": (lambda k: qs.gradient(widest, string, others[k % 1000]), 10),
         "10,000 sets, 100 shots each": (
             lambda k: qs.run(measured, parameters=many, shots=100, seed=k),
             1,
@@ -102,6 +110,7 @@ def aer() -> dict[str, tuple[Call, int]]:
     circuits, binds = batch(wide, many)
     wider = ansatz(*WIDER)
     wider_circuits, wider_binds = batch(wider, values_of(wider, WIDER_SETS))
+    widest, others = with_expectation(ansatz(*WIDEST)), values_of(ansatz(*WIDEST), 1000)
     return {
         "one circuit, fresh parameters": (
             lambda k: simulator.run(one.assign_parameters(fresh[k % 1000]), shots=1).result(),
@@ -115,6 +124,10 @@ def aer() -> dict[str, tuple[Call, int]]:
         "10,000 sets": (lambda _: simulator.run(circuits, parameter_binds=binds, shots=1).result(), 1),
         "12 qubits, 100 sets": (
             lambda _: simulator.run(wider_circuits, parameter_binds=wider_binds, shots=1).result(),
+            1,
+        ),
+        "16 qubits, fresh parameters": (
+            lambda k: simulator.run(widest.assign_parameters(others[k % 1000]), shots=1).result(),
             1,
         ),
     }

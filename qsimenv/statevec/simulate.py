@@ -90,12 +90,13 @@ class Prepared:
         key = (segment, layout, from_zero)
         if key in self._encodings:
             return self._encodings[key]
-        plan, found = self.plan(segment, layout), None
-        if self.num_local == self.circuit.num_qubits:  # several ranks have to scale the state in one way
+        plan = self.plan(segment, layout)
+        if self.num_local < self.circuit.num_qubits:  # several ranks have to scale the state in one way
+            encoded = self.encoded(plan, values, from_zero)
+        else:
             recipes: Recipes = plan.kept.setdefault("recipes", Recipes())
             angles = self._angles_of(segment).of(values)
-            found = recipes.sweeps(plan, angles, self.precision, self.device.form, from_zero)
-        encoded = found or self.encoded(plan, values, from_zero)
+            encoded = recipes.encode(plan, values, angles, self.precision, self.device.form, from_zero)
         if self._constant[segment]:
             self._encodings[key] = encoded
         return encoded

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qsimenv.statevec.encoding.encode import Draft, drafts
+from qsimenv.statevec.encoding.encode import Draft, drafts, encode
 from qsimenv.statevec.encoding.later import Numbers, Tape, UnknownError
 from qsimenv.statevec.encoding.pieces import Unknown
 from qsimenv.statevec.encoding.readings import Looks
@@ -41,57 +41,71 @@ _MOST_RECIPES = 4
 
 @dataclass
 class _Known:
-    """What is known of a plan's angles: those of the first time, which of them may vary, and the recipe for these."""
+    """What is known of a plan's angles: those of the first time and of the last, which may vary, and the recipe for
+    these; and what the last ones gave."""
 
-    angles: Numbers
+    first: Numbers
     may_vary: Bools
+    last: Numbers
+    sweeps: Sweeps
     recipe: Recipe | None = None
     num_recipes: int = 0
 
 
 class Recipes:
-    """Those of one plan."""
+    """Those of one plan. Multiples of pi/4 are taken for fixed, which spares work, until they change."""
 
     def __init__(self) -> None:
         self._known: dict[Hashable, _Known] = {}
 
-    def sweeps(
+    def encode(
         self,
         plan: Plan,
+        values: Numbers,
         angles: Numbers,
         precision: Precision,
         form: Form,
         from_zero: bool = False,
         looks: Looks | None = None,
-    ) -> Sweeps | None:
-        """What ``encode`` gives for the angles of all gates one after the other, shape (A,), up to rounding and the way
-        the state is scaled; None where it is to be asked. That is so for the first time, for gates that are no
-        rotations, and for angles that a recipe is not good for.
+    ) -> Sweeps:
+        """What ``encode`` gives for parameter ``values``, up to rounding and the way the state is scaled.
 
-        ``looks`` are the same each time. Multiples of pi/4 are taken for fixed, which spares work, until they change.
-        Cost: some microseconds a sweep and its rows, and with the second angles some times what ``encode`` takes.
+        ``angles``: those of all gates one after the other, shape (A,). ``looks`` are the same each time. Cost: some
+        microseconds a sweep and its rows, and with the second angles some times what ``encode`` takes; as much as that
+        where there is no recipe.
         """
-        known = self._known.get((precision, form, from_zero))
+        key = precision, form, from_zero
+        known = self._known.get(key)
+        if known is not None and np.array_equal(angles, known.last):
+            return known.sweeps
+        recipe = None if known is None else _recipe_for(angles, known, plan, precision, form, from_zero, looks)
+        sweeps = recipe.sweeps(angles[known.may_vary]) if known and recipe else None
+        sweeps = sweeps or encode(plan, values, precision, form, from_zero, looks)
         if known is None:
-            may_vary = np.remainder(angles, np.pi / 4) != 0
-            self._known[precision, form, from_zero] = _Known(angles, may_vary)
+            self._known[key] = _Known(angles, np.remainder(angles, np.pi / 4) != 0, angles, sweeps)
+        else:
+            known.last, known.sweeps = angles, sweeps
+        return sweeps
+
+
+def _recipe_for(angles: Numbers, known: _Known, *arguments: Any) -> Recipe | None:
+    """The recipe for what is known, a new one where more angles turn out to vary; None where there is none."""
+    changed = angles != known.first
+    if known.recipe is None or (changed & ~known.may_vary).any():
+        if known.num_recipes == _MOST_RECIPES:
             return None
-        changed = angles != known.angles
-        if (known.recipe is None and changed.any()) or (changed & ~known.may_vary).any():
-            if known.num_recipes == _MOST_RECIPES:
-                return None
-            known.may_vary = known.may_vary | changed
-            known.recipe = _recipe(plan, known, precision, form, from_zero, looks)
-            known.num_recipes = known.num_recipes + 1 if known.recipe else _MOST_RECIPES
-        return known.recipe.sweeps(angles[known.may_vary]) if known.recipe else None
+        known.may_vary = known.may_vary | changed
+        known.recipe = _recipe(known, *arguments)
+        known.num_recipes = known.num_recipes + 1 if known.recipe else _MOST_RECIPES
+    return known.recipe
 
 
 def _recipe(
-    plan: Plan, known: _Known, precision: Precision, form: Form, from_zero: bool, looks: Looks | None
+    known: _Known, plan: Plan, precision: Precision, form: Form, from_zero: bool, looks: Looks | None
 ) -> Recipe | None:
     """The recipe for the angles that may vary, None where there is none."""
     tape = Tape(int(known.may_vary.sum()))
-    numbers = known.angles.tolist()
+    numbers = known.first.tolist()
     for k, place in enumerate(np.flatnonzero(known.may_vary)):
         numbers[place] = tape.input(k)
     angles, end = list[tuple[float, ...]](), 0
@@ -116,7 +130,7 @@ class Recipe:
         self._tape = _arrays(tape)
 
     def sweeps(self, angles: Numbers) -> Sweeps | None:
-        """See ``Recipes.sweeps``."""
+        """What ``encode`` gives for the angles that may vary; None where it is to be asked."""
         from qsimenv.statevec.encoding.later_numba import work_out  # not on top: see ``phase_rows``
 
         if not (np.abs(angles) <= _LARGEST_ANGLE).all():  # nor what is no number
