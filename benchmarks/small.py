@@ -146,8 +146,16 @@ def lightning() -> dict[str, tuple[Call, int]]:
         qml.CZ(wires=(1, 2))
         return qml.expval(qml.PauliZ(0) @ qml.PauliZ(1) @ qml.PauliZ(2))
 
-    fresh = values_of(one_circuit(), 1000)
-    return {"one circuit, fresh parameters": (lambda k: node(fresh[k % 1000]), 20)}
+    from benchmarks.gradient import lightning as adjoint
+
+    fresh, widest = values_of(one_circuit(), 1000), ansatz(*WIDEST)
+    others, string = values_of(widest, 1000), {"Z" * WIDEST[0]: 1.0}
+    value, gradient = (adjoint(widest, string, others, has_gradient) for has_gradient in (False, True))
+    return {
+        "one circuit, fresh parameters": (lambda k: node(fresh[k % 1000]), 20),
+        "16 qubits, fresh parameters": (value, 1),
+        "16 qubits, gradient": (gradient, 1),
+    }
 
 
 PEERS = {"aer": ("qiskit_aer", aer), "lightning": ("pennylane_lightning", lightning)}
