@@ -186,12 +186,8 @@ class Register(msgspec.Struct, frozen=True):
     clbits: tuple[int, ...]
 
 
-class Circuit(msgspec.Struct, frozen=True, dict=True):
-    """A program. Checked on construction: what exists is valid.
-
-    ``parameters`` names the free parameters that formulas read as ``p0, p1, …``; ``variables`` names the classical
-    variables, which start at 0. Raises InvalidArgumentError or OutOfRangeError where an instruction does not fit.
-    """
+class _Content(msgspec.Struct, frozen=True, dict=True):
+    """The fields of a circuit, not checked."""
 
     num_qubits: int
     num_clbits: int
@@ -200,6 +196,14 @@ class Circuit(msgspec.Struct, frozen=True, dict=True):
     parameters: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
     name: str = ""
+
+
+class Circuit(_Content, frozen=True, dict=True):
+    """A program. Checked on construction: what exists is valid.
+
+    ``parameters`` names the free parameters that formulas read as ``p0, p1, …``; ``variables`` names the classical
+    variables, which start at 0. Raises InvalidArgumentError or OutOfRangeError where an instruction does not fit.
+    """
 
     def __post_init__(self) -> None:
         if self.num_qubits < 0 or self.num_clbits < 0:
@@ -215,7 +219,11 @@ class Circuit(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def bytes(self) -> bytes:
         """The circuit as msgpack, less its name: what travels and what is hashed."""
-        return _ENCODER.encode(msgspec.structs.replace(self, name=""))
+        return _ENCODER.encode(
+            _Content(
+                self.num_qubits, self.num_clbits, self.instructions, self.registers, self.parameters, self.variables
+            )
+        )
 
     @cached_property
     def hash(self) -> str:
@@ -374,10 +382,18 @@ def _check_gate(gate: Gate, circuit: Circuit) -> None:
                 raise OutOfRangeError(
                     f"gate {gate.name}: {angle!r} reads p{missing[0]}, there are {len(circuit.parameters)}"
                 )
-        elif not np.isfinite(angle):
+        elif not _is_number(angle):
             raise InvalidArgumentError(f"gate {gate.name}: the angle {angle} is not a finite number")
     if gate.name == gates.UNITARY:
         _check_unitary(gate)
+
+
+def _is_number(angle: object) -> bool:
+    """Whether it is a finite real number."""
+    try:
+        return math.isfinite(angle)  # type: ignore[arg-type]
+    except TypeError:
+        return False
 
 
 def _check_unitary(gate: Gate) -> None:

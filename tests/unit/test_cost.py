@@ -120,6 +120,7 @@ def test_a_file_of_rates_that_cannot_be_used_is_named(tmp_path, monkeypatch, tex
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_measured_rates_are_positive_and_say_where_they_come_from():
     found = calibrate.measure(Team(), threads=1, num_qubits=18)
     assert "measured on" in found.source

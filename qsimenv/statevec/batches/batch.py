@@ -17,7 +17,7 @@ from qsimenv import formula
 from qsimenv.circuit import Circuit, Gate
 from qsimenv.errors import InvalidArgumentError
 from qsimenv.statevec.batches import batch_numba as kernels
-from qsimenv.statevec.batches.batch_plan import Table, kept, read_out, tabulate
+from qsimenv.statevec.batches.batch_plan import Table, kept, lifted, read_out, tabulate
 from qsimenv.statevec.batches.vectors_numba import LANES
 from qsimenv.statevec.encoding.rows import REAL_TYPE
 from qsimenv.statevec.measuring.sampling import EVENT_OF_FIRST_CHUNK
@@ -61,7 +61,10 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
     InvalidArgumentError where an angle is not a finite number. Cost: some microseconds, and about
     2**num_qubits / 4 nanoseconds a gate and set.
     """
-    circuit = task.circuit
+    circuit, given = task.circuit, values
+    if not circuit.parameters:
+        circuit, angles = lifted(circuit)
+        values = angles if len(values) == 1 else np.repeat(angles, len(values), axis=0)
     prepared = _prepare(circuit, task.precision)
     result = _empty_result(task, len(values))
     inputs = (_with_formulas(values, prepared.table), _entries(prepared.table.matrices, values), first_set)
@@ -80,7 +83,7 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
         (result.expectation_values, result.samples, result.statevector, finite),
     )  # fmt: skip
     if not all(finite.tolist()):
-        _complain(circuit, values)
+        _complain(task.circuit, given)
     result.metadata = {"threads": threads}
     return _asked_for(task, result)
 

@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from qsimenv import formula, gates
-from qsimenv.circuit import Circuit, Gate
+from qsimenv.circuit import Circuit, Gate, Instruction
 from qsimenv.statevec.encoding.angles import Angles, linear_forms
 from qsimenv.statevec.planning.program import Apply, lower
 from qsimenv.task import Observable
@@ -28,6 +29,8 @@ PHASE, TURN_X, TURN_Y, REAL, PAIR, QUAD, DENSE = range(7)
 The first three have two coefficients, a cosine and a sine; the others the entries of their matrix, row by row (complex:
 real part, imaginary part).
 """
+_NOTHING = -1
+"""The kind of a factor that is one."""
 
 KIND, FIRST_ROW, NUM_BLOCKS, COEFFICIENT, SECOND, SIZE = range(6)
 """Columns of an instruction: first entry in ``rows``, number of blocks of ``SIZE`` rows each, its first coefficient and
@@ -127,6 +130,25 @@ def kept(make: Callable[Concatenate[Circuit, _P], _T]) -> Callable[Concatenate[C
     return found
 
 
+@lru_cache(maxsize=256)
+def lifted(circuit: Circuit) -> tuple[Circuit, npt.NDArray[np.float64]]:
+    """A circuit without parameters as one of which all angles are parameters, and their values, shape (1, P).
+
+    All that differ in angles alone have one table then; applications that put their numbers in themselves send many.
+    """
+    instructions, angles = list[Instruction](), list[float]()
+    for each in circuit.instructions:
+        if isinstance(each, Gate) and each.params:
+            params = tuple(f"p{len(angles) + k}" for k in range(len(each.params)))
+            angles += [angle for angle in each.params if not isinstance(angle, str)]
+            instructions.append(msgspec.structs.replace(each, params=params))
+        else:
+            instructions.append(each)
+    names = tuple(f"p{k}" for k in range(len(angles)))
+    shape = msgspec.structs.replace(circuit, instructions=tuple(instructions), parameters=names, name="")
+    return shape, np.array([angles], dtype=np.float64)
+
+
 @kept
 def tabulate(circuit: Circuit, lanes: int = 1) -> Table:
     """The table of a circuit for which ``is_small`` holds, rows as offsets into planes of ``lanes`` numbers a row.
@@ -152,6 +174,7 @@ class _Writer:
     def __init__(self, num_qubits: int, num_parameters: int) -> None:
         self._num_qubits, self._num_parameters = num_qubits, num_parameters
         self._row_of = np.arange(1 << num_qubits, dtype=np.int32)
+        self._index = np.arange(1 << num_qubits).reshape((2,) * num_qubits)
         self._rows: list[Rows] = []
         self._num_rows = 0
         self._instructions: list[tuple[int, int, int, tuple[str, int], tuple[str, int], int]] = []
@@ -171,20 +194,18 @@ class _Writer:
         elif any(isinstance(angle, str) for angle in gate.params):
             self._matrix_of_each_set(gate, blocks)
         else:
-            self._constant(gate.base_matrix(), blocks)
+            self._constant(gate, blocks)
 
     def _indices(self, gate: Gate) -> npt.NDArray[np.int64]:
         """The indices that a gate works on, shape (blocks, 2**targets): column k has the targets' value k."""
-        controls, targets = gate.qubits[: gate.num_controls], gate.qubits[gate.num_controls :]
-        index = np.arange(1 << self._num_qubits)
-        chosen = np.ones(len(index), dtype=bool)
-        for k, qubit in enumerate(controls):
-            chosen &= (index >> qubit & 1) == (gate.control_value >> k & 1)
-        for qubit in targets:
-            chosen &= (index >> qubit & 1) == 0
-        values = np.arange(1 << len(targets))
-        spread = sum((((values >> k & 1) << qubit) for k, qubit in enumerate(targets)), np.zeros_like(values))
-        blocks: npt.NDArray[np.int64] = index[chosen][:, np.newaxis] | spread
+        num_controls = gate.num_controls
+        controls, targets = gate.qubits[:num_controls], gate.qubits[num_controls:]
+        others = [qubit for qubit in range(self._num_qubits) if qubit not in gate.qubits]
+        axes = [self._num_qubits - 1 - qubit for qubits in (others, controls, targets) for qubit in reversed(qubits)]
+        by_qubit = self._index.transpose(axes)
+        blocks: npt.NDArray[np.int64] = by_qubit.reshape(-1, 1 << len(controls), 1 << len(targets))[
+            :, gate.control_value
+        ]
         return blocks
 
     def _turn(self, turn: gates.Turn, gate: Gate, blocks: npt.NDArray[np.int64]) -> None:
@@ -214,27 +235,14 @@ class _Writer:
         kind = {2: PAIR, 4: QUAD}.get(size, DENSE)
         self._write(kind, self._row_of[blocks], ("entry", first), ("entry", first + 1))
 
-    def _constant(self, matrix: gates.Matrix, blocks: npt.NDArray[np.int64]) -> None:
-        """A constant matrix: what only moves amplitudes is done here, what is left falls apart into small blocks."""
-        there = np.abs(matrix) > _ROUNDING
-        if (there.sum(axis=0) == 1).all() and (there.sum(axis=1) == 1).all():
-            source = there.argmax(axis=1)
-            self._row_of[blocks] = self._row_of[blocks[:, source]]
-            matrix = np.diag(matrix[np.arange(len(matrix)), source])
-        for rows in components(matrix):
-            self._constant_block(matrix[np.ix_(rows, rows)], self._row_of[blocks[:, rows]])
-
-    def _constant_block(self, matrix: gates.Matrix, rows: Rows) -> None:
-        if len(matrix) == 1:
-            if abs(matrix[0, 0] - 1) > _ROUNDING:
-                first = self._constant_numbers((matrix[0, 0].real, matrix[0, 0].imag))
-                self._write(PHASE, rows, ("constant", first), ("constant", first + 1))
-            return
-        real = len(matrix) == 2 and not matrix.imag.any()
-        kind = REAL if real else {2: PAIR, 4: QUAD}.get(len(matrix), DENSE)
-        numbers = matrix.real if real else np.stack([matrix.real, matrix.imag], axis=-1)
-        first = self._constant_numbers(numbers.reshape(-1).tolist())
-        self._write(kind, rows, ("constant", first), ("constant", first + 1))
+    def _constant(self, gate: Gate, blocks: npt.NDArray[np.int64]) -> None:
+        """A constant matrix: what only moves amplitudes is done here."""
+        parts = _parts(gate.base, gate.angles(), gate.matrix)
+        if parts.source is not None:
+            self._row_of[blocks] = self._row_of[blocks[:, parts.source]]
+        for rows, kind, numbers in parts.blocks:
+            first = self._constant_numbers(numbers)
+            self._write(kind, self._row_of[blocks[:, rows]], ("constant", first), ("constant", first + 1))
 
     def _constant_numbers(self, numbers: Sequence[float]) -> int:
         self._constants.extend(numbers)
@@ -263,6 +271,45 @@ class _Writer:
             np.array(self._constants, dtype=np.float64),
             tuple(self._matrices),
         )
+
+
+class _Parts(NamedTuple):
+    """A constant matrix: what comes into which row, where it moves amplitudes, and what is left, in small blocks (rows,
+    kind, numbers)."""
+
+    source: npt.NDArray[np.int64] | None
+    blocks: tuple[tuple[list[int], int, tuple[float, ...]], ...]
+
+
+@lru_cache(maxsize=1024)
+def _parts(base: str, angles: tuple[float, ...], data: bytes) -> _Parts:
+    """Those of a base gate with these angles, or with the matrix of this data."""
+    matrix = Gate(base, tuple(range(_width(base, data))), angles, matrix=data).base_matrix()
+    there, source = np.abs(matrix) > _ROUNDING, None
+    if (there.sum(axis=0) == 1).all() and (there.sum(axis=1) == 1).all():
+        source = there.argmax(axis=1)
+        matrix = np.diag(matrix[np.arange(len(matrix)), source])
+    blocks = [(rows, *_block(matrix[np.ix_(rows, rows)])) for rows in components(matrix)]
+    moves = source is not None and not np.array_equal(source, np.arange(len(matrix)))
+    return _Parts(source if moves else None, tuple(block for block in blocks if block[1] != _NOTHING))
+
+
+def _width(base: str, data: bytes) -> int:
+    """How many targets a base gate has, or one with the matrix of this data."""
+    if base in gates.BASE:
+        return gates.BASE[base].num_targets
+    return (math.isqrt(len(data) // 16) - 1).bit_length()
+
+
+def _block(matrix: gates.Matrix) -> tuple[int, tuple[float, ...]]:
+    """The kind of a matrix, and its numbers."""
+    if len(matrix) == 1:
+        factor = complex(matrix[0, 0])
+        return _NOTHING if abs(factor - 1) <= _ROUNDING else PHASE, (factor.real, factor.imag)
+    real = len(matrix) == 2 and not matrix.imag.any()
+    kind = REAL if real else {2: PAIR, 4: QUAD}.get(len(matrix), DENSE)
+    numbers = matrix.real if real else np.stack([matrix.real, matrix.imag], axis=-1)
+    return kind, tuple(numbers.reshape(-1).tolist())
 
 
 def components(matrix: gates.Matrix) -> Iterator[list[int]]:
