@@ -95,7 +95,7 @@ class Prepared:
             encoded = self.encoded(plan, values, from_zero)
         else:
             recipes: Recipes = plan.kept.setdefault("recipes", Recipes())
-            angles = self._angles_of(segment).of(values)
+            angles = self._angles_of(segment)
             encoded = recipes.encode(plan, values, angles, self.precision, self.device.form, from_zero)
         if self._constant[segment]:
             self._encodings[key] = encoded

@@ -13,6 +13,7 @@ from qsimenv.circuit import Circuit, Measure, Reset, gate
 from qsimenv.comm import Team
 from qsimenv.errors import InvalidArgumentError, LibraryNotFoundError, NotSupportedError, OutOfMemoryError
 from qsimenv.statevec import engine
+from qsimenv.statevec.gradients.gradient import gradient
 from qsimenv.task import Task, task
 from tests.gpu.stand_in import DeviceArray, StandIn, needs_compiler
 
@@ -113,6 +114,24 @@ def test_the_same_values_as_on_the_cpu(stand_in: Make) -> None:
     assert np.allclose(on_gpu.statevector, on_cpu.statevector, rtol=0, atol=1e-12)
     slopes = [engine.gradient(made(observables=OBSERVABLES[1:], device=on), Team()) for on in ("cpu", "gpu")]
     assert np.allclose(slopes[1], slopes[0], rtol=0, atol=1e-12)
+
+
+@needs_compiler
+def test_one_set_of_parameters_after_the_other(stand_in: Make) -> None:
+    """From the second on by recipes, for the rows that threads want."""
+    stand_in()
+    circuit = made(shots=1).circuit
+    rows = np.random.default_rng(4).uniform(-3, 3, (4, 2))
+    found, wanted = (
+        [engines.run(task(circuit, parameters=row, device=on, observables=OBSERVABLES), Team()) for row in rows]
+        for on in ("gpu", "cpu")
+    )
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one.expectation_values, other.expectation_values, atol=1e-12)
+    assert found[0].metadata["device"] == "gpu"
+    observable = task(circuit, parameters=rows, observables=OBSERVABLES).observables[1]
+    slopes = [gradient(circuit, observable, rows, "double", Team(), on=on) for on in ("gpu", "cpu")]
+    np.testing.assert_allclose(*slopes, atol=1e-12)
 
 
 @needs_compiler

@@ -17,6 +17,7 @@ from qsimenv.comm import Team
 from qsimenv.errors import InvalidArgumentError
 from qsimenv.statevec import simulate
 from qsimenv.statevec.encoding import recipe
+from qsimenv.statevec.encoding.angles import angles_of as angles_of_gates
 from qsimenv.statevec.encoding.encode import encode
 from qsimenv.statevec.encoding.later import Tape, UnknownError
 from qsimenv.statevec.encoding.recipe import STEEPEST, Recipes
@@ -67,7 +68,8 @@ def check(
         asked = count_encode(patch, recipe)
         for angles in several:
             plan = planned(with_angles(gate_list, angles), block_bits, layout)
-            sweeps = recipes.encode(plan, np.zeros(0), angles, precision, VECTORS, layout is None)
+            numbers = angles_of_gates(plan.gates, 0)
+            sweeps = recipes.encode(plan, np.zeros(0), numbers, precision, VECTORS, layout is None)
             wanted = amplitudes(plan, encode(plan, (), precision, from_zero=layout is None), precision)
             np.testing.assert_allclose(amplitudes(plan, sweeps, precision), wanted, atol=TOLERANCE[precision])
     return len(several) - len(asked)
@@ -138,18 +140,33 @@ def rotations(angles: list[float]) -> list[Gate]:
     return [*(gate("ry", q, params=[angles[q]]) for q in range(N)), *chain, gate("rz", 3, params=[angles[N]]), *chain]
 
 
-def test_what_is_like_a_multiple_of_a_quarter_is_fixed_until_it_changes() -> None:
-    """Only so long as it does not, and a few times."""
-    first = np.full(N + 1, math.pi / 2)
-    gate_list = rotations(first.tolist())
-    several, angles = [first], first
+@pytest.mark.parametrize("first", [0.0, math.pi / 2, -math.pi / 4])
+def test_what_looks_fixed_is_taken_for_that_until_it_changes(first: float) -> None:
+    """As an optimiser begins that changes one number after the other."""
+    several = [np.full(N + 1, first)]
     for k in range(N + 1):
-        angles = angles.copy()
-        angles[k] = 0.1 + 0.2 * k
-        several.append(angles)
-    assert check(gate_list, several[:4]) == 3
-    assert check(gate_list, several) == 4
-    assert check(gate_list, [first, first, several[-1], first, several[-2]]) == 4  # the same again needs no recipe
+        several.append(several[-1].copy())
+        several[-1][k] = 0.1 + 0.2 * k
+    gate_list = rotations(several[0].tolist())
+    with pytest.MonkeyPatch.context() as patch:
+        made, own = list[object](), recipe._recipe
+        patch.setattr(recipe, "_recipe", lambda *arguments: made.append(arguments) or own(*arguments))
+        assert check(gate_list, several) == N + 1
+        assert len(made) == 3
+        assert check(gate_list, [several[0], several[0], several[-1], several[0], several[-2]]) == 4
+        assert len(made) == 4
+
+
+def test_what_would_be_an_x_is_fixed_as_long_as_it_does_not_change() -> None:
+    several = [np.full(N + 1, math.pi)]
+    for k in range(3):
+        several.append(several[-1].copy())
+        several[-1][k] = 0.1 + 0.2 * k
+    again = several[-1].copy()
+    again[0] = 1.0
+    assert check(rotations(several[0].tolist()), [*several, again]) == 4
+    again[5] = 1.0
+    assert check(rotations(several[0].tolist()), [*several, again]) == 3
 
 
 def test_steep_rotations_and_large_angles_are_left_to_encode() -> None:
@@ -203,6 +220,16 @@ def test_formulas_of_parameters(encoded: list[Plan]) -> None:
         wanted = amplitudes(plan, encode(plan, values, "double", from_zero=True), "double")
         np.testing.assert_allclose(amplitudes(plan, found, "double"), wanted, atol=1e-13)  # type: ignore[arg-type]
     assert len(encoded) == 1
+
+
+def test_parameters_may_vary_from_the_start(encoded: list[Plan]) -> None:
+    """Even if the first ones look as if they were fixed; there is one recipe."""
+    circuit = circuit_of([f"p{k}" for k in range(6)], 6)
+    for k in range(6):
+        prepared_sweeps(circuit, np.eye(6)[k])
+    prepared = simulate.prepare(circuit, N, "double")
+    ((_, known),) = prepared.plan(0, prepared.start()).kept["recipes"]._known.items()
+    assert (len(encoded), known.num_recipes) == (1, 1)
 
 
 def test_circuits_of_one_shape_share_a_recipe(encoded: list[Plan]) -> None:

@@ -35,6 +35,11 @@ class Angles:
         weights = self.factors * values[self.columns]
         return self.offsets + np.bincount(forms, weights, self.offsets.size)
 
+    def have_parameters(self) -> npt.NDArray[np.bool_]:
+        """Which of the angles are no numbers that are given."""
+        has: npt.NDArray[np.bool_] = np.diff(self.starts) > 0
+        return has
+
 
 def linear_forms(angles: Sequence[tuple[formula.Angle, float, float]], num_parameters: int) -> Angles:
     """``factor * angle + offset`` for each (angle, factor, offset)."""
@@ -59,4 +64,8 @@ def linear_forms(angles: Sequence[tuple[formula.Angle, float, float]], num_param
 
 def angles_of(gate_list: Sequence[Gate], num_parameters: int) -> Angles:
     """Those of some gates, one after the other."""
-    return linear_forms([(angle, 1.0, 0.0) for gate in gate_list for angle in gate.params], num_parameters)
+    angles = [angle for gate in gate_list for angle in gate.params]
+    if str in map(type, angles):
+        return linear_forms([(angle, 1.0, 0.0) for angle in angles], num_parameters)
+    nothing = np.zeros(0)
+    return Angles((), np.zeros(len(angles) + 1, dtype=np.int64), nothing.astype(np.int64), nothing, np.array(angles))

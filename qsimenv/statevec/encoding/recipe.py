@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qsimenv.statevec.encoding.angles import Angles
 from qsimenv.statevec.encoding.encode import Draft, drafts, encode
 from qsimenv.statevec.encoding.later import Numbers, Tape, UnknownError
 from qsimenv.statevec.encoding.pieces import Unknown
@@ -35,25 +36,30 @@ _SMALLEST_SIZE: dict[Precision, float] = {"double": 2.0**-300, "single": 2.0**-6
 """What is stored grows by the inverse of that while a stage is run; its squares have to be numbers, too."""
 _LARGEST_ANGLE = 64.0
 """Angles are added up as they are; large ones take digits from small ones."""
-_MOST_RECIPES = 4
-"""So often a recipe is made because one more angle turns out to vary."""
+_MOST_RECIPES = 3
+"""So often a recipe is made, because angles turn out to vary that did not so far."""
 
 
 @dataclass
 class _Known:
-    """What is known of a plan's angles: those of the first time and of the last, which may vary, and the recipe for
-    these; and what the last ones gave."""
+    """What is known of a plan's angles: those of the first time and of the last, which do vary, which of them the
+    recipe takes for such; and what the last ones gave."""
 
     first: Numbers
-    may_vary: Bools
     last: Numbers
     sweeps: Sweeps
+    do_vary: Bools
+    may_vary: Bools
     recipe: Recipe | None = None
     num_recipes: int = 0
 
 
 class Recipes:
-    """Those of one plan. Multiples of pi/4 are taken for fixed, which spares work, until they change."""
+    """Those of one plan.
+
+    Numbers that are multiples of pi/4 are taken for fixed until they change, because most are, which spares work; the
+    third recipe is for all that do not make an X of a rotation.
+    """
 
     def __init__(self) -> None:
         self._known: dict[Hashable, _Known] = {}
@@ -62,7 +68,7 @@ class Recipes:
         self,
         plan: Plan,
         values: Numbers,
-        angles: Numbers,
+        angles: Angles,
         precision: Precision,
         form: Form,
         from_zero: bool = False,
@@ -70,33 +76,40 @@ class Recipes:
     ) -> Sweeps:
         """What ``encode`` gives for parameter ``values``, up to rounding and the way the state is scaled.
 
-        ``angles``: those of all gates one after the other, shape (A,). ``looks`` are the same each time. Cost: some
-        microseconds a sweep and its rows, and with the second angles some times what ``encode`` takes; as much as that
-        where there is no recipe.
+        ``angles``: those of all gates one after the other. ``looks`` are the same each time. Cost: some microseconds a
+        sweep and its rows, and with the second angles some times what ``encode`` takes; as much as that where there is
+        no recipe.
         """
-        key = precision, form, from_zero
+        key, numbers = (precision, form, from_zero), angles.of(values)
         known = self._known.get(key)
-        if known is not None and np.array_equal(angles, known.last):
+        if known is not None and np.array_equal(numbers, known.last):
             return known.sweeps
-        recipe = None if known is None else _recipe_for(angles, known, plan, precision, form, from_zero, looks)
-        sweeps = recipe.sweeps(angles[known.may_vary]) if known and recipe else None
+        recipe = None if known is None else _recipe_for(numbers, known, plan, *key, looks)
+        sweeps = recipe.sweeps(numbers[known.may_vary]) if known and recipe else None
         sweeps = sweeps or encode(plan, values, precision, form, from_zero, looks)
         if known is None:
-            self._known[key] = _Known(angles, np.remainder(angles, np.pi / 4) != 0, angles, sweeps)
+            do_vary = angles.have_parameters()
+            self._known[key] = _Known(numbers, numbers, sweeps, do_vary, np.zeros_like(do_vary))
         else:
-            known.last, known.sweeps = angles, sweeps
+            known.last, known.sweeps = numbers, sweeps
         return sweeps
 
 
-def _recipe_for(angles: Numbers, known: _Known, *arguments: Any) -> Recipe | None:
-    """The recipe for what is known, a new one where more angles turn out to vary; None where there is none."""
-    changed = angles != known.first
+def _recipe_for(numbers: Numbers, known: _Known, *arguments: Any) -> Recipe | None:
+    """The recipe for some angles, a new one where more of them turn out to vary; None where there is none."""
+    changed = numbers != known.first
     if known.recipe is None or (changed & ~known.may_vary).any():
         if known.num_recipes == _MOST_RECIPES:
             return None
-        known.may_vary = known.may_vary | changed
+        known.num_recipes += 1
+        known.do_vary = known.do_vary | changed
+        seem_fixed = np.remainder(known.first, np.pi / 4) == 0
+        if known.num_recipes == _MOST_RECIPES:
+            seem_fixed = np.abs(np.tan(known.first / 2)) > STEEPEST
+        known.may_vary = known.do_vary | ~seem_fixed
         known.recipe = _recipe(known, *arguments)
-        known.num_recipes = known.num_recipes + 1 if known.recipe else _MOST_RECIPES
+        if known.recipe is None:
+            known.num_recipes = _MOST_RECIPES
     return known.recipe
 
 

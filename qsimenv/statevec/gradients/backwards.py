@@ -54,8 +54,7 @@ class Backwards:
             return encode(self.plan, values, precision, form, looks=self._looks(values))
         if self._fixed_looks is None:
             self._fixed_looks = self._looks(values)
-        angles = self._angles.of(values)
-        return self._recipes.encode(self.plan, values, angles, precision, form, looks=self._fixed_looks)
+        return self._recipes.encode(self.plan, values, self._angles, precision, form, looks=self._fixed_looks)
 
     def _looks(self, values: Floats) -> Looks:
         """What is read before each gate is undone."""
