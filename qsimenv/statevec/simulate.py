@@ -55,6 +55,7 @@ class Prepared:
         self._plans: dict[tuple[int, Layout], Plan] = {}
         self._encodings: dict[tuple[int, Layout, bool], Encoded] = {}
         self._angles: dict[int, Angles] = {}
+        self._recipes: dict[tuple[int, Layout, bool], Recipes] = {}
         self._constant = [is_constant(segment) for segment in self.program.segments]
 
     def start(self) -> Layout:
@@ -90,14 +91,15 @@ class Prepared:
         key = (segment, layout, from_zero)
         if key in self._encodings:
             return self._encodings[key]
-        plan = self.plan(segment, layout)
-        if self.num_local < self.circuit.num_qubits:  # several ranks have to scale the state in one way
-            encoded = self.encoded(plan, values, from_zero)
-        else:
+        plan, is_constant = self.plan(segment, layout), self._constant[segment]
+        if self.num_local == self.circuit.num_qubits:
             recipes: Recipes = plan.kept.setdefault("recipes", Recipes())
-            angles = self._angles_of(segment)
-            encoded = recipes.encode(plan, values, angles, self.precision, self.device.form, from_zero)
-        if self._constant[segment]:
+        elif is_constant:  # several ranks have to scale the state in one way
+            recipes = Recipes()
+        else:
+            recipes = self._recipes.setdefault(key, Recipes(alike=True))
+        encoded = recipes.encode(plan, values, self._angles_of(segment), self.precision, self.device.form, from_zero)
+        if is_constant:
             self._encodings[key] = encoded
         return encoded
 

@@ -144,7 +144,9 @@ class Cluster:
         """End every job, and wait until Slurm has nothing left to do."""
         self.run(LOGIN, "scancel", "--user=root")
         wait_until(
-            lambda: not self.run(LOGIN, "squeue", "--noheader").strip(), timeout_s, lambda: self.run(LOGIN, "squeue")
+            lambda: not self.run(LOGIN, "squeue", "--noheader").strip(),
+            timeout_s,
+            lambda: f"{self.run(LOGIN, 'squeue')}\n{self.remains()}",
         )
         wait_until(lambda: _idle(self) == self.number_of_hosts, timeout_s, lambda: self.run(LOGIN, "sinfo", "--long"))
 

@@ -39,6 +39,7 @@ def test_an_exchange_takes_what_its_bytes_take_at_the_rate_of_the_link(
     try:
         while len(runs) < ATTEMPTS and not (runs and is_near(runs[-1], planned_s, bits_per_s)):
             runs.append(run_on_two_hosts(cluster))
+        cluster.cancel_all()  # what Slurm has to say of the jobs it says while the links are as they were
     finally:
         for host in cluster.quantum:
             cluster.unslow(host)

@@ -205,7 +205,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     return count_encode(monkeypatch, simulate, recipe)
 
 
-def prepared_sweeps(circuit: Circuit, values: np.ndarray, num_local: int = N) -> object:
+def prepared_sweeps(circuit: Circuit, values: np.ndarray, num_local: int = N) -> tuple[tuple[EncodedSweep, ...], ...]:
     prepared = simulate.prepare(circuit, num_local, "double")
     return prepared.encoding(0, prepared.start(), values, from_zero=True)
 
@@ -218,7 +218,7 @@ def test_formulas_of_parameters(encoded: list[Plan]) -> None:
         found = prepared_sweeps(circuit, values)
         plan = simulate.prepare(circuit, N, "double").plan(0, simulate.prepare(circuit, N, "double").start())
         wanted = amplitudes(plan, encode(plan, values, "double", from_zero=True), "double")
-        np.testing.assert_allclose(amplitudes(plan, found, "double"), wanted, atol=1e-13)  # type: ignore[arg-type]
+        np.testing.assert_allclose(amplitudes(plan, found, "double"), wanted, atol=1e-13)
     assert len(encoded) == 1
 
 
@@ -240,12 +240,29 @@ def test_circuits_of_one_shape_share_a_recipe(encoded: list[Plan]) -> None:
     assert [prepared_sweeps(circuit, np.zeros(0)) for circuit in circuits] == first
 
 
-def test_several_ranks_have_none(encoded: list[Plan]) -> None:
-    """They have to scale the state in one way, and each knows only what it was asked itself."""
-    circuit = circuit_of(["p0", "p1"], 2)
-    for values in np.random.default_rng(3).uniform(-2, 2, (3, 2)):
-        prepared_sweeps(circuit, values, N - 1)
-    assert len(encoded) == 3
+def test_several_ranks_find_the_same_whatever_each_was_asked_before(encoded: list[Plan]) -> None:
+    """They have to scale the state in one way: from the first time on by the recipe, or all of them without one."""
+    circuit, random = circuit_of(["p0", "p1"], 2), np.random.default_rng(3)
+    steep = np.array([math.pi, 0.3])
+    histories = [[], [random.uniform(-2, 2, 2)], [np.zeros(2), steep], [steep, steep, random.uniform(-2, 2, 2)]]
+    for values in (random.uniform(-2, 2, 2), np.zeros(2), steep):
+        found = list[list[EncodedSweep]]()
+        for history in histories:
+            simulate.forget_prepared()
+            for earlier in history:
+                prepared_sweeps(circuit, earlier, N - 1)
+            found.append([each for stage in prepared_sweeps(circuit, values, N - 1) for each in stage])
+        for other in found[1:]:
+            for one, another in zip(found[0], other, strict=True):
+                assert one.scale == another.scale
+                assert np.array_equal(one.coefficients, another.coefficients)
+                assert np.array_equal(one.ops, another.ops)
+    without = Circuit(N, 0, tuple(rotations(np.linspace(0.1, 2, N + 1).tolist())))
+    asked = len(encoded)
+    for k in range(3):
+        prepared_sweeps(msgspec.structs.replace(without, name=f"{k}"), np.zeros(0), N - 1)
+        simulate._prepare.cache_clear()
+    assert len(encoded) == asked + 3
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

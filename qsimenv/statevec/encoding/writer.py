@@ -13,7 +13,7 @@ import numpy.typing as npt
 from qsimenv import gates
 from qsimenv.statevec.encoding.affine import compressed, inverse_columns, line_map, transposed, xor_table, xor_tables
 from qsimenv.statevec.encoding.butterflies import MOST_BUTTERFLIES, butterfly_rows, find_butterflies
-from qsimenv.statevec.encoding.later import Numbers, Unmade, UnmadeMatrix, made_of, made_of_matrix
+from qsimenv.statevec.encoding.later import Numbers, UnknownError, Unmade, UnmadeMatrix, made_of, made_of_matrix
 from qsimenv.statevec.encoding.normalform import Affine, Factor, Pass, Phases, Plain, Rotations, Spread
 from qsimenv.statevec.encoding.phase_rows import phase_rows
 from qsimenv.statevec.encoding.pieces import is_identity
@@ -175,7 +175,9 @@ class Writer:
     # --- ops that stay what they are ---
 
     def _plain(self, op: Op, matrix: Matrix) -> None:
-        if op.kind != "matrix" and not isinstance(matrix, UnmadeMatrix):
+        if op.kind != "matrix":
+            if isinstance(matrix, UnmadeMatrix):
+                raise UnknownError("which entries of a diagonal are one")
             for stored, factor in enumerate(np.diagonal(matrix)):
                 if factor != 1:
                     self._number(op, stored, complex(factor))

@@ -34,23 +34,21 @@ class Backwards:
     def __init__(
         self, gate_list: Sequence[Gate], num_parameters: int, start: Layout, block_bits: int, low_bits: int | None
     ) -> None:
+        alike = start.num_local < len(start.bits)  # what several ranks do
         self._undone = list(_needed(gate_list))
         inverse = [gate.inverse() for gate, _ in self._undone]
         self.plan: Plan = make_plan(inverse, start, block_bits, low_bits)
         most = most_in_parity(min(block_bits, start.num_local))
         self._steps = {step.gate: step for step in steps_of(inverse, len(start.bits), most).steps}
         self._layouts = _layouts(self.plan)
-        self._angles, self._recipes = angles_of(inverse, num_parameters), Recipes()
+        self._angles, self._recipes = angles_of(inverse, num_parameters), Recipes(alike)
         self._has_fixed_looks = all(_has_fixed_readings(gate) for gate, _ in self._undone if is_parametric(gate))
         self._fixed_looks: Looks | None = None
         self._idle = frozenset(number for number, (_, is_idle) in enumerate(self._undone) if is_idle)
 
-    def sweeps(self, values: Floats, precision: Precision, form: Form, may_have_recipe: bool) -> Sweeps:
-        """The plan's sweeps of both states, for parameter values of shape (P,).
-
-        ``may_have_recipe``: they need not be those that other ranks have.
-        """
-        if not may_have_recipe or not self._has_fixed_looks:
+    def sweeps(self, values: Floats, precision: Precision, form: Form) -> Sweeps:
+        """The plan's sweeps of both states, for parameter values of shape (P,)."""
+        if not self._has_fixed_looks:
             return encode(self.plan, values, precision, form, looks=self._looks(values))
         if self._fixed_looks is None:
             self._fixed_looks = self._looks(values)

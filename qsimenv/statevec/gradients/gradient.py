@@ -83,7 +83,7 @@ def _one_row(
     psi = Run(prepare(circuit, num_local, precision, on), team, values, 0, 0, 0, 0, work).final_state()
     pair = Pair(psi, applied(observable, psi), len(values))
     backwards = _backwards(circuit, psi.layout, precision, on)
-    pair.run(backwards.plan, backwards.sweeps(values, precision, psi.device.form, may_have_recipe=team.size == 1))
+    pair.run(backwards.plan, backwards.sweeps(values, precision, psi.device.form))
     return team.sum(pair.derivatives)
 
 
