@@ -135,6 +135,23 @@ def test_flips_joined_turns_and_parities() -> None:
         assert check(gate_list, several) >= 2
 
 
+@pytest.mark.parametrize(("theta", "given"), [(0.0, 3), (2 * math.pi, 3), (1.25 * math.pi, 3), (math.pi, 0)])
+def test_rotations_by_fixed_angles_between_phases_that_vary(theta: float, given: int) -> None:
+    """None is a phase, more than half a turn has a negative cosine, and half a turn is an X: without a recipe."""
+    random = np.random.default_rng(6)
+    gate_list = [gate("ry", q, params=[0.3]) for q in range(N)]
+    for q in range(N):
+        gate_list += [
+            gate("u", q, params=[theta, 0.1, 0.2]),
+            gate("r", q, params=[theta, 0.4]),
+            gate("rx", q, params=[0.7]),
+        ]
+    several = [angles_of(gate_list)]
+    for _ in range(3):
+        several.append(np.where(several[0] == theta, theta, random.uniform(-3, 3, several[0].size)))
+    assert check(gate_list, several) == given
+
+
 def rotations(angles: list[float]) -> list[Gate]:
     chain = [gate("cx", q, q + 1) for q in range(N - 1)]
     return [*(gate("ry", q, params=[angles[q]]) for q in range(N)), *chain, gate("rz", 3, params=[angles[N]]), *chain]
