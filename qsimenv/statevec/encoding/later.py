@@ -175,9 +175,9 @@ def sine(angle: float) -> float:
 
 def shrunk(size: float, factor: float) -> float:
     """The size of a state times a factor."""
-    numbers: tuple[Any, ...] = size, factor
-    tape = next((each.tape for each in numbers if isinstance(each, Later)), None)
-    return size * factor if tape is None else tape.later(SIZE, size, factor)
+    if isinstance(factor, Later):
+        return factor.tape.later(SIZE, size, factor)
+    return size.tape.later(SIZE, size, factor) if isinstance(size, Later) else size * factor
 
 
 def length(slope: float) -> float:
