@@ -93,12 +93,14 @@ class Prepared:
             return self._encodings[key]
         plan, is_constant = self.plan(segment, layout), self._constant[segment]
         if self.num_local == self.circuit.num_qubits:
-            recipes: Recipes = plan.kept.setdefault("recipes", Recipes())
-        elif is_constant:  # several ranks have to scale the state in one way
-            recipes = Recipes()
+            recipes: Recipes | None = plan.kept.setdefault("recipes", Recipes())
+        else:  # several ranks have to scale the state in one way
+            recipes = None if is_constant else self._recipes.setdefault(key, Recipes(alike=True))
+        if recipes is None:
+            encoded = self.encoded(plan, values, from_zero)
         else:
-            recipes = self._recipes.setdefault(key, Recipes(alike=True))
-        encoded = recipes.encode(plan, values, self._angles_of(segment), self.precision, self.device.form, from_zero)
+            angles = self._angles_of(segment)
+            encoded = recipes.encode(plan, values, angles, self.precision, self.device.form, from_zero)
         if is_constant:
             self._encodings[key] = encoded
         return encoded

@@ -103,11 +103,11 @@ class SlotMaker:
             self._rows.append((slot, parameter, sign * weight * factor))
         return slots
 
-    def made(self) -> Slots | None:
-        """All of them, or None where nothing is read; with zeros for factors that are known later."""
+    def made(self, factors: Numbers | Unmade) -> Slots | None:
+        """All of them, or None where nothing is read; with zeros for ``factors`` that are known later."""
         if not self._masks:
             return None
-        masks, factors = np.array(self._masks, dtype=np.int64), self.factors()
+        masks = np.array(self._masks, dtype=np.int64)
         slots, parameters = (np.array([row[column] for row in self._rows], dtype=np.int64) for column in (0, 1))
         known = np.zeros(factors.size) if isinstance(factors, Unmade) else factors
         return Slots(masks[:, 0].copy(), masks[:, 1].copy(), slots, parameters, known)

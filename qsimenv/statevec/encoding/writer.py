@@ -149,7 +149,7 @@ class Writer:
             np.concatenate([*self._tables, np.zeros(1, dtype=np.int64)]),
             scale,
             mixes(passes),
-            self._slots.made(),
+            self._slots.made(factors),
         )
 
     def _row(self, kind: int, targets: Sequence[int], fixed: Sequence[int]) -> list[int]:
