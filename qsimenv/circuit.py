@@ -211,7 +211,10 @@ class Circuit(_Content, frozen=True, dict=True):
         for register in self.registers:
             _check_indices("clbit", register.clbits, self.num_clbits, f"register {register.name}")
         for instruction in walk(self.instructions):
-            _check_instruction(instruction, self)
+            if type(instruction) is Gate:
+                _check_gate(instruction, self)
+            else:
+                _check_instruction(instruction, self)
 
     def __hash__(self) -> int:
         return hash(self.hash)
@@ -293,8 +296,9 @@ def walk(instructions: Sequence[Instruction]) -> Iterator[Instruction]:
     """Every instruction, those inside of control flow included, in the order in which they are written."""
     for instruction in instructions:
         yield instruction
-        for body in bodies(instruction):
-            yield from walk(body)
+        if type(instruction) is not Gate:
+            for body in bodies(instruction):
+                yield from walk(body)
 
 
 def clbits_of(expression: Expression) -> frozenset[int]:
@@ -315,8 +319,6 @@ def _check_indices(kind: str, indices: Sequence[int], size: int, where: str) -> 
 
 def _check_instruction(instruction: Instruction, circuit: Circuit) -> None:
     match instruction:
-        case Gate():
-            _check_gate(instruction, circuit)
         case Measure():
             _check_indices("qubit", (instruction.qubit,), circuit.num_qubits, "measure")
             _check_indices("clbit", (instruction.clbit,), circuit.num_clbits, "measure")
@@ -362,18 +364,18 @@ def _signature(name: str, num_qubits: int) -> tuple[int, int]:
 
 
 def _check_gate(gate: Gate, circuit: Circuit) -> None:
-    qubits = gate.qubits
-    if gate.controls < 0 or gate.controls > len(qubits):
-        raise InvalidArgumentError(f"gate {gate.name}: {gate.controls} added controls on {len(qubits)} qubits")
-    own_controls, num_params = _signature(gate.name, len(qubits) - gate.controls)
+    qubits, controls = gate.qubits, gate.controls
+    if controls < 0 or controls > len(qubits):
+        raise InvalidArgumentError(f"gate {gate.name}: {controls} added controls on {len(qubits)} qubits")
+    own_controls, num_params = _signature(gate.name, len(qubits) - controls)
     for qubit in qubits:
         if not 0 <= qubit < circuit.num_qubits:
             raise OutOfRangeError(f"gate {gate.name}: qubit {qubit} found, the circuit has {circuit.num_qubits}")
-    if len(set(qubits)) != len(qubits):
+    if len(qubits) > 1 and len(set(qubits)) != len(qubits):
         raise InvalidArgumentError(f"gate {gate.name}: the qubits {list(qubits)} are not distinct")
     if len(gate.params) != num_params:
         raise InvalidArgumentError(f"gate {gate.name}: {len(gate.params)} angles found, {num_params} needed")
-    if gate.control_state != -1 and gate.control_state >> (gate.controls + own_controls) != 0:
+    if gate.control_state != -1 and gate.control_state >> (controls + own_controls) != 0:
         raise InvalidArgumentError(f"gate {gate.name}: control state {gate.control_state} has more bits than controls")
     for angle in gate.params:
         if isinstance(angle, str):

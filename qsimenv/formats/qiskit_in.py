@@ -94,12 +94,12 @@ class _Importer:
         out: list[Instruction] = []
         if phase := self._angles(circuit.global_phase):
             out.append(qs.Gate("gphase", (), (phase,)))
-        numbers, angle = scope.qubits, self._angles
+        number, angle, append = scope.qubits.__getitem__, self._angles, out.append
         for item in circuit.data:
-            qubits = tuple([numbers[qubit] for qubit in item.qubits])
+            qubits = tuple(map(number, item.qubits))
             if item.is_standard_gate() and (row := ROWS.get(item.name)):
                 params = item.params
-                out.append(qs.Gate(row, qubits, tuple([angle(value) for value in params]) if params else ()))
+                append(qs.Gate(row, qubits, tuple(map(angle, params))) if params else qs.Gate(row, qubits))
             else:
                 clbits = tuple([scope.clbits[clbit] for clbit in item.clbits])
                 self._operation(item.operation, qubits, clbits, scope, out)

@@ -202,6 +202,7 @@ def test_phases_that_turn_bits_of_the_rotations_that_follow(precision: Precision
     assert rotations[0] < rotations[1] * 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("block_bits", [BITS, BITS - 2])
 def test_phases_turn_bits_of_the_rotations_before_and_after(precision: Precision, block_bits: int) -> None:
@@ -547,6 +548,7 @@ def layered(n: int, kind: str, random: np.random.Generator, layers: int = 2) -> 
     return gates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", ["phases", "moved", "fourier", "real"])
 def test_what_is_spread_is_loaded_by_the_row_that_follows(kind: str, precision: Precision) -> None:
@@ -577,6 +579,7 @@ def test_what_is_spread_is_loaded_by_the_row_that_follows(kind: str, precision: 
     assert wanted[kind] <= seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", ["phases", "moved", "fourier", "real"])
 def test_what_the_last_row_leaves_is_stored_past_the_caches(

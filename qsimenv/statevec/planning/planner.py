@@ -8,6 +8,7 @@ is made from either end: stages out of the blocks that suit the sweeps, or block
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from itertools import accumulate, islice, pairwise
@@ -23,6 +24,7 @@ from qsimenv.statevec.planning.cover_numba import SET, Cover, by_layer, cover
 from qsimenv.statevec.planning.layout import Layout, identity
 from qsimenv.statevec.planning.plan import NORMAL_FORM_BITS, Op, Plan, Stage, Sweep
 from qsimenv.statevec.planning.steps import Step, Steps, steps_of
+from qsimenv.statevec.threads import default_threads
 
 LOW_BITS = 7
 """Every block holds so many of the lowest bits, so that memory is read in runs of whole cache lines. Of the CPU's."""
@@ -307,9 +309,10 @@ class _Planner:
             for offset in range(len(order) - self._num_low + 1)
         )
         tries = int(_TRIES * 2.0 ** ((self._num_local - _SEARCHED_BITS) / 2) * min(1.0, _FEW_STEPS / len(members)))
-        return min(
-            [low, *islice(lows, tries)], key=lambda each: self._blocks(members, local, each, True, searches=1).score
-        )
+        tried = [low, *islice(lows, tries)]
+        with ThreadPoolExecutor(default_threads()) as pool:  # compiled code, which does not hold the interpreter
+            scores = list(pool.map(lambda each: self._blocks(members, local, each, True, searches=1).score, tried))
+        return tried[scores.index(min(scores))]
 
     def _orders(self, wires: int, members: Members) -> Iterator[list[int]]:
         """Wires in the order in which steps mix them, then those first that few steps use, then in any order."""
