@@ -20,6 +20,7 @@ from qsimenv import arrays, interrupt, memory
 from qsimenv.comm import Team
 from qsimenv.engines import Watch
 from qsimenv.errors import InvalidArgumentError, NotSupportedError, QSimEnvError
+from qsimenv.statevec.batches.gatewise_plan import is_gatewise
 from qsimenv.statevec.batches.shares import ARRAYS, share_out
 from qsimenv.statevec.costs.demand import num_rows, seconds_a_run
 from qsimenv.statevec.kernels.devices import DeviceName
@@ -46,13 +47,20 @@ def parameter_rows(task: Task) -> npt.NDArray[np.float64]:
 
 def run_small(task: Task, team: Team, watch: Watch) -> Result:
     """A small circuit: every rank runs all rows, or where they are many, its share of them. A row counts as a sweep."""
-    from qsimenv.statevec.batches import batch
+    from qsimenv.statevec.batches import batch, gatewise
 
     began, seed, rows = time.perf_counter(), _agree_on_seed(task.seed, team), parameter_rows(task)
     shared = len(rows) >= team.size > 1 and _are_worth_sharing(task, team)
     together = Team() if shared else team
 
+    def go_on(done: int, total: int) -> None:
+        interrupt.check(together)
+        if watch.progress is not None and team.rank == 0:
+            watch.progress(done, total)
+
     def run_rows(values: npt.NDArray[np.float64], first: int) -> Result:
+        if len(rows) == 1 and is_gatewise(task.circuit):
+            return gatewise.run(task, seed, go_on)
         if len(values) <= _TOGETHER:
             return batch.run(task, values, seed, first, set_threads)
         parts, step = [], max(1, int(_UNINTERRUPTED_SECONDS / seconds_a_run(task, 1) / _TOGETHER)) * _TOGETHER

@@ -75,20 +75,6 @@ def test_unitaries_of_every_size_under_controls(size: int, precision: str) -> No
     assert np.abs(found - dense.final_state(circuit)).max() < BOUND[precision]
 
 
-def test_circuits_that_differ_in_angles_alone_share_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an application sends them that puts its numbers in itself; those inside of loops stay what they are."""
-    made, own = [], batch_plan._Writer
-    monkeypatch.setattr(batch_plan, "_Writer", lambda *sizes: made.append(sizes) or own(*sizes))
-    turns = [gate("rzz", 1, 4, params=[0.1]), gate("rzz", 1, 4, params=[1.1])]
-    for k in range(4):
-        before = (*spread(5), gate("rv", 3, params=[0.3, 0.2, 0.1 + k]))
-        after = (gate("rx", 1, params=[1.0 * k]),)
-        circuit = Circuit(5, 0, (*before, Repeat(tuple((turn,) for turn in turns)), *after))
-        found, unrolled = qs.run(circuit, save="statevector").statevector, Circuit(5, 0, (*before, *turns, *after))
-        assert np.abs(found - dense.final_state(unrolled)).max() < BOUND["double"]
-    assert len(made) == 1
-
-
 def test_gates_with_turns_are_their_turns() -> None:
     for row in gates.BASE.values():
         angles = [0.4 + 0.7 * k for k in range(row.num_params)]

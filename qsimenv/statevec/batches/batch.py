@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from qsimenv import formula
-from qsimenv.circuit import Circuit, Gate
+from qsimenv.circuit import Circuit, Gate, Measure
 from qsimenv.errors import InvalidArgumentError
 from qsimenv.statevec.batches import batch_numba as kernels
-from qsimenv.statevec.batches.batch_plan import Table, kept, lifted, read_out, tabulate
+from qsimenv.statevec.batches.batch_plan import Table, kept, read_out, tabulate
 from qsimenv.statevec.batches.vectors_numba import LANES
 from qsimenv.statevec.encoding.rows import REAL_TYPE
 from qsimenv.statevec.measuring.sampling import EVENT_OF_FIRST_CHUNK
@@ -61,15 +62,12 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
     InvalidArgumentError where an angle is not a finite number. Cost: some microseconds, and about
     2**num_qubits / 4 nanoseconds a gate and set.
     """
-    circuit, given = task.circuit, values
-    if not circuit.parameters:
-        circuit, angles = lifted(circuit)
-        values = angles if len(values) == 1 else np.repeat(angles, len(values), axis=0)
+    circuit = task.circuit
     prepared = _prepare(circuit, task.precision)
-    result = _empty_result(task, len(values))
+    room = room_for(task, len(values))
     inputs = (_with_formulas(values, prepared.table), _entries(prepared.table.matrices, values), first_set)
     readout = read_out(circuit, task.observables, prepared.lanes)
-    bins = _bins(circuit) if task.shots else _NO_BINS
+    bins = bins_of(task)
     draw = (bins.bin_of, bins.outcomes, np.uint64(seed), np.uint64(EVENT_OF_FIRST_CHUNK))
     groups = -(-len(values) // prepared.lanes)
     work = groups * (len(prepared.table.rows) + len(readout.rows)) + len(values) * (task.shots or 0)
@@ -80,12 +78,11 @@ def run(task: Task, values: _Floats, seed: int, first_set: int, threads_here: Ca
     kernels.run_groups(
         launcher(threads), threads, shares_of(groups, threads), prepared.arrays, inputs,
         (readout.terms, readout.rows, readout.weights), draw, prepared.sizes,
-        (result.expectation_values, result.samples, result.statevector, finite),
+        (*room, finite),
     )  # fmt: skip
     if not all(finite.tolist()):
-        _complain(task.circuit, given)
-    result.metadata = {"threads": threads}
-    return _asked_for(task, result)
+        _complain(circuit, values)
+    return result_of(task, room, threads)
 
 
 @kept
@@ -102,27 +99,34 @@ def _prepare(circuit: Circuit, precision: Precision) -> _Prepared:
 _NO_BINS = _Bins(np.zeros(0, dtype=np.int32), np.zeros((0, 1), dtype=np.uint8))
 
 
-def _empty_result(task: Task, num_sets: int) -> Result:
-    """Room for what is asked for; arrays of no length for what is not."""
+class Room(NamedTuple):
+    """The arrays of a result, with an axis for the sets; those of no length are not asked for."""
+
+    expectation_values: _Floats
+    samples: npt.NDArray[np.uint8]
+    statevector: npt.NDArray[np.complexfloating]
+
+
+def room_for(task: Task, num_sets: int) -> Room:
+    """Room for what is asked for."""
     circuit = task.circuit
     num_bytes = max(1, (circuit.num_clbits + 7) // 8)
     amplitudes = 1 << circuit.num_qubits if task.save else 0
-    kind = np.complex128 if task.precision == "double" else np.complex64
-    return Result(
-        expectation_values=np.empty((num_sets, len(task.observables))),
-        samples=np.empty((num_sets, task.shots or 0, num_bytes), dtype=np.uint8),
-        statevector=np.empty((num_sets, amplitudes), dtype=kind),
+    return Room(
+        np.empty((num_sets, len(task.observables))),
+        np.empty((num_sets, task.shots or 0, num_bytes), dtype=np.uint8),
+        np.empty((num_sets, amplitudes), dtype=np.complex128 if task.precision == "double" else np.complex64),
     )
 
 
-def _asked_for(task: Task, result: Result) -> Result:
-    if not task.observables:
-        result.expectation_values = None
-    if task.shots is None:
-        result.samples = None
-    if not task.save:
-        result.statevector = None
-    return result
+def result_of(task: Task, room: Room, threads: int) -> Result:
+    """What is asked for as a result. Its metadata say how many threads there were."""
+    return Result(
+        expectation_values=room.expectation_values if task.observables else None,
+        samples=room.samples if task.shots is not None else None,
+        statevector=room.statevector if task.save else None,
+        metadata={"threads": threads},
+    )
 
 
 def _with_formulas(values: _Floats, table: Table) -> _Floats:
@@ -145,14 +149,21 @@ def _entries(gates: Sequence[Gate], values: _Floats) -> _Floats:
     return np.array([np.concatenate(matrices) for matrices in each]).view(np.float64)
 
 
+def bins_of(task: Task) -> _Bins:
+    """Those of a task with shots; arrays of no length for others."""
+    circuit = task.circuit
+    if not task.shots:
+        return _NO_BINS
+    return _bins(lower(circuit).final_measures, circuit.num_qubits, circuit.num_clbits)
+
+
 @lru_cache(maxsize=256)
-def _bins(circuit: Circuit) -> _Bins:
-    finals = lower(circuit).final_measures
+def _bins(finals: tuple[Measure, ...], num_qubits: int, num_clbits: int) -> _Bins:
     qubits = sorted({measure.qubit for measure in finals})
-    index = np.arange(1 << circuit.num_qubits)
+    index = np.arange(1 << num_qubits)
     values = np.arange(1 << len(qubits))
     bin_of = sum(((index >> qubit & 1) << k for k, qubit in enumerate(qubits)), np.zeros_like(index))
-    num_bytes = max(1, (circuit.num_clbits + 7) // 8)
+    num_bytes = max(1, (num_clbits + 7) // 8)
     outcomes = np.zeros((len(values), num_bytes), dtype=np.uint8)
     for measure in finals:
         bits = (values >> qubits.index(measure.qubit) & 1) << measure.clbit % 8

@@ -179,7 +179,7 @@ def _observe(re, im, terms, rows, weights, totals):
 
 
 @part(**_options)
-def _draw(re, im, lane, row_of, bin_of, outcomes, seed, event, number, sums, samples):
+def draw_from(re, im, lane, row_of, bin_of, outcomes, seed, event, number, sums, samples):
     """The shots of one set: the running sums of the bins' masses, and a search for each random number."""
     sums[:] = 0
     for index in range(len(row_of)):
@@ -244,7 +244,7 @@ def _run_share(thread, threads, shares, table, inputs, readout, draw, sizes, res
         if samples.shape[1]:
             for lane in range(here):
                 number = first_set + first + lane
-                _draw(re, im, lane, row_of, bin_of, outcomes, seed, event, number, sums, samples[first + lane])
+                draw_from(re, im, lane, row_of, bin_of, outcomes, seed, event, number, sums, samples[first + lane])
         if amplitudes.shape[1]:
             for lane in range(here):
                 for index in range(len(row_of)):

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from qsimenv import formula, gates
-from qsimenv.circuit import Circuit, Gate, Instruction
+from qsimenv.circuit import Circuit, Gate
 from qsimenv.statevec.encoding.angles import Angles, linear_forms
 from qsimenv.statevec.planning.program import Apply, lower
 from qsimenv.task import Observable
@@ -128,25 +127,6 @@ def kept(make: Callable[Concatenate[Circuit, _P], _T]) -> Callable[Concatenate[C
         return keeper(circuit, *arguments, **options)
 
     return found
-
-
-@lru_cache(maxsize=256)
-def lifted(circuit: Circuit) -> tuple[Circuit, npt.NDArray[np.float64]]:
-    """A circuit without parameters as one of which all angles are parameters, and their values, shape (1, P).
-
-    All that differ in angles alone have one table then; applications that put their numbers in themselves send many.
-    """
-    instructions, angles = list[Instruction](), list[float]()
-    for each in circuit.instructions:
-        if isinstance(each, Gate) and each.params:
-            params = tuple(f"p{len(angles) + k}" for k in range(len(each.params)))
-            angles += [angle for angle in each.params if not isinstance(angle, str)]
-            instructions.append(msgspec.structs.replace(each, params=params))
-        else:
-            instructions.append(each)
-    names = tuple(f"p{k}" for k in range(len(angles)))
-    shape = msgspec.structs.replace(circuit, instructions=tuple(instructions), parameters=names, name="")
-    return shape, np.array([angles], dtype=np.float64)
 
 
 @kept
@@ -330,7 +310,11 @@ def components(matrix: gates.Matrix) -> Iterator[list[int]]:
 @kept
 def read_out(circuit: Circuit, observables: tuple[Observable, ...], lanes: int = 1) -> Readout:
     """The weights of observables on the rows of ``tabulate``; terms that flip the same qubits share a pass."""
-    row_of, num_qubits = tabulate(circuit, lanes).row_of, circuit.num_qubits
+    return readout_of(tabulate(circuit, lanes).row_of, circuit.num_qubits, observables)
+
+
+def readout_of(row_of: Rows, num_qubits: int, observables: tuple[Observable, ...]) -> Readout:
+    """The same where the amplitude of an index lies in row ``row_of[index]``."""
     terms, rows, weights = list[tuple[int, ...]](), list[Rows](), list[npt.NDArray[np.float64]]()
     num_rows = num_weights = 0
     for number, observable in enumerate(observables):

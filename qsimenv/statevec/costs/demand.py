@@ -13,6 +13,7 @@ import msgspec
 
 from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.statevec.batches.batch_plan import is_small
+from qsimenv.statevec.batches.gatewise_plan import is_gatewise
 from qsimenv.statevec.costs import rates
 from qsimenv.statevec.costs.cost import Machine, kinds_of, rough_s
 from qsimenv.statevec.planning.steps import mixed_qubits
@@ -25,6 +26,8 @@ OVERHEAD_BYTES = 64 << 20
 """Exchange buffers, scratch blocks and tables beside the planes."""
 _SMALL_SECONDS, _SMALL_SECONDS_A_ROW = 3e-5, 1e-9
 """Of a small circuit: for the call, and for each amplitude of each gate."""
+_LISTING_SECONDS = 3e-6
+"""And for each gate of one without parameters."""
 
 
 def usable_ranks(circuit: Circuit, ranks: int) -> int:
@@ -69,7 +72,8 @@ def seconds_a_run(task: Task, ranks: int) -> float:
     kinds = _kinds(task.circuit)
     if is_batch(task):
         row = _SMALL_SECONDS_A_ROW * (kinds.total() << task.circuit.num_qubits) + 1e-8 * (task.shots or 0)
-        return _SMALL_SECONDS / num_rows(task) + row
+        listing = 0.0 if task.circuit.parameters else _LISTING_SECONDS * kinds.total()
+        return (_SMALL_SECONDS + listing) / num_rows(task) + row
     num_local = task.circuit.num_qubits - (ranks.bit_length() - 1)
     machine = Machine(rates.load(), default_threads())
     return 1e-4 + kinds.total() * 1e-6 + rough_s(kinds, num_local, task.precision, machine)
@@ -77,7 +81,7 @@ def seconds_a_run(task: Task, ranks: int) -> float:
 
 def is_batch(task: Task) -> bool:
     """Whether all its rows are run in one compiled call, where that is the CPU's."""
-    if is_small(task.circuit):
+    if is_small(task.circuit) or (num_rows(task) == 1 and is_gatewise(task.circuit)):
         return True
     num_terms = sum(len(each.terms) for each in task.observables)
     return is_small(task.circuit, num_rows(task), num_terms, task.shots)

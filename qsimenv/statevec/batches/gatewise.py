@@ -1,0 +1,60 @@
+"""Small circuits gate by gate: one state, all gates, what is asked of it.
+
+``running`` comes here with one set of values for which ``gatewise_plan.is_gatewise`` holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from qsimenv.statevec.batches import gatewise_numba as kernels
+from qsimenv.statevec.batches.batch import bins_of, result_of, room_for
+from qsimenv.statevec.batches.batch_plan import Readout, readout_of
+from qsimenv.statevec.batches.gatewise_plan import listed
+from qsimenv.statevec.measuring.sampling import EVENT_OF_FIRST_CHUNK
+from qsimenv.task import Observable, Result, Task
+
+_AMPLITUDES_A_CALL = 1 << 26
+"""Amplitudes of gates that are worked on in one compiled call: about a tenth of a second."""
+
+
+def run(task: Task, seed: int, go_on: Callable[[int, int], None]) -> Result:
+    """Run a circuit without parameters. *Local.* Long ones call ``go_on(gates done, all gates)`` some times a second.
+
+    The arrays of the result have a leading axis of length 1, as ``batch.run`` has them. Cost: some tens of microseconds
+    and, a gate, one or two (listed once) and about 2**num_qubits nanoseconds.
+    """
+    circuit, gates = task.circuit, listed(task.circuit)
+    state = np.zeros(1 << circuit.num_qubits, dtype=np.complex128)
+    state[0] = 1
+    count, step = len(gates.codes), max(1, _AMPLITUDES_A_CALL >> circuit.num_qubits)
+    lists, cursor = gates[:3], np.zeros(3, dtype=np.int64)
+    for stop in range(step, count + step, step):
+        kernels.run_gates(state, lists, (gates.numbers, *gates.templates), cursor, min(stop, count))
+        if count > step:
+            go_on(min(stop, count), count)
+    room = room_for(task, 1)
+    if task.save:
+        room.statevector[0] = state
+    if task.observables or task.shots:
+        readout, bins = _readout(circuit.num_qubits, task.observables), bins_of(task)
+        draw = (
+            _rows(circuit.num_qubits), bins.bin_of, bins.outcomes, np.uint64(seed), np.uint64(EVENT_OF_FIRST_CHUNK), 0,
+        )  # fmt: skip
+        read = (readout.terms, readout.rows, readout.weights)
+        kernels.read(state, read, draw, room.expectation_values[0], room.samples[0])
+    return result_of(task, room, threads=1)
+
+
+@lru_cache(maxsize=16)
+def _rows(num_qubits: int) -> np.ndarray:
+    """Where the amplitude of each index is: there."""
+    return np.arange(1 << num_qubits, dtype=np.int32)
+
+
+@lru_cache(maxsize=64)
+def _readout(num_qubits: int, observables: tuple[Observable, ...]) -> Readout:
+    return readout_of(_rows(num_qubits), num_qubits, observables)
