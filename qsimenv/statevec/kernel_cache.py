@@ -1,7 +1,7 @@
 """Compiled kernels on disk: where, and who compiles. The modules of kernels (``*_numba.py``) take ``njit`` here.
 
 A kernel that is called is loaded from the folder. If it is not there, the first process that wants it compiles it, with
-all that it calls; others that want one of that precision wait, and load it. Each module has a folder, named after its
+all that it calls; others that want it in that precision wait, and load it. Each module has a folder, named after its
 sources and those it calls, so that code of another version is never loaded. Relies on the inner parts of Numba's cache.
 """
 
@@ -175,8 +175,8 @@ class _KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
         if _building.lock is not None:
             return find()
-        kind = "single" if "float32" in str(sig) else "double"
-        lock = compilation.Lock(Path(self.cache_path).parent / f"compiling-{kind}.lock")
+        precision = "single" if "float32" in str(sig) else "double"
+        lock = compilation.Lock(Path(self.cache_path) / f"{self._py_func.__name__}-{precision}.lock")
         found = compilation.find_or_lock(find, lock, self._say_that_we_wait)
         if found is None:
             _building.begin(lock)

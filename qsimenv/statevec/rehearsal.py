@@ -60,14 +60,25 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _run_all(precision: Precision) -> None:
+    """Two processes, each with a precision, begin at both ends: what both need is compiled by whoever comes first."""
     engine, alone = StateVectorEngine(), Team()
-    for made in _tasks(precision):
-        engine.run(made, alone)
-    for made in _differentiated(precision):
-        gradient(made, alone)
-    for num_bits in (8, _MANY_THREADS):
-        _exchange(num_bits, REAL_TYPE[precision])
-    _share(precision)
+
+    def run_tasks() -> None:
+        for made in _tasks(precision):
+            engine.run(made, alone)
+
+    def differentiate() -> None:
+        for made in _differentiated(precision):
+            gradient(made, alone)
+
+    def work_with_others() -> None:
+        for num_bits in (8, _MANY_THREADS):
+            _exchange(num_bits, REAL_TYPE[precision])
+        _share(precision)
+
+    steps = (run_tasks, differentiate, work_with_others)
+    for step in steps if precision == "double" else steps[::-1]:
+        step()
 
 
 def _tasks(precision: Precision) -> Iterator[Task]:
