@@ -3,8 +3,9 @@
     python -m benchmarks small [--repeats 20]
 
 Ours goes through the public `qs.run` and counts everything from the values to the numbers. Aer gets its circuits
-transpiled and bound beforehand, or its own batches of parameters (`parameter_binds`); Lightning runs QNodes. The peers
-are left out where they are not installed: pip install '.[peers]'.
+transpiled and bound beforehand, or its own batches of parameters (`parameter_binds`); Lightning runs QNodes. Of random
+circuits, ours are new every time, and all the peers of `benchmarks peers` run one that they were given beforehand. The
+peers are left out where they are not installed: pip install '.[peers]'.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import numpy as np
 
 import qsimenv as qs
 from benchmarks.machine import save
+from benchmarks.peers import PEERS as ALL_PEERS
+from benchmarks.peers import best_setting
 from benchmarks.service import ansatz, ghz, vqls_epoch
-from qsimenv.circuit import Circuit
+from qsimenv.circuit import Circuit, gate
 from qsimenv.formats.qiskit_out import to_qiskit
 
 SETS = 10_000
@@ -32,6 +35,8 @@ WIDER, WIDER_SETS = (12, 4), 100
 """Qubits and layers."""
 WIDEST = (16, 4)
 """Those of a circuit that is run for one set after the other, as an optimiser asks for them."""
+RANDOM = ((4, 30), (4, 1000), (8, 1000), (12, 100), (12, 1000))
+"""Qubits and gates of circuits that are run once."""
 _PAUSE_S = 0.2
 """Before each measurement: the threads of the one before spin for a while."""
 
@@ -73,6 +78,28 @@ def ours() -> dict[str, tuple[Call, int]]:
             1,
         ),
     }
+
+
+def random_circuit(num_qubits: int, num_gates: int, seed: int) -> Circuit:
+    """Rotations of one qubit by any angle, H, and a CX between any two in a third of all cases."""
+    random, gates = np.random.default_rng(seed), []
+    for name in random.choice(["cx", "rx", "ry", "rz", "h"], num_gates, p=[0.35, 0.2, 0.2, 0.2, 0.05]):
+        qubits = [int(q) for q in random.choice(num_qubits, 2 if name == "cx" else 1, replace=False)]
+        params = [float(random.uniform(-3, 3))] if name.startswith("r") else []
+        gates.append(gate(name, *qubits, params=params))
+    return Circuit(num_qubits, 0, tuple(gates))
+
+
+def once(num_qubits: int, num_gates: int, repeats: int) -> dict[str, float]:
+    """Milliseconds of a random circuit, of each simulator."""
+    unseen = [random_circuit(num_qubits, num_gates, seed) for seed in range(1 + repeats)]
+    string = "Z" * num_qubits
+    row = {"ours_ms": 1e3 * seconds_a_call(lambda k: qs.run(unseen[k], observables=[string]), 1, repeats)}
+    for name, (module, settings, _) in ALL_PEERS.items():
+        if util.find_spec(module):
+            runner = best_setting(settings(unseen[0]))
+            row[f"{name}_ms"] = 1e3 * seconds_a_call(lambda _, runner=runner: runner(), 1, repeats)  # type: ignore[misc]
+    return row
 
 
 def _measured(circuit: Circuit) -> Circuit:
@@ -185,12 +212,19 @@ def main(arguments: list[str]) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     found = {name: make() for name, (module, make) in PEERS.items() if util.find_spec(module)}
     figures: dict[str, dict[str, float]] = {}
+
+    def show(title: str, row: dict[str, float]) -> None:
+        figures[title] = row
+        print(f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+
     for title, (call, often) in ours().items():
         row = {"ours_ms": 1e3 * seconds_a_call(call, often, options.repeats)}
         for name, calls in found.items():
             if title in calls:
                 row[f"{name}_ms"] = 1e3 * seconds_a_call(*calls[title], options.repeats)
-        figures[title] = row
-        print(f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+        show(title, row)
+    for num_qubits, num_gates in RANDOM:
+        title = f"random circuit, {num_qubits} qubits, {num_gates} gates, once"
+        show(title, once(num_qubits, num_gates, options.repeats))
     save("small", {"sets": SETS, "epoch": EPOCH, "median": figures})
     return figures

@@ -198,14 +198,38 @@ class _Content(msgspec.Struct, frozen=True, dict=True):
     name: str = ""
 
 
+class _OtherTypesError(Exception):
+    """A qubit, classical bit, angle or name is not of the type that Python has for it."""
+
+
 class Circuit(_Content, frozen=True, dict=True):
-    """A program. Checked on construction: what exists is valid.
+    """A program. Checked on construction: what exists is valid, and its numbers are Python's where NumPy's came in.
 
     ``parameters`` names the free parameters that formulas read as ``p0, p1, …``; ``variables`` names the classical
     variables, which start at 0. Raises InvalidArgumentError or OutOfRangeError where an instruction does not fit.
     """
 
     def __post_init__(self) -> None:
+        try:
+            self._check()
+        except _OtherTypesError:
+            self._take_plain_numbers()
+            self._check()
+
+    def _take_plain_numbers(self) -> None:
+        """NumPy's integers have too few bits for what is made of qubits, and do not travel."""
+        try:
+            plain = _CONTENT_DECODER.decode(_ENCODER.encode(self))
+        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InvalidArgumentError(f"circuit: {error}") from None
+        for field in plain.__struct_fields__:
+            msgspec.structs.force_setattr(self, field, getattr(plain, field))
+
+    def _check(self) -> None:
+        if type(self.num_qubits) is not int or type(self.num_clbits) is not int:
+            raise _OtherTypesError
+        if not all(type(field) is tuple for field in (self.instructions, self.registers, self.parameters)):
+            raise _OtherTypesError
         if self.num_qubits < 0 or self.num_clbits < 0:
             raise InvalidArgumentError("circuit: the numbers of qubits and classical bits cannot be negative")
         for register in self.registers:
@@ -313,6 +337,8 @@ def clbits_of(expression: Expression) -> frozenset[int]:
 
 def _check_indices(kind: str, indices: Sequence[int], size: int, where: str) -> None:
     for index in indices:
+        if type(index) is not int:
+            raise _OtherTypesError
         if not 0 <= index < size:
             raise OutOfRangeError(f"{where}: {kind} {index} found, the circuit has {size}")
 
@@ -331,6 +357,10 @@ def _check_instruction(instruction: Instruction, circuit: Circuit) -> None:
             _check_expression(target, circuit)
         case IfElse(condition=expression) | While(condition=expression) | Switch(target=expression):
             _check_expression(expression, circuit)
+        case Repeat() | Break() | Continue():
+            pass
+        case _:
+            raise _OtherTypesError
 
 
 def _check_expression(expression: Expression, circuit: Circuit) -> None:
@@ -365,10 +395,14 @@ def _signature(name: str, num_qubits: int) -> tuple[int, int]:
 
 def _check_gate(gate: Gate, circuit: Circuit) -> None:
     qubits, controls = gate.qubits, gate.controls
+    if type(gate.name) is not str or type(controls) is not int or type(gate.control_state) is not int:
+        raise _OtherTypesError
     if controls < 0 or controls > len(qubits):
         raise InvalidArgumentError(f"gate {gate.name}: {controls} added controls on {len(qubits)} qubits")
     own_controls, num_params = _signature(gate.name, len(qubits) - controls)
     for qubit in qubits:
+        if type(qubit) is not int:
+            raise _OtherTypesError
         if not 0 <= qubit < circuit.num_qubits:
             raise OutOfRangeError(f"gate {gate.name}: qubit {qubit} found, the circuit has {circuit.num_qubits}")
     if len(qubits) > 1 and len(set(qubits)) != len(qubits):
@@ -378,24 +412,18 @@ def _check_gate(gate: Gate, circuit: Circuit) -> None:
     if gate.control_state != -1 and gate.control_state >> (controls + own_controls) != 0:
         raise InvalidArgumentError(f"gate {gate.name}: control state {gate.control_state} has more bits than controls")
     for angle in gate.params:
-        if isinstance(angle, str):
+        if type(angle) is str:
             missing = [k for k in formula.indices(angle) if k >= len(circuit.parameters)]
             if missing:
                 raise OutOfRangeError(
                     f"gate {gate.name}: {angle!r} reads p{missing[0]}, there are {len(circuit.parameters)}"
                 )
-        elif not _is_number(angle):
+        elif type(angle) is not float and type(angle) is not int:
+            raise _OtherTypesError
+        elif not math.isfinite(angle):
             raise InvalidArgumentError(f"gate {gate.name}: the angle {angle} is not a finite number")
     if gate.name == gates.UNITARY:
         _check_unitary(gate)
-
-
-def _is_number(angle: object) -> bool:
-    """Whether it is a finite real number."""
-    try:
-        return math.isfinite(angle)  # type: ignore[arg-type]
-    except TypeError:
-        return False
 
 
 def _check_unitary(gate: Gate) -> None:
@@ -408,5 +436,13 @@ def _check_unitary(gate: Gate) -> None:
         raise InvalidArgumentError(f"gate unitary: the matrix is off from unitary by {deviation:.1e}, 1e-6 is allowed")
 
 
-_ENCODER = msgspec.msgpack.Encoder()
+def _plain(value: object) -> object:
+    """For msgspec: a number of NumPy as Python's."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    raise TypeError(f"{value!r} found, which is neither a number nor text")
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain)
 _DECODER = msgspec.msgpack.Decoder(Circuit)
+_CONTENT_DECODER = msgspec.msgpack.Decoder(_Content)
