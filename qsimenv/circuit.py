@@ -412,18 +412,21 @@ def _check_gate(gate: Gate, circuit: Circuit) -> None:
     if gate.control_state != -1 and gate.control_state >> (controls + own_controls) != 0:
         raise InvalidArgumentError(f"gate {gate.name}: control state {gate.control_state} has more bits than controls")
     for angle in gate.params:
-        if type(angle) is str:
-            missing = [k for k in formula.indices(angle) if k >= len(circuit.parameters)]
-            if missing:
-                raise OutOfRangeError(
-                    f"gate {gate.name}: {angle!r} reads p{missing[0]}, there are {len(circuit.parameters)}"
-                )
-        elif type(angle) is not float and type(angle) is not int:
-            raise _OtherTypesError
-        elif not math.isfinite(angle):
-            raise InvalidArgumentError(f"gate {gate.name}: the angle {angle} is not a finite number")
+        if type(angle) is not float or not math.isfinite(angle):
+            _check_angle(angle, gate.name, circuit)
     if gate.name == gates.UNITARY:
         _check_unitary(gate)
+
+
+def _check_angle(angle: Angle, name: str, circuit: Circuit) -> None:
+    if type(angle) is str:
+        missing = [k for k in formula.indices(angle) if k >= len(circuit.parameters)]
+        if missing:
+            raise OutOfRangeError(f"gate {name}: {angle!r} reads p{missing[0]}, there are {len(circuit.parameters)}")
+    elif type(angle) is not float and type(angle) is not int:
+        raise _OtherTypesError
+    elif not math.isfinite(angle):
+        raise InvalidArgumentError(f"gate {name}: the angle {angle} is not a finite number")
 
 
 def _check_unitary(gate: Gate) -> None:

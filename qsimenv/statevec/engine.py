@@ -16,6 +16,7 @@ from qsimenv.comm import Team
 from qsimenv.engines import Engine, Watch, power_of_two
 from qsimenv.errors import InvalidArgumentError, NotSupportedError, OutOfMemoryError, QSimEnvError
 from qsimenv.statevec.batches.batch_plan import is_small
+from qsimenv.statevec.batches.gatewise_plan import is_gatewise
 from qsimenv.statevec.costs.demand import (
     MAX_QUBITS,
     OVERHEAD_BYTES,
@@ -60,7 +61,8 @@ class StateVectorEngine(Engine):
         return Estimate(NAME, ranks, bytes_per_rank(task, ranks), seconds(task, ranks, fits_one))
 
     def is_immediate(self, task: Task) -> bool:
-        return _is_on_cpu(task) and is_small(task.circuit) and result_bytes(task) <= _IMMEDIATE_BYTES
+        is_short = is_small(task.circuit) or (num_rows(task) == 1 and is_gatewise(task.circuit))
+        return _is_on_cpu(task) and is_short and result_bytes(task) <= _IMMEDIATE_BYTES
 
     def run(self, task: Task, team: Team) -> Result:
         return self.run_watched(task, team, Watch())

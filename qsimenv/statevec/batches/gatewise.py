@@ -14,6 +14,7 @@ from qsimenv.statevec.batches import gatewise_numba as kernels
 from qsimenv.statevec.batches.batch import bins_of, result_of, room_for
 from qsimenv.statevec.batches.batch_plan import Readout, readout_of
 from qsimenv.statevec.batches.gatewise_plan import listed
+from qsimenv.statevec.batches.lines_numba import LANES
 from qsimenv.statevec.measuring.sampling import EVENT_OF_FIRST_CHUNK
 from qsimenv.task import Observable, Result, Task
 
@@ -28,24 +29,25 @@ def run(task: Task, seed: int, go_on: Callable[[int, int], None]) -> Result:
     and, a gate, one or two (listed once) and about 2**num_qubits nanoseconds.
     """
     circuit, gates = task.circuit, listed(task.circuit)
-    state = np.zeros(1 << circuit.num_qubits, dtype=np.complex128)
-    state[0] = 1
+    re, im = np.zeros((2, max(LANES, 1 << circuit.num_qubits)))
+    re[0] = 1
     count, step = len(gates.codes), max(1, _AMPLITUDES_A_CALL >> circuit.num_qubits)
     lists, cursor = gates[:3], np.zeros(3, dtype=np.int64)
     for stop in range(step, count + step, step):
-        kernels.run_gates(state, lists, (gates.numbers, *gates.templates), cursor, min(stop, count))
+        kernels.run_gates(re, im, lists, (gates.numbers, *gates.templates), cursor, min(stop, count))
         if count > step:
             go_on(min(stop, count), count)
     room = room_for(task, 1)
     if task.save:
-        room.statevector[0] = state
+        size = 1 << circuit.num_qubits
+        room.statevector[0].real, room.statevector[0].imag = re[:size], im[:size]
     if task.observables or task.shots:
         readout, bins = _readout(circuit.num_qubits, task.observables), bins_of(task)
         draw = (
             _rows(circuit.num_qubits), bins.bin_of, bins.outcomes, np.uint64(seed), np.uint64(EVENT_OF_FIRST_CHUNK), 0,
         )  # fmt: skip
         read = (readout.terms, readout.rows, readout.weights)
-        kernels.read(state, read, draw, room.expectation_values[0], room.samples[0])
+        kernels.read(re, im, read, draw, room.expectation_values[0], room.samples[0])
     return result_of(task, room, threads=1)
 
 

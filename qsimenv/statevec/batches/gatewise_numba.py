@@ -28,10 +28,13 @@ from qsimenv.statevec.batches.gatewise_plan import (
     TURN_X,
     TURNED,
 )
+from qsimenv.statevec.batches.lines_numba import LANE_BITS, LANES, MOST_FACTORS, mix
 from qsimenv.statevec.kernel_cache import njit, part
 
 _options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}
 _MOST = 1 << MOST_TARGETS
+_NONE, _ONE = np.int64(0), np.int64(1)
+"""As arguments: what gets a number that is written out is compiled once more for it."""
 
 
 @part(**_options)
@@ -68,92 +71,108 @@ def _make_matrix(matrix, size, circuit, template, at):
 
 
 @part(**_options)
-def _sort(positions, count):
-    for k in range(1, count):
-        here, j = positions[k], k
-        while j > 0 and positions[j - 1] > here:
-            positions[j] = positions[j - 1]
-            j -= 1
-        positions[j] = here
+def _mix(re, im, fixed, ones, offsets, factors, bits, mask):
+    """``lines_numba.mix`` on all lines whose controls are met; ``ones`` are the bits that they have."""
+    fixed, number = fixed >> LANE_BITS, 0
+    while number << LANE_BITS < len(re):
+        mix(re, im, (number | ones >> LANE_BITS) << LANE_BITS, offsets, factors, bits, mask)
+        number = (number | fixed) + 1 & ~fixed
 
 
 @part(**_options)
-def _nonzero(matrix, size, columns, ends):
-    """Row by row the columns of what is not zero, and where each row's end; whether that is the diagonal alone."""
-    total, is_diagonal = 0, True
-    for row in range(size):
-        for column in range(size):
-            if matrix[row * size + column] != 0:
-                columns[total] = column
-                total += 1
-                is_diagonal &= row == column
-        ends[row] = total
+def _mix_any(re, im, matrix, size, offsets, fixed, ones, block):
+    """A matrix on more than two qubits, by blocks of amplitudes."""
+    number = 0
+    while number < len(re):
+        for row in range(size):
+            place = number | ones | offsets[row]
+            block[row] = complex(re[place], im[place])
+        for row in range(size):
+            amplitude = 0j
+            for column in range(size):
+                factor = matrix[row * size + column]
+                if factor != 0:
+                    amplitude += factor * block[column]
+            re[number | ones | offsets[row]], im[number | ones | offsets[row]] = amplitude.real, amplitude.imag
+        number = (number | fixed) + 1 & ~fixed
+
+
+@part(**_options)
+def _is_diagonal(matrix, size):
+    is_diagonal = True
+    for k in range(size * size):
+        is_diagonal &= k % (size + 1) == 0 or matrix[k] == 0
     return is_diagonal
 
 
 @part(**_options)
-def _start(number, positions, count, ones):
-    """Make room in a number for the bits at some positions, and set those of ``ones``."""
-    for k in range(count):
-        low = number & ((1 << positions[k]) - 1)
-        number = ((number - low) << 1) | low
-    return number | ones
-
-
-@part(**_options)
-def _scale(state, matrix, size, offsets, start, run):
-    """A diagonal matrix on blocks that begin one after the other."""
-    for row in range(size):
-        factor, first = matrix[row * size + row], start | offsets[row]
-        if factor != 1:
-            for k in range(first, first + run):
-                state[k] *= factor
-
-
-@part(**_options)
-def _turn(state, matrix, distance, start, run):
-    """A matrix on pairs of amplitudes, so far apart."""
-    m0, m1, m2, m3 = matrix[0], matrix[1], matrix[2], matrix[3]
-    if m0 == 0 and m3 == 0 and m1 == 1 and m2 == 1:
-        for k in range(start, start + run):
-            state[k], state[k + distance] = state[k + distance], state[k]
-    else:
-        for k in range(start, start + run):
-            p, q = state[k], state[k + distance]
-            state[k] = m0 * p + m1 * q
-            state[k + distance] = m2 * p + m3 * q
-
-
-@part(**_options)
-def _mix(state, matrix, size, columns, ends, offsets, start, run, block):
-    """Any matrix; what is zero in it costs nothing."""
-    for k in range(start, start + run):
-        for row in range(size):
-            block[row] = state[k | offsets[row]]
-        entry = 0
-        for row in range(size):
-            amplitude = 0j
-            while entry < ends[row]:
-                amplitude += matrix[row * size + columns[entry]] * block[columns[entry]]
-                entry += 1
-            state[k | offsets[row]] = amplitude
-
-
-@part(**_options)
-def _apply(state, matrix, size, offsets, positions, count, ones):
-    """A matrix on blocks of amplitudes, ``offsets`` apart; the indices of the first ones have at the (sorted)
-    ``positions`` the bits of ``ones``."""
-    columns, ends, block = np.empty(_MOST * _MOST, np.int64), np.empty(_MOST, np.int64), np.empty(_MOST, np.complex128)
-    is_diagonal = _nonzero(matrix, size, columns, ends)
-    run = 1 << positions[0] if count else len(state)
-    for number in range(0, len(state) >> count, run):
-        start = _start(number, positions, count, ones)
-        if is_diagonal:
-            _scale(state, matrix, size, offsets, start, run)
-        elif size == 2:
-            _turn(state, matrix, offsets[1], start, run)
+def _split(targets, num_targets, lane_rows, high_rows, offsets, masks):
+    """Bits of a row of the matrix that each lane stands for; those of each line, and how far it is from the first; the
+    masks by which lanes take from each other. Returns the number of lines and of masks."""
+    lines, num_masks = _ONE, _ONE
+    for lane in range(LANES):
+        lane_rows[lane] = 0
+    high_rows[0], offsets[0], masks[0] = 0, 0, 0
+    for k in range(num_targets):
+        if targets[k] < LANE_BITS:
+            for lane in range(LANES):
+                lane_rows[lane] |= (lane >> targets[k] & 1) << k
         else:
-            _mix(state, matrix, size, columns, ends, offsets, start, run, block)
+            for j in range(lines):
+                high_rows[lines + j], offsets[lines + j] = high_rows[j] | 1 << k, offsets[j] | 1 << targets[k]
+            lines *= 2
+    for bit in range(LANE_BITS):
+        for k in range(num_targets):
+            if targets[k] == bit:
+                for j in range(num_masks):
+                    masks[num_masks + j] = masks[j] | 1 << bit
+                num_masks *= 2
+    return lines, num_masks
+
+
+@part(**_options)
+def _put_factors(factors, at, matrix, size, here, there, mask, lane_rows, controls, ones):
+    """The factors of what the line with the rows ``here`` takes from that with ``there``; lanes whose controls are not
+    met stay as they are. Whether that is so for all of them, or the factors are 1."""
+    is_one = True
+    for lane in range(LANES):
+        factor = matrix[(here | lane_rows[lane]) * size + (there | lane_rows[lane ^ mask])]
+        if (lane ^ ones) & controls & (LANES - 1):
+            factor = 1 + 0j if here == there and mask == 0 else 0j
+        factors[at + lane], factors[at + LANES + lane] = factor.real, factor.imag
+        is_one &= factor == 1
+    return is_one
+
+
+@part(**_options)
+def _apply(re, im, matrix, targets, num_targets, controls, ones, room):
+    """A matrix on ``targets`` where the bits of ``controls`` are those of ``ones``."""
+    factors, lane_rows, high_rows, offsets, masks, block = room
+    size, fixed = 1 << num_targets, controls
+    for k in range(num_targets):
+        fixed |= 1 << targets[k]
+    lines, num_masks = _split(targets, num_targets, lane_rows, high_rows, offsets, masks)
+    if _is_diagonal(matrix, size):
+        for line in range(lines):
+            rows = high_rows[line]
+            if not _put_factors(factors, _NONE, matrix, size, rows, rows, _NONE, lane_rows, controls, ones):
+                _mix(re, im, fixed, ones | offsets[line], offsets, factors, _NONE, _NONE)
+        return
+    if num_targets > 2:
+        for row in range(size):
+            offsets[row] = 0
+            for k in range(num_targets):
+                offsets[row] |= (row >> k & 1) << targets[k]
+        _mix_any(re, im, matrix, size, offsets, fixed, ones, block)
+        return
+    at = _NONE
+    for line in range(lines):
+        for other in range(lines):
+            for k in range(num_masks):
+                here, there = high_rows[line], high_rows[other]
+                _put_factors(factors, at, matrix, size, here, there, masks[k], lane_rows, controls, ones)
+                at += 2 * LANES
+    _mix(re, im, fixed, ones, offsets, factors, lines >> 1, masks[num_masks - 1])
 
 
 @part(**_options)
@@ -166,37 +185,25 @@ def _hold(waiting, at, is_first, matrix):
         waiting[at + 2 + j] = matrix[2] * p + matrix[3] * q
 
 
-@part(**_options)
-def _lay_out(qubits, first, num_controls, num_targets, state, positions, offsets):
-    """Positions of a gate's qubits, sorted, and offsets of its targets' values; returns the bits of its controls."""
-    ones, count = 0, num_controls + num_targets
-    for k in range(count):
-        positions[k] = qubits[first + k]
-        if k < num_controls and state >> k & 1:
-            ones |= 1 << positions[k]
-    for value in range(1 << num_targets):
-        offsets[value] = 0
-        for k in range(num_targets):
-            offsets[value] |= (value >> k & 1) << qubits[first + num_controls + k]
-    _sort(positions, count)
-    return ones
-
-
 @njit(**_options)
-def run_gates(state, listed, circuit, cursor, stop):
+def run_gates(re, im, listed, circuit, cursor, stop):
     """All gates from where ``cursor`` stands up to ``stop``, where it stands then: gate, qubit, number.
 
     What one gate, with what waits for its qubits before it, does is done in one place, which is compiled once.
     """
     codes, qubits, states = listed
-    templates, num_qubits = circuit[1], 0
-    while 1 << num_qubits < len(state):
+    templates, num_qubits = circuit[1], _NONE
+    while 1 << num_qubits < len(re):
         num_qubits += 1
-    positions, offsets = np.empty(num_qubits + 1, np.int64), np.empty(_MOST, np.int64)
     matrix, one = np.empty(_MOST * _MOST, np.complex128), np.empty(4, np.complex128)
     waiting, waits = np.empty(4 * num_qubits, np.complex128), np.zeros(num_qubits, np.bool_)
+    targets = np.empty(num_qubits, np.int64)
+    room = (
+        np.empty(MOST_FACTORS), np.empty(LANES, np.int64), np.empty(_MOST, np.int64), np.empty(_MOST, np.int64),
+        np.empty(LANES, np.int64), np.empty(_MOST, np.complex128),
+    )  # fmt: skip
     for number in range(cursor[0], stop + 1):
-        first, num_controls, num_targets, size = cursor[1], 0, num_qubits, 0
+        first, num_controls, num_targets, size = cursor[1], _NONE, num_qubits, _NONE
         if number < stop:  # else all qubits are looked at, as nothing can wait any longer
             code = codes[number]
             num_controls, num_targets = templates[code, NUM_CONTROLS], templates[code, NUM_TARGETS]
@@ -210,9 +217,15 @@ def run_gates(state, listed, circuit, cursor, stop):
             waits[qubits[first]] = True
             continue
         for k in range(count + (size > 0)):
-            ready, rows, held, ones = matrix, size, count, 0
+            ready, width, controls, ones = matrix, num_targets, _NONE, _NONE
             if k == count:
-                ones = _lay_out(qubits, first, num_controls, num_targets, states[number], positions, offsets)
+                for j in range(count):
+                    qubit = qubits[first + j]
+                    if j >= num_controls:
+                        targets[j - num_controls] = qubit
+                    else:
+                        controls |= 1 << qubit
+                        ones |= (states[number] >> j & 1) << qubit
             else:
                 qubit = qubits[first + k] if size else k
                 if not waits[qubit]:
@@ -220,14 +233,13 @@ def run_gates(state, listed, circuit, cursor, stop):
                 waits[qubit] = False
                 for j in range(4):
                     one[j] = waiting[4 * qubit + j]
-                positions[0], offsets[0], offsets[1] = qubit, 0, 1 << qubit
-                ready, rows, held = one, 2, 1
-            _apply(state, ready, rows, offsets, positions, held, ones)
+                ready, width, targets[0] = one, _ONE, qubit
+            _apply(re, im, ready, targets, width, controls, ones, room)
     cursor[0] = stop
 
 
 @njit(**_options)
-def read(state, readout, draw, expectations, samples):
+def read(re, im, readout, draw, expectations, samples):
     """Expectation values of observables (see ``batch_plan.Readout``), and shots."""
     terms, rows, weights = readout
     for number in range(len(expectations)):
@@ -236,13 +248,14 @@ def read(state, readout, draw, expectations, samples):
         at, place = terms[term, 2], terms[term, 4]
         for k in range(terms[term, 3]):
             if terms[term, 1]:
-                a = state[rows[at + k]]
-                value = weights[place + k] * (a.real * a.real + a.imag * a.imag)
+                a, b = re[rows[at + k]], im[rows[at + k]]
+                value = weights[place + k] * (a * a + b * b)
             else:
-                product = state[rows[at + 2 * k]] * state[rows[at + 2 * k + 1]].conjugate()
-                value = weights[place + 2 * k] * product.real + weights[place + 2 * k + 1] * product.imag
+                i, j = rows[at + 2 * k], rows[at + 2 * k + 1]
+                value = weights[place + 2 * k] * (re[i] * re[j] + im[i] * im[j])
+                value += weights[place + 2 * k + 1] * (im[i] * re[j] - re[i] * im[j])
             expectations[terms[term, 0]] += value
     if len(samples):
         row_of, bin_of, outcomes, seed, event, number = draw
         sums = np.empty(len(outcomes))
-        draw_from(state.real, state.imag, 0, row_of, bin_of, outcomes, seed, event, number, sums, samples)
+        draw_from(re, im, _NONE, row_of, bin_of, outcomes, seed, event, number, sums, samples)

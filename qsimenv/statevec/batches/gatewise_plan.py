@@ -66,13 +66,19 @@ def listed(circuit: Circuit) -> Listed:
     gate_list = gates_of(lower(circuit))
     numbers_of: dict[tuple[str, int, int], int] = {}
     codes, qubits, states, numbers = list[int](), list[int](), list[int](), list[float]()
+    has_matrix = list[bool]()
     for each in gate_list:
         key = each.name, len(each.qubits), each.controls
-        codes.append(numbers_of.setdefault(key, len(numbers_of)))
+        code = numbers_of.setdefault(key, len(numbers_of))
+        if code == len(has_matrix):
+            has_matrix.append(each.name == gates.UNITARY or each.base in _GIVEN)
+        codes.append(code)
         qubits += each.qubits
         states.append(each.control_state)
-        if each.params or each.matrix:
-            numbers += _numbers(each)
+        if has_matrix[code]:
+            numbers += np.ascontiguousarray(each.base_matrix()).view(np.float64).reshape(-1).tolist()
+        elif each.params:
+            numbers += each.angles() if str in map(type, each.params) else each.params  # type: ignore[arg-type]
     return Listed(
         np.array(codes, dtype=np.int64),
         np.array(qubits, dtype=np.int64),
@@ -86,16 +92,6 @@ def gates_of(program: Program) -> Sequence[Gate]:
     """All gates of a static program, in order."""
     segments = [program.segments[step.segment] for step in program.code if isinstance(step, Apply)]
     return segments[0] if len(segments) == 1 else [gate for segment in segments for gate in segment]
-
-
-def _numbers(gate: Gate) -> Sequence[float]:
-    """The numbers that the matrix of a gate is made of."""
-    if gate.matrix or gate.base in _GIVEN:
-        made = np.ascontiguousarray(gate.base_matrix())
-        return made.view(np.float64).reshape(-1).tolist()
-    if str in map(type, gate.params):
-        return gate.angles()
-    return gate.params  # type: ignore[return-value]
 
 
 _GIVEN = frozenset(name for name, row in gates.BASE.items() if row.num_params and row.turns is None)

@@ -114,9 +114,11 @@ def _split_final_measures(
     used_clbits: set[int] = set()
     blocked = False
     for instruction in reversed(instructions):
+        if type(instruction) is Gate:  # quicker than a pattern
+            used_qubits.update(instruction.qubits)
+            body.append(instruction)
+            continue
         match instruction:
-            case Gate(qubits=qubits):
-                used_qubits.update(qubits)
             case Measure(qubit=qubit, clbit=clbit) if (
                 not blocked and qubit not in used_qubits and clbit not in used_clbits
             ):
@@ -160,9 +162,10 @@ class _Lowering:
 
     def block(self, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
+            if type(instruction) is Gate:
+                self._open.append(instruction)
+                continue
             match instruction:
-                case Gate():
-                    self._open.append(instruction)
                 case Barrier():
                     pass
                 case Repeat() if not _leaves(instruction):
@@ -177,7 +180,11 @@ class _Lowering:
         if self._open:
             gates = tuple(self._open)
             self._open.clear()
-            number = self._known.setdefault(gates, len(self.segments))
+            number = 0
+            if self.segments:  # to look a run up takes as long as all the rest
+                if not self._known:
+                    self._known[self.segments[0]] = 0
+                number = self._known.setdefault(gates, len(self.segments))
             if number == len(self.segments):
                 self.segments.append(gates)
             self.code.append(Apply(number))
