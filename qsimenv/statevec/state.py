@@ -128,6 +128,10 @@ class State:
         """Whether it is |0…0> still, as it was made."""
         return self._start is not None
 
+    def was_written(self) -> None:
+        """Say that somebody else has changed the planes."""
+        self._start = None
+
     @property
     def rank_index(self) -> int:
         """This rank's part of every index."""

@@ -37,7 +37,7 @@ from qsimenv.circuit import (
     gate,
 )
 from qsimenv.comm import Team
-from qsimenv.statevec import engine, running, simulate
+from qsimenv.statevec import engine, gatewise_run, running, simulate
 from qsimenv.statevec.kernels import sweep_numba
 from qsimenv.statevec.measuring import expectation, sampling, sampling_numba, weights_gpu, weights_numba
 from qsimenv.task import Result, Task, task
@@ -45,10 +45,14 @@ from qsimenv.task import Result, Task, task
 pytestmark = pytest.mark.mpi
 
 
+gatewise_suits = gatewise_run.suits
+
+
 @pytest.fixture(autouse=True)
-def no_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small circuits take the way of large ones here: their states are shared by the ranks."""
+def sweeps_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small circuits take the way of large ones here: they are planned, and their states are shared by the ranks."""
     monkeypatch.setattr(engine, "is_batch", lambda _task: False)
+    monkeypatch.setattr(gatewise_run, "suits", lambda *_: False)
 
 
 MOST_EXCESS = 6.0
@@ -174,10 +178,13 @@ def assert_same_on_every_rank(result: Result, team: Team) -> None:
 
 
 def run(made: Task, team: Team) -> Result:
-    """Run on the team; the result must be the same on every rank, and that of a team of one."""
+    """Run on the team; the result must be the same on every rank, and that of a team of one, with and without plans."""
     result = engines.run(made, team)
     assert_same_on_every_rank(result, team)
     assert_same(result, engines.run(made, comm.Team()), made.precision)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gatewise_run, "suits", gatewise_suits)
+        assert_same(result, engines.run(made, comm.Team()), made.precision)
     return result
 
 

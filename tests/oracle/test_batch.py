@@ -15,7 +15,7 @@ from qsimenv import engines, gates
 from qsimenv.circuit import Circuit, Gate, Instruction, Measure, Register, Repeat, gate
 from qsimenv.comm import Team
 from qsimenv.errors import InvalidArgumentError
-from qsimenv.statevec import engine
+from qsimenv.statevec import engine, gatewise_run
 from qsimenv.statevec.batches import batch_numba, batch_plan
 from qsimenv.statevec.batches.batch_plan import is_small
 from qsimenv.statevec.measuring.sampling import FIRST_CHUNK
@@ -31,6 +31,7 @@ def run_large(circuit: Circuit, **options: object) -> Result:
     """The same task, but as a large circuit would be run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "is_batch", lambda _task: False)
+        patch.setattr(gatewise_run, "suits", lambda *_: False)
         return qs.run(circuit, **options)
 
 

@@ -15,12 +15,27 @@ from test_gates import random_unitary
 
 import qsimenv as qs
 from qsimenv import engines, gates, interrupt
-from qsimenv.circuit import Circuit, Gate, Instruction, Measure, Register, Repeat, Reset, controlled, gate
+from qsimenv.circuit import (
+    Bits,
+    Circuit,
+    Gate,
+    IfElse,
+    Instruction,
+    Literal,
+    Measure,
+    Operation,
+    Register,
+    Repeat,
+    Reset,
+    controlled,
+    gate,
+)
 from qsimenv.comm import Team
 from qsimenv.errors import BadStateError
 from qsimenv.statevec.batches import gatewise
 from qsimenv.statevec.batches.batch_plan import MAX_QUBITS
-from qsimenv.statevec.batches.gatewise_plan import is_gatewise, listed
+from qsimenv.statevec.batches.gatewise_plan import MOST_QUBITS, is_gatewise, listed
+from qsimenv.statevec.gatewise_run import suits
 
 
 def assert_is_the_oracles(circuit: Circuit) -> None:
@@ -155,3 +170,51 @@ def test_a_long_circuit_is_estimated_by_its_gates() -> None:
     )
     assert 0.1 < long < 3
     assert short < 0.01
+
+
+@pytest.mark.parametrize("precision", ["double", "single"])
+@pytest.mark.parametrize("num_qubits", [1, 2, 3, 5, MAX_QUBITS + 1, MOST_QUBITS])
+def test_states_that_are_measured_on_the_way_or_wider(num_qubits: int, precision: str) -> None:
+    """The same shots by the same seed, and the same values, as with a plan."""
+    random, n = np.random.default_rng(num_qubits), num_qubits
+    turns = [gate("u", q, params=random.uniform(0.5, 2.5, 3)) for _ in range(3) for q in range(n)]
+    links = [gate("cx", *random.permutation(n)[:2]) for _ in range(2 * n)] if n > 1 else []
+    ends = tuple(map(Measure, range(n), range(n)))
+    static = Circuit(n, n, (*turns, *links, *turns, *ends))
+    flipped = IfElse(Operation("equal", (Bits((0,)), Literal(1))), (gate("x", 0), gate("h", n - 1)))
+    branching = Circuit(
+        n, n, (*turns, *links, Measure(0, 0), flipped, *links, Reset(n - 1), *turns, *links, *turns, *ends)
+    )
+    strings = ["Z" * n, "X" + "Y" * (n - 1)]
+    assert suits(static, Team(), "cpu")
+    assert suits(branching, Team(), "cpu")
+    options = {"precision": precision, "seed": 5, "shots": 2000}
+    for circuit, asked in ((static, {"observables": strings, "save": "statevector"}), (branching, {})):
+        found, planned = qs.run(circuit, **options, **asked), run_large(circuit, **options, **asked)
+        bound = 1e-12 if precision == "double" else 1e-5
+        assert np.any(found.samples != planned.samples, axis=-1).mean() <= (0 if precision == "double" else 2e-3)
+        if asked:
+            assert found.statevector.dtype == planned.statevector.dtype
+            assert np.abs(found.statevector - planned.statevector).max() < bound
+            assert np.allclose(found.expectation_values, planned.expectation_values, atol=bound)
+
+
+def test_what_is_run_with_a_plan() -> None:
+    turn = gate("rx", 0, params=["p0"])
+    assert not suits(Circuit(MOST_QUBITS + 1, 0, ()), Team(), "cpu")
+    assert not suits(Circuit(3, 0, (turn,), parameters=("a",)), Team(), "cpu")
+    assert not suits(Circuit(3, 0, ()), Team(), "gpu")
+
+
+def test_wider_ones_tell_how_far_they_are_and_can_be_canceled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gatewise, "_AMPLITUDES_A_CALL", 40 << MOST_QUBITS)
+    circuit, told = Circuit(MOST_QUBITS, 0, (gate("h", 3), gate("cx", 3, 14)) * 50), list[tuple[int, int | None]]()
+    made = qs.Task(circuit, observables=["Z" * MOST_QUBITS])
+    engines.run(made, Team(), engines.Watch(progress=lambda done, total: told.append((done, total))))
+    assert told == [(40, 100), (80, 100), (100, 100)]
+    interrupt.watch(lambda: interrupt.CANCELED)
+    try:
+        with pytest.raises(BadStateError, match="canceled"):
+            engines.run(made, Team())
+    finally:
+        interrupt.watch(None)

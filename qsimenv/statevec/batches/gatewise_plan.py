@@ -27,6 +27,9 @@ KIND, ANGLE, FIRST_PLACE, NUM_PLACES = range(4)
 """Columns of a turn: which of the gate's numbers it is by (-1: none), and its rows of the matrix in ``places``."""
 PHASE, TURN_X, TURN_Y = range(3)
 MOST_TARGETS = gates.MAX_UNITARY_TARGETS
+MOST_QUBITS = 15
+"""Up to here a state is near the core, and a gate takes less than to plan and encode it, and hardly more than its part
+of a sweep."""
 
 _KINDS = {"phase": PHASE, "x": TURN_X, "y": TURN_Y}
 
@@ -56,14 +59,18 @@ class Templates(NamedTuple):
 
 
 def is_gatewise(circuit: Circuit) -> bool:
-    """Whether a circuit is run gate by gate: narrow, without parameters, and measured at the end alone."""
+    """Whether it is one for ``gatewise.run``: narrow, without parameters, and measured at the end alone."""
     return 1 <= circuit.num_qubits <= MAX_QUBITS and not circuit.parameters and lower(circuit).is_static
 
 
 @lru_cache(maxsize=256)
 def listed(circuit: Circuit) -> Listed:
-    """The gates of a circuit for which ``is_gatewise`` holds. Cost: about a microsecond a gate."""
-    gate_list = gates_of(lower(circuit))
+    """The gates of a circuit for which ``is_gatewise`` holds; kept."""
+    return list_gates(gates_of(lower(circuit)))
+
+
+def list_gates(gate_list: Sequence[Gate]) -> Listed:
+    """Any gates without parameters. Cost: about half a microsecond a gate."""
     numbers_of: dict[tuple[str, int, int], int] = {}
     codes, qubits, states, numbers = list[int](), list[int](), list[int](), list[float]()
     has_matrix = list[bool]()

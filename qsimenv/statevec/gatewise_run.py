@@ -1,0 +1,74 @@
+"""Running a narrow circuit without parameters gate by gate: no plan, no encoding, whatever it measures on the way.
+
+What ``batches.gatewise`` does for a few static qubits, for those that are wider, or measure, reset and branch in the
+middle: the state is ``simulate``'s, and so is all that is asked of it; only gates go another way.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from qsimenv import interrupt
+from qsimenv.circuit import Circuit
+from qsimenv.comm import Team
+from qsimenv.statevec.batches import gatewise
+from qsimenv.statevec.batches.gatewise_plan import MOST_QUBITS
+from qsimenv.statevec.batches.lines_numba import LANES
+from qsimenv.statevec.kernels.devices import DeviceName
+from qsimenv.statevec.planning.layout import identity
+from qsimenv.statevec.simulate import Branch, Run
+from qsimenv.statevec.state import State
+
+
+def suits(circuit: Circuit, team: Team, on: DeviceName) -> bool:
+    """Whether gates of a circuit are done sooner one by one: on one rank's processor, where the state is near it."""
+    return team.size == 1 and on == "cpu" and 1 <= circuit.num_qubits <= MOST_QUBITS and not circuit.parameters
+
+
+class GatewiseRun(Run):
+    """A Run for which ``suits`` holds. Each gate counts as a sweep."""
+
+    def _fresh_state(self) -> State:
+        prepared = self._prepared
+        layout = identity(prepared.num_local, prepared.num_local)
+        return State.zero(layout, self._team, prepared.precision, self._work)
+
+    def _apply(self, branch: Branch, segment: int) -> None:
+        state, work = branch.state, self._work
+        assert state is not None  # noqa: S101 - _follow has made it
+        began = time.perf_counter()
+        gates = self._prepared.listed(segment)
+        work.add_seconds("plan", began)
+        began, before, count = time.perf_counter(), work.sweeps, len(gates.codes)
+
+        def go_on(done: int, total: int) -> None:
+            interrupt.check(self._team)
+            work.sweeps = before + done
+            if work.after_sweep is not None:
+                work.after_sweep()
+
+        self._expect(count)
+        _write_flips(state)
+        size = len(state.re)
+        if state.precision == "double" and size >= LANES:
+            gatewise.apply(gates, state.re, state.im, go_on)
+        else:
+            re, im = np.zeros((2, max(LANES, size)))
+            re[:size], im[:size] = state.re, state.im
+            gatewise.apply(gates, re, im, go_on)
+            state.re[:], state.im[:] = re[:size], im[:size]
+        state.was_written()
+        work.add_seconds("sweeps", began)
+        if work.sweeps < before + count:
+            go_on(count, count)
+
+
+def _write_flips(state: State) -> None:
+    """Put into the planes what a reset has noted in the layout: the qubits that are flipped."""
+    if state.layout.flips:
+        partners = np.arange(len(state.re)) ^ state.layout.flips
+        for plane in (state.re, state.im):
+            plane[:] = plane[partners]
+        state.layout = identity(state.layout.num_local, state.layout.num_local)
