@@ -47,6 +47,7 @@ LAYERS = (
     ("qsimenv.statevec.measuring", 4.6),
     ("qsimenv.statevec.simulate", 4.7),
     ("qsimenv.statevec.batches", 4.8),
+    ("qsimenv.statevec.gatewise", 4.85),
     ("qsimenv.statevec.gradients", 4.8),
     ("qsimenv.statevec.storing", 4.8),
     ("qsimenv.statevec.costs", 4.9),

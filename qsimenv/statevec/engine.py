@@ -16,7 +16,6 @@ from qsimenv.comm import Team
 from qsimenv.engines import Engine, Watch, power_of_two
 from qsimenv.errors import InvalidArgumentError, NotSupportedError, OutOfMemoryError, QSimEnvError
 from qsimenv.statevec.batches.batch_plan import is_small
-from qsimenv.statevec.batches.gatewise_plan import is_gatewise
 from qsimenv.statevec.costs.demand import (
     MAX_QUBITS,
     OVERHEAD_BYTES,
@@ -28,6 +27,7 @@ from qsimenv.statevec.costs.demand import (
     seconds,
     usable_ranks,
 )
+from qsimenv.statevec.gatewise.listing import is_gatewise
 from qsimenv.statevec.kernels.devices import DeviceName, choose
 from qsimenv.statevec.running import NAME, parameter_rows, run_large, run_small
 from qsimenv.statevec.threads import set_threads

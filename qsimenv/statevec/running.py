@@ -20,9 +20,9 @@ from qsimenv import arrays, interrupt, memory
 from qsimenv.comm import Team
 from qsimenv.engines import Watch
 from qsimenv.errors import InvalidArgumentError, NotSupportedError, QSimEnvError
-from qsimenv.statevec.batches.gatewise_plan import is_gatewise
 from qsimenv.statevec.batches.shares import ARRAYS, share_out
 from qsimenv.statevec.costs.demand import num_rows, seconds_a_run
+from qsimenv.statevec.gatewise.listing import is_gatewise
 from qsimenv.statevec.kernels.devices import DeviceName
 from qsimenv.statevec.threads import set_threads
 from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Precision, Result, Task
@@ -47,7 +47,8 @@ def parameter_rows(task: Task) -> npt.NDArray[np.float64]:
 
 def run_small(task: Task, team: Team, watch: Watch) -> Result:
     """A small circuit: every rank runs all rows, or where they are many, its share of them. A row counts as a sweep."""
-    from qsimenv.statevec.batches import batch, gatewise
+    from qsimenv.statevec.batches import batch
+    from qsimenv.statevec.gatewise import small
 
     began, seed, rows = time.perf_counter(), _agree_on_seed(task.seed, team), parameter_rows(task)
     shared = len(rows) >= team.size > 1 and _are_worth_sharing(task, team)
@@ -60,7 +61,7 @@ def run_small(task: Task, team: Team, watch: Watch) -> Result:
 
     def run_rows(values: npt.NDArray[np.float64], first: int) -> Result:
         if len(rows) == 1 and is_gatewise(task.circuit):
-            return gatewise.run(task, seed, go_on)
+            return small.run(task, seed, go_on)
         if len(values) <= _TOGETHER:
             return batch.run(task, values, seed, first, set_threads)
         parts, step = [], max(1, int(_UNINTERRUPTED_SECONDS / seconds_a_run(task, 1) / _TOGETHER)) * _TOGETHER
@@ -101,7 +102,7 @@ def run_large(task: Task, team: Team, watch: Watch, on: DeviceName, apart: bool 
     Raises NotSupportedError where one pure state is asked of a circuit that has none, InvalidArgumentError where the
     state cannot be saved, and what the run raises.
     """
-    from qsimenv.statevec.gatewise_run import GatewiseRun, suits
+    from qsimenv.statevec.gatewise.run import GatewiseRun, suits
     from qsimenv.statevec.simulate import Run, phases, prepare
     from qsimenv.statevec.state import Work
 
@@ -110,7 +111,7 @@ def run_large(task: Task, team: Team, watch: Watch, on: DeviceName, apart: bool 
     num_local = task.circuit.num_qubits - (together.size.bit_length() - 1)
     prepared = prepare(task.circuit, num_local, task.precision, on)
     is_static = prepared.program.is_static
-    _check_outputs(task, team, is_static)
+    _check_outputs(task, team, prepared.program.is_pure)
     work.after_sweep = _told(watch, work) if team.rank == 0 else None
     make_run: Callable[..., Run] = GatewiseRun if suits(task.circuit, together, on) else Run
     seed = task.seed
@@ -186,9 +187,9 @@ def _finished(result: Result, task: Task, metadata: dict[str, Any]) -> Result:
     return result
 
 
-def _check_outputs(task: Task, team: Team, is_static: bool) -> None:
+def _check_outputs(task: Task, team: Team, is_pure: bool) -> None:
     """Whether there will be what is asked for, and a place for it. *Collective.*"""
-    if not is_static and (task.observables or task.save):
+    if not is_pure and (task.observables or task.save):
         raise NotSupportedError(
             "run: observables and the statevector are those of one pure state, but this circuit measures, resets or "
             "branches in the middle; ask for shots instead, or move the measurements to the end"

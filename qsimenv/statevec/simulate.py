@@ -18,7 +18,6 @@ import numpy.typing as npt
 from qsimenv.circuit import Assign, Circuit, Gate, Measure, Reset, Variable
 from qsimenv.comm import Team
 from qsimenv.errors import TimedOutError
-from qsimenv.statevec.batches.gatewise_plan import Listed, list_gates
 from qsimenv.statevec.encoding.angles import Angles, angles_of
 from qsimenv.statevec.encoding.encode import encode, is_constant
 from qsimenv.statevec.encoding.recipe import Recipes
@@ -58,7 +57,6 @@ class Prepared:
         self._angles: dict[int, Angles] = {}
         self._recipes: dict[tuple[int, Layout, bool], Recipes] = {}
         self._constant = [is_constant(segment) for segment in self.program.segments]
-        self._listed: dict[int, Listed] = {}
 
     def start(self) -> Layout:
         """The layout in which |0…0> is made."""
@@ -78,12 +76,6 @@ class Prepared:
         if key not in self._plans:
             self._plans[key] = self.plan_of(self.program.segments[segment], layout)
         return self._plans[key]
-
-    def listed(self, segment: int) -> Listed:
-        """The gates of a segment without parameters, to be run one by one; made once."""
-        if segment not in self._listed:
-            self._listed[segment] = list_gates(self.program.segments[segment])
-        return self._listed[segment]
 
     def plan_of(self, gates: Sequence[Gate], layout: Layout) -> Plan:
         """The plan of any gates from a layout; not kept."""

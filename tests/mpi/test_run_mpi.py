@@ -37,7 +37,8 @@ from qsimenv.circuit import (
     gate,
 )
 from qsimenv.comm import Team
-from qsimenv.statevec import engine, gatewise_run, running, simulate
+from qsimenv.statevec import engine, running, simulate
+from qsimenv.statevec.gatewise import run as gatewise_run
 from qsimenv.statevec.kernels import sweep_numba
 from qsimenv.statevec.measuring import expectation, sampling, sampling_numba, weights_gpu, weights_numba
 from qsimenv.task import Result, Task, task

@@ -15,9 +15,10 @@ from qsimenv import engines, gates
 from qsimenv.circuit import Circuit, Gate, Instruction, Measure, Register, Repeat, gate
 from qsimenv.comm import Team
 from qsimenv.errors import InvalidArgumentError
-from qsimenv.statevec import engine, gatewise_run
+from qsimenv.statevec import engine
 from qsimenv.statevec.batches import batch_numba, batch_plan
 from qsimenv.statevec.batches.batch_plan import is_small
+from qsimenv.statevec.gatewise import run as gatewise_run
 from qsimenv.statevec.measuring.sampling import FIRST_CHUNK
 from qsimenv.task import Result
 

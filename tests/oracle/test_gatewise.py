@@ -32,10 +32,10 @@ from qsimenv.circuit import (
 )
 from qsimenv.comm import Team
 from qsimenv.errors import BadStateError
-from qsimenv.statevec.batches import gatewise
 from qsimenv.statevec.batches.batch_plan import MAX_QUBITS
-from qsimenv.statevec.batches.gatewise_plan import MOST_QUBITS, is_gatewise, listed
-from qsimenv.statevec.gatewise_run import suits
+from qsimenv.statevec.gatewise import applying
+from qsimenv.statevec.gatewise.listing import MOST_QUBITS, is_gatewise, listed
+from qsimenv.statevec.gatewise.run import suits
 
 
 def assert_is_the_oracles(circuit: Circuit) -> None:
@@ -150,7 +150,7 @@ def test_long_circuits_tell_how_far_they_are_and_can_be_canceled(monkeypatch: py
     circuit, told = deep(10_000), list[tuple[int, int | None]]()
     whole = qs.run(circuit, save="statevector").statevector
     assert np.linalg.norm(whole) == pytest.approx(1, abs=1e-12)
-    monkeypatch.setattr(gatewise, "_AMPLITUDES_A_CALL", 3000 << 4)
+    monkeypatch.setattr(applying, "_AMPLITUDES_A_CALL", 3000 << 4)
     made = qs.Task(circuit, save="statevector")
     watch = engines.Watch(progress=lambda done, total: told.append((done, total)))
     in_parts = engines.run(made, Team(), watch).statevector
@@ -207,7 +207,7 @@ def test_what_is_run_with_a_plan() -> None:
 
 
 def test_wider_ones_tell_how_far_they_are_and_can_be_canceled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gatewise, "_AMPLITUDES_A_CALL", 40 << MOST_QUBITS)
+    monkeypatch.setattr(applying, "_AMPLITUDES_A_CALL", 40 << MOST_QUBITS)
     circuit, told = Circuit(MOST_QUBITS, 0, (gate("h", 3), gate("cx", 3, 14)) * 50), list[tuple[int, int | None]]()
     made = qs.Task(circuit, observables=["Z" * MOST_QUBITS])
     engines.run(made, Team(), engines.Watch(progress=lambda done, total: told.append((done, total))))

@@ -102,7 +102,9 @@ def test_gates_on_other_qubits_may_follow() -> None:
     [
         (gate("h", 0),),
         (gate("cz", 1, 0),),
-        (Reset(0),),
+        (Reset(0), gate("h", 0)),
+        (Reset(0), Measure(0, 1)),
+        (Reset(0), IfElse(BIT, (X1,))),
         (IfElse(BIT, (X1,)),),
         (Assign(Variable("v"), BIT),),
         (Assign(BIT, Literal(1)),),
@@ -141,6 +143,30 @@ def test_what_stands_behind_control_flow_can_still_be_final() -> None:
 def test_a_measurement_inside_of_a_block_is_never_final() -> None:
     program = lowered(H0, IfElse(Literal(1), (Measure(0, 0),)))
     assert program.final_measures == ()
+
+
+# --- resets ---
+
+
+def test_resets_at_the_end_are_left_out_as_no_shot_sees_them() -> None:
+    program = lowered(H0, Measure(0, 0), Reset(0), CX, Measure(1, 1), Reset(1))
+    assert Measure(0, 0) in program.code
+    assert program.final_resets == (Reset(1),)
+    program = lowered(H0, CX, Measure(0, 0), Reset(0), Measure(1, 1), Barrier((0, 1)), Reset(1))
+    assert program.code == (Apply(0),)
+    assert program.final_measures == (Measure(0, 0), Measure(1, 1))
+    assert program.final_resets == (Reset(0), Reset(1))
+    assert program.is_static
+    assert not program.is_pure
+
+
+def test_resets_of_what_is_zero_still_are_no_resets() -> None:
+    program = lowered(Reset(0), Barrier((0, 1)), Reset(1), H0, Reset(2), CX, Measure(0, 0))
+    assert program.code == (Apply(0),)
+    assert program.is_pure
+    program = lowered(Measure(2, 2), Reset(2), X1, IfElse(BIT, (X1,)), Reset(0), Measure(0, 0), H0)
+    assert Reset(2) not in program.code
+    assert Reset(0) in program.code
 
 
 # --- control flow ---
@@ -206,7 +232,7 @@ def test_a_break_leaves_the_innermost_loop() -> None:
 
 
 def test_equal_runs_of_gates_share_a_segment() -> None:
-    program = lowered(H0, CX, Reset(0), H0, CX, Reset(1), H0)
+    program = lowered(H0, CX, Reset(0), H0, CX, Reset(0), H0)
     assert program.segments == ((H0, CX), (H0,))
     assert [step.segment for step in program.code if isinstance(step, Apply)] == [0, 0, 1]
 
@@ -279,4 +305,4 @@ def test_bits_beyond_a_word() -> None:
 def test_the_code_of_a_circuit_does_not_depend_on_its_unitaries_alone() -> None:
     """Two matrices that differ make two segments."""
     one, other = (gate("unitary", 0, matrix=np.diag([1, phase])) for phase in (1j, -1j))
-    assert len(lowered(one, Reset(1), other).segments) == 2
+    assert len(lowered(one, Reset(0), other).segments) == 2

@@ -111,7 +111,7 @@ def _gate_rows(circuit: Circuit) -> int:
     if circuit.num_qubits > MOST_QUBITS or len(circuit.instructions) << circuit.num_qubits > MOST_ROWS:
         return _NEVER
     program = lower(circuit)
-    if not program.is_static:
+    if not program.is_pure:
         return _NEVER
     num_gates = sum(len(program.segments[step.segment]) for step in program.code if isinstance(step, Apply))
     return num_gates << circuit.num_qubits

@@ -13,9 +13,9 @@ import msgspec
 
 from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.statevec.batches.batch_plan import is_small
-from qsimenv.statevec.batches.gatewise_plan import is_gatewise
 from qsimenv.statevec.costs import rates
 from qsimenv.statevec.costs.cost import Machine, kinds_of, rough_s
+from qsimenv.statevec.gatewise.listing import is_gatewise
 from qsimenv.statevec.planning.steps import mixed_qubits
 from qsimenv.statevec.threads import default_threads
 from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Task

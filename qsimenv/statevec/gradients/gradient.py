@@ -43,7 +43,7 @@ PAIR_BLOCK_BITS = 14
 def _gates(circuit: Circuit) -> tuple[Gate, ...]:
     """Raises NotSupportedError where they are not all of the circuit."""
     program = lower(circuit)
-    if not program.is_static:
+    if not program.is_pure:
         raise NotSupportedError(
             "gradient: this circuit measures, resets or branches in the middle, where no gradient is defined; "
             "move the measurements to the end"

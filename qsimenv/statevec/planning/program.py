@@ -82,35 +82,47 @@ Code = Apply | Measure | Reset | Assign | Jump | JumpUnless | Choose | StartLoop
 
 @dataclass(frozen=True)
 class Program:
-    """``code`` to run, the ``segments`` it refers to, and the measurements drawn from the final state."""
+    """``code`` to run, the ``segments`` it refers to, and the measurements drawn from the final state.
+
+    ``final_resets`` are left out of the code: no shot sees them, only who looks at the state in the end.
+    """
 
     code: tuple[Code, ...]
     segments: tuple[tuple[Gate, ...], ...]
     final_measures: tuple[Measure, ...]
+    final_resets: tuple[Reset, ...] = ()
 
     @property
     def is_static(self) -> bool:
         """Whether the state is the same for every shot: nothing is measured before the end."""
         return all(isinstance(step, Apply) for step in self.code)
 
+    @property
+    def is_pure(self) -> bool:
+        """Whether the state of all shots is the one that is left in the end."""
+        return self.is_static and not self.final_resets
+
 
 @lru_cache(maxsize=64)
 def lower(circuit: Circuit) -> Program:
     """The program of a circuit. Cost: about half a microsecond an instruction, once."""
-    body, final_measures = _split_final_measures(circuit.instructions)
+    body, final_measures, final_resets = _split_ends(_without_first_resets(circuit.instructions))
     lowering = _Lowering()
     lowering.block(body)
     lowering.close_segment()
-    return Program(tuple(lowering.code), tuple(lowering.segments), final_measures)
+    return Program(tuple(lowering.code), tuple(lowering.segments), final_measures, final_resets)
 
 
-def _split_final_measures(
+def _split_ends(
     instructions: Sequence[Instruction],
-) -> tuple[list[Instruction], tuple[Measure, ...]]:
-    """Take out the measurements after which neither their qubit nor their bit is used. Read from the back."""
+) -> tuple[list[Instruction], tuple[Measure, ...], tuple[Reset, ...]]:
+    """Take out the measurements after which neither their qubit nor their bit is used, and the resets after which their
+    qubit is not. Read from the back."""
     body: list[Instruction] = []
     finals: list[Measure] = []
+    resets: list[Reset] = []
     used_qubits: set[int] = set()
+    read_qubits: set[int] = set()
     used_clbits: set[int] = set()
     blocked = False
     for instruction in reversed(instructions):
@@ -124,6 +136,10 @@ def _split_final_measures(
             ):
                 finals.append(instruction)
                 used_clbits.add(clbit)
+                read_qubits.add(qubit)
+                continue
+            case Reset(qubit=qubit) if not blocked and qubit not in used_qubits and qubit not in read_qubits:
+                resets.append(instruction)
                 continue
             case Barrier():
                 continue
@@ -135,7 +151,26 @@ def _split_final_measures(
             case _:
                 blocked = True
         body.append(instruction)
-    return body[::-1], tuple(finals[::-1])
+    return body[::-1], tuple(finals[::-1]), tuple(resets[::-1])
+
+
+def _without_first_resets(instructions: Sequence[Instruction]) -> Sequence[Instruction]:
+    """Less the resets of qubits that nothing has touched yet: they are 0."""
+    if Reset not in set(map(type, instructions)):
+        return instructions
+    kept, used = list[Instruction](), set[int]()
+    for number, instruction in enumerate(instructions):
+        match instruction:
+            case Gate(qubits=qubits):
+                used.update(qubits)
+            case Reset(qubit=qubit) if qubit not in used:
+                continue
+            case Measure() | Reset() | Assign() | Barrier():  # what was measured before any gate is 0, too
+                pass
+            case _:
+                return [*kept, *instructions[number:]]
+        kept.append(instruction)
+    return kept
 
 
 @dataclass

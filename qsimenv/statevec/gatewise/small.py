@@ -1,6 +1,6 @@
 """Small circuits gate by gate: one state, all gates, what is asked of it.
 
-``running`` comes here with one set of values for which ``gatewise_plan.is_gatewise`` holds.
+``running`` comes here with one set of values for which ``listing.is_gatewise`` holds.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from qsimenv.statevec.batches import gatewise_numba as kernels
 from qsimenv.statevec.batches.batch import bins_of, result_of, room_for
 from qsimenv.statevec.batches.batch_plan import Readout, readout_of
-from qsimenv.statevec.batches.gatewise_plan import Floats, Listed, listed
-from qsimenv.statevec.batches.lines_numba import LANES
+from qsimenv.statevec.gatewise import gates_numba as kernels
+from qsimenv.statevec.gatewise.applying import apply
+from qsimenv.statevec.gatewise.lines_numba import LANES
+from qsimenv.statevec.gatewise.listing import listed
 from qsimenv.statevec.measuring.sampling import EVENT_OF_FIRST_CHUNK
 from qsimenv.task import Observable, Result, Task
-
-_AMPLITUDES_A_CALL = 1 << 26
-"""Amplitudes of gates that are worked on in one compiled call: some hundredths of a second."""
 
 
 def run(task: Task, seed: int, go_on: Callable[[int, int], None]) -> Result:
@@ -44,19 +42,6 @@ def run(task: Task, seed: int, go_on: Callable[[int, int], None]) -> Result:
         read = (readout.terms, readout.rows, readout.weights)
         kernels.read(re, im, read, draw, room.expectation_values[0], room.samples[0])
     return result_of(task, room, threads=1)
-
-
-def apply(gates: Listed, re: Floats, im: Floats, go_on: Callable[[int, int], None]) -> None:
-    """Apply gates to a state: planes of at least ``LANES`` doubles, index bit q is qubit q. *Local.*
-
-    Long lists call ``go_on(gates done, all gates)`` some times a second. What it raises leaves the state half way.
-    """
-    count, step = len(gates.codes), max(1, _AMPLITUDES_A_CALL // len(re))
-    lists, cursor = gates[:3], np.zeros(3, dtype=np.int64)
-    for stop in range(step, count + step, step):
-        kernels.run_gates(re, im, lists, (gates.numbers, *gates.templates), cursor, min(stop, count))
-        if count > step:
-            go_on(min(stop, count), count)
 
 
 @lru_cache(maxsize=16)

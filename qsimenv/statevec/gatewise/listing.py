@@ -59,8 +59,8 @@ class Templates(NamedTuple):
 
 
 def is_gatewise(circuit: Circuit) -> bool:
-    """Whether it is one for ``gatewise.run``: narrow, without parameters, and measured at the end alone."""
-    return 1 <= circuit.num_qubits <= MAX_QUBITS and not circuit.parameters and lower(circuit).is_static
+    """Whether it is one for ``small.run``: narrow, without parameters, and measured at the end alone."""
+    return 1 <= circuit.num_qubits <= MAX_QUBITS and not circuit.parameters and lower(circuit).is_pure
 
 
 @lru_cache(maxsize=256)

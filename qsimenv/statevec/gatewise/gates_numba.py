@@ -1,6 +1,6 @@
-"""Kernels for a small circuit that is run once: its gates one after the other on one state.
+"""Kernels for a narrow circuit that is run once: its gates one after the other on one state.
 
-They know neither names nor angles' formulas: ``gatewise`` lists the gates as numbers. What gates do to one qubit is
+They know neither names nor angles' formulas: ``listing`` has the gates as numbers. What gates do to one qubit is
 multiplied up and waits until another gate needs that qubit. Always in double precision: it costs so little here.
 """
 
@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from qsimenv.statevec.batches.batch_numba import draw_from
-from qsimenv.statevec.batches.gatewise_plan import (
+from qsimenv.statevec.gatewise.lines_numba import LANE_BITS, LANES, MOST_FACTORS, mix
+from qsimenv.statevec.gatewise.listing import (
     ANGLE,
     FIRST_PLACE,
     FIRST_TURN,
@@ -28,7 +29,6 @@ from qsimenv.statevec.batches.gatewise_plan import (
     TURN_X,
     TURNED,
 )
-from qsimenv.statevec.batches.lines_numba import LANE_BITS, LANES, MOST_FACTORS, mix
 from qsimenv.statevec.kernel_cache import njit, part
 
 _options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}}

@@ -1,4 +1,4 @@
-"""Explicit vector code for ``gatewise_numba``: a matrix on lines, that is on eight amplitudes side by side.
+"""Explicit vector code for ``gates_numba``: a matrix on lines, that is on eight amplitudes side by side.
 
 The index of an amplitude in its line is its *lane*: qubits 0 to 2. A gate there takes from other lanes of the same
 line, by shuffles; one on a higher qubit from the same lane of another line. Factors differ from lane to lane, so
