@@ -15,7 +15,7 @@ from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.statevec.batches.batch_plan import is_small
 from qsimenv.statevec.costs import rates
 from qsimenv.statevec.costs.cost import Machine, kinds_of, rough_s
-from qsimenv.statevec.gatewise.listing import is_gatewise
+from qsimenv.statevec.gatewise.listing import is_gatewise, is_narrow
 from qsimenv.statevec.planning.steps import mixed_qubits
 from qsimenv.statevec.threads import default_threads
 from qsimenv.task import AMPLITUDE_BYTES, WHOLE, Task
@@ -26,8 +26,8 @@ OVERHEAD_BYTES = 64 << 20
 """Exchange buffers, scratch blocks and tables beside the planes."""
 _SMALL_SECONDS, _SMALL_SECONDS_A_ROW = 3e-5, 1e-9
 """Of a small circuit: for the call, and for each amplitude of each gate."""
-_LISTING_SECONDS = 3e-6
-"""And for each gate of one without parameters."""
+_GATEWISE_SECONDS_A_GATE, _GATEWISE_SECONDS_A_ROW = 1.5e-6, 3e-10
+"""The same of one without parameters, to list each gate and to do it."""
 
 
 def usable_ranks(circuit: Circuit, ranks: int) -> int:
@@ -70,10 +70,11 @@ def seconds(task: Task, ranks: int, fits_one: bool) -> float:
 def seconds_a_run(task: Task, ranks: int) -> float:
     """A guess from the gates and the rates of this machine, with some microseconds a gate for deciding."""
     kinds = _kinds(task.circuit)
+    rows, drawing = kinds.total() << task.circuit.num_qubits, 1e-8 * (task.shots or 0)
+    if num_rows(task) == 1 and (is_gatewise(task.circuit) or (ranks == 1 and is_narrow(task.circuit))):
+        return _SMALL_SECONDS + _GATEWISE_SECONDS_A_GATE * kinds.total() + _GATEWISE_SECONDS_A_ROW * rows + drawing
     if is_batch(task):
-        row = _SMALL_SECONDS_A_ROW * (kinds.total() << task.circuit.num_qubits) + 1e-8 * (task.shots or 0)
-        listing = 0.0 if task.circuit.parameters else _LISTING_SECONDS * kinds.total()
-        return (_SMALL_SECONDS + listing) / num_rows(task) + row
+        return _SMALL_SECONDS / num_rows(task) + _SMALL_SECONDS_A_ROW * rows + drawing
     num_local = task.circuit.num_qubits - (ranks.bit_length() - 1)
     machine = Machine(rates.load(), default_threads())
     return 1e-4 + kinds.total() * 1e-6 + rough_s(kinds, num_local, task.precision, machine)

@@ -58,9 +58,14 @@ class Templates(NamedTuple):
     constants: npt.NDArray[np.complex128]
 
 
+def is_narrow(circuit: Circuit) -> bool:
+    """Whether its gates are done sooner one by one, where one rank has the whole state: few qubits, no parameters."""
+    return 1 <= circuit.num_qubits <= MOST_QUBITS and not circuit.parameters
+
+
 def is_gatewise(circuit: Circuit) -> bool:
-    """Whether it is one for ``small.run``: narrow, without parameters, and measured at the end alone."""
-    return 1 <= circuit.num_qubits <= MAX_QUBITS and not circuit.parameters and lower(circuit).is_pure
+    """Whether it is one for ``small.run``: narrow, of the fewest qubits, and measured at the end alone."""
+    return circuit.num_qubits <= MAX_QUBITS and is_narrow(circuit) and lower(circuit).is_pure
 
 
 @lru_cache(maxsize=256)

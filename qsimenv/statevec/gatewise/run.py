@@ -16,7 +16,7 @@ from qsimenv.circuit import Circuit
 from qsimenv.comm import Team
 from qsimenv.statevec.gatewise.applying import apply
 from qsimenv.statevec.gatewise.lines_numba import LANES
-from qsimenv.statevec.gatewise.listing import MOST_QUBITS, Listed, list_gates
+from qsimenv.statevec.gatewise.listing import Listed, is_narrow, list_gates
 from qsimenv.statevec.kernels.devices import DeviceName
 from qsimenv.statevec.planning.layout import identity
 from qsimenv.statevec.simulate import Branch, Run
@@ -24,8 +24,8 @@ from qsimenv.statevec.state import State
 
 
 def suits(circuit: Circuit, team: Team, on: DeviceName) -> bool:
-    """Whether gates of a circuit are done sooner one by one: on one rank's processor, where the state is near it."""
-    return team.size == 1 and on == "cpu" and 1 <= circuit.num_qubits <= MOST_QUBITS and not circuit.parameters
+    """Whether a circuit is run gate by gate: a narrow one, by the processor of one rank."""
+    return team.size == 1 and on == "cpu" and is_narrow(circuit)
 
 
 class GatewiseRun(Run):
