@@ -102,7 +102,7 @@ def run_large(task: Task, team: Team, watch: Watch, on: DeviceName, apart: bool 
     Raises NotSupportedError where one pure state is asked of a circuit that has none, InvalidArgumentError where the
     state cannot be saved, and what the run raises.
     """
-    from qsimenv.statevec.gatewise.run import GatewiseRun, suits
+    from qsimenv.statevec.gatewise.run import way_of
     from qsimenv.statevec.simulate import Run, phases, prepare
     from qsimenv.statevec.state import Work
 
@@ -113,7 +113,7 @@ def run_large(task: Task, team: Team, watch: Watch, on: DeviceName, apart: bool 
     is_static = prepared.program.is_static
     _check_outputs(task, team, prepared.program.is_pure)
     work.after_sweep = _told(watch, work) if team.rank == 0 else None
-    make_run: Callable[..., Run] = GatewiseRun if suits(task.circuit, together, on) else Run
+    make_run: Callable[..., Run] = way_of(task.circuit, together, on)
     seed = task.seed
     if watch.checkpointing is not None:
         from qsimenv.statevec.storing import resumable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import dense
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,7 +36,8 @@ from qsimenv.errors import BadStateError
 from qsimenv.statevec.batches.batch_plan import MAX_QUBITS
 from qsimenv.statevec.gatewise import applying
 from qsimenv.statevec.gatewise.listing import MOST_QUBITS, is_gatewise, listed
-from qsimenv.statevec.gatewise.run import suits
+from qsimenv.statevec.gatewise.run import GatewiseRun, suits, way_of
+from qsimenv.statevec.simulate import Run
 
 
 def assert_is_the_oracles(circuit: Circuit) -> None:
@@ -204,6 +206,19 @@ def test_what_is_run_with_a_plan() -> None:
     assert not suits(Circuit(MOST_QUBITS + 1, 0, ()), Team(), "cpu")
     assert not suits(Circuit(3, 0, (turn,), parameters=("a",)), Team(), "cpu")
     assert not suits(Circuit(3, 0, ()), Team(), "gpu")
+
+
+def test_what_comes_time_and_again_is_planned_in_the_end() -> None:
+    def turned(angle: float, num_qubits: int = MOST_QUBITS) -> Circuit:
+        return Circuit(num_qubits, 0, (gate("rx", 0, params=[angle]), gate("cx", 0, 5), gate("ry", 5, params=[angle])))
+
+    ways = [way_of(turned(0.1 * number), Team(), "cpu") for number in range(20)]
+    assert ways == [GatewiseRun] * 16 + [Run] * 4
+    assert {way_of(turned(0.3, MAX_QUBITS), Team(), "cpu") for _ in range(20)} == {GatewiseRun}
+    other = msgspec.structs.replace(turned(0.4), instructions=(gate("h", 1), *turned(0.4).instructions))
+    found = [qs.run(other, save="statevector") for _ in range(18)]
+    assert found[0].metadata["stages"] == 0 < found[-1].metadata["stages"]
+    assert np.allclose(found[0].statevector, found[-1].statevector, atol=1e-12)
 
 
 def test_wider_ones_tell_how_far_they_are_and_can_be_canceled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,16 @@ middle: the state is ``simulate``'s, and so is all that is asked of it; only gat
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 
 from qsimenv import interrupt
-from qsimenv.circuit import Circuit
+from qsimenv.circuit import Circuit, Gate, walk
 from qsimenv.comm import Team
+from qsimenv.statevec.batches.batch_plan import MAX_QUBITS
 from qsimenv.statevec.gatewise.applying import apply
 from qsimenv.statevec.gatewise.lines_numba import LANES
 from qsimenv.statevec.gatewise.listing import Listed, is_narrow, list_gates
@@ -22,10 +25,34 @@ from qsimenv.statevec.planning.layout import identity
 from qsimenv.statevec.simulate import Branch, Run
 from qsimenv.statevec.state import State
 
+_TIMES_WORTH_A_PLAN = 16
+"""A plan takes as long as some runs, and saves a part of each that follows: the more, the more qubits."""
+
 
 def suits(circuit: Circuit, team: Team, on: DeviceName) -> bool:
     """Whether a circuit is run gate by gate: a narrow one, by the processor of one rank."""
     return team.size == 1 and on == "cpu" and is_narrow(circuit)
+
+
+def way_of(circuit: Circuit, team: Team, on: DeviceName) -> type[Run]:
+    """GatewiseRun where that ``suits``, but for circuits of more than ``MAX_QUBITS`` that come time and again."""
+    if not suits(circuit, team, on):
+        return Run
+    if circuit.num_qubits > MAX_QUBITS and next(_times(_shape(circuit))) >= _TIMES_WORTH_A_PLAN:
+        return Run
+    return GatewiseRun
+
+
+def _shape(circuit: Circuit) -> int:
+    """Alike for circuits that can share a plan: those that differ in angles alone. Cost: half a microsecond a gate."""
+    gates = (each for each in walk(circuit.instructions) if isinstance(each, Gate))
+    return hash(tuple([(g.name, g.qubits, g.controls, g.control_state, g.matrix) for g in gates]))
+
+
+@lru_cache(maxsize=256)
+def _times(shape: int) -> Iterator[int]:
+    """How often it came before."""
+    return count()
 
 
 class GatewiseRun(Run):
@@ -48,15 +75,15 @@ class GatewiseRun(Run):
         began = time.perf_counter()
         gates = self._listed(segment)
         work.add_seconds("plan", began)
-        began, before, count = time.perf_counter(), work.sweeps, len(gates.codes)
+        began, before, total = time.perf_counter(), work.sweeps, len(gates.codes)
 
-        def go_on(done: int, total: int) -> None:
+        def go_on(done: int, _total: int) -> None:
             interrupt.check(self._team)
             work.sweeps = before + done
             if work.after_sweep is not None:
                 work.after_sweep()
 
-        self._expect(count)
+        self._expect(total)
         _write_flips(state)
         size = len(state.re)
         if state.precision == "double" and size >= LANES:
@@ -68,8 +95,8 @@ class GatewiseRun(Run):
             state.re[:], state.im[:] = re[:size], im[:size]
         state.was_written()
         work.add_seconds("sweeps", began)
-        if work.sweeps < before + count:
-            go_on(count, count)
+        if work.sweeps < before + total:
+            go_on(total, total)
 
 
 @lru_cache(maxsize=256)
