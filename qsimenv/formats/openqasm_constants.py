@@ -74,7 +74,11 @@ class _Expander(QASMTransformer[None]):
             return self.generic_visit(node)
         if _leaves(node.block):
             return self.generic_visit(node)
-        written: list[Any] = []
+        if not _reads(node.block, node.identifier.name):
+            written = self._statements(node.block) if turns else []
+            self._count((len(turns) - 1) * len(written))
+            return written * len(turns)
+        written = []
         for value in turns:
             self._values = self._values.new_child({node.identifier.name: value})
             written += self._statements(_copied(node.block))
@@ -122,10 +126,13 @@ class _Expander(QASMTransformer[None]):
         for statement in statements:
             new = self.visit(statement)
             written += new if isinstance(new, list) else [new]
-        self._written += len(written)
+        self._count(len(written))
+        return written
+
+    def _count(self, statements: int) -> None:
+        self._written += statements
         if self._written > MAX_STATEMENTS:
             raise ValueError(f"the loops write out more than {MAX_STATEMENTS} statements")
-        return written
 
     def _turns(self, declared: Any) -> Iterator[int]:
         """The values that a loop variable takes. Raises UnknownError where they are not constants."""
@@ -203,6 +210,14 @@ class _Finder(QASMVisitor[None]):
 
 def _leaves(block: Sequence[Any]) -> bool:
     finder = _Finder((ast.BreakStatement, ast.ContinueStatement))
+    for statement in block:
+        finder.visit(statement)
+    return finder.found
+
+
+def _reads(block: Sequence[Any], name: str) -> bool:
+    """Whether a name occurs in a block, be it as that of something else."""
+    finder = _Finder((), ChainMap({name: 0}))
     for statement in block:
         finder.visit(statement)
     return finder.found

@@ -550,6 +550,15 @@ def test_openqasm_3_loops_are_written_out():
     np.testing.assert_allclose([angle for _, angle in pairs], [angle for _, angle in expected], atol=1e-15)
 
 
+def test_openqasm_3_loops_whose_variable_nobody_reads():
+    circuit = formats.load(
+        HEAD + "const int n = 2; qubit[2] q; for int k in [0:-1] { y q[0]; }"
+        "for int i in [1:2] { h q[0]; for int j in [1:n] { rx(j) q[n - 1]; } for int i in [0:1] { rz(i) q[0]; } }"
+    )
+    turn = [("h", ()), ("rx", (1,)), ("rx", (2,)), ("rz", (0,)), ("rz", (1,))]
+    assert [(each.name, each.params) for each in circuit.instructions] == 2 * turn
+
+
 def test_openqasm_3_loop_with_break_stays_a_loop():
     circuit = formats.load(
         HEAD + "qubit[2] q; bit[2] c; for int i in [0:2] { c[0] = measure q[0]; if (c[0]) { break; } x q[0]; }"
@@ -565,6 +574,7 @@ def test_openqasm_3_loop_with_break_stays_a_loop():
         ("bit[2] c; const int n = c;", "not a constant"),
         ("for int i in [0:0:3] { }", "step 0"),
         ("qubit q; for int i in [0:100000000] { x q; }", "turns"),
+        ("qubit q; for int i in [1:1000] { for int j in [1:1001] { x q; } }", "statements"),
     ],
 )
 def test_openqasm_3_bad_constants(program, message):
