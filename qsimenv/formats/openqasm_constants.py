@@ -215,12 +215,14 @@ def _leaves(block: Sequence[Any]) -> bool:
     return finder.found
 
 
-def _reads(block: Sequence[Any], name: str) -> bool:
-    """Whether a name occurs in a block, be it as that of something else."""
-    finder = _Finder((), ChainMap({name: 0}))
-    for statement in block:
-        finder.visit(statement)
-    return finder.found
+def _reads(tree: Any, name: str) -> bool:
+    """Whether a name occurs in a tree, be it as that of something else. The parser's visitor leaves out lists in lists,
+    which indices are."""
+    if isinstance(tree, list):
+        return any(_reads(part, name) for part in tree)
+    if isinstance(tree, ast.Identifier):
+        return bool(tree.name == name)
+    return isinstance(tree, ast.QASMNode) and any(_reads(part, name) for part in vars(tree).values())
 
 
 def _needs_folding(node: Any, names: ChainMap[str, Number]) -> bool:

@@ -555,6 +555,8 @@ def test_openqasm_3_loops_whose_variable_nobody_reads():
         HEAD + "const int n = 2; qubit[2] q; for int k in [0:-1] { y q[0]; }"
         "for int i in [1:2] { h q[0]; for int j in [1:n] { rx(j) q[n - 1]; } for int i in [0:1] { rz(i) q[0]; } }"
     )
+    near = formats.load(HEAD + "qubit[4] q; for int i in [0:2] { cx q[i], q[i + 1]; } for int i in [1:2] { x q[i:3]; }")
+    assert [each.qubits for each in near.instructions] == [(0, 1), (1, 2), (2, 3), (1,), (2,), (3,), (2,), (3,)]
     turn = [("h", ()), ("rx", (1,)), ("rx", (2,)), ("rz", (0,)), ("rz", (1,))]
     assert [(each.name, each.params) for each in circuit.instructions] == 2 * turn
 
